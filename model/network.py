@@ -1,0 +1,125 @@
+"""The FlowMo network in its training form: encoder, quantizer, decoder (SPEC).
+
+Shape legend: B batch, K latent tokens, D bits a token, H x W pixels.
+"""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.config import FlowMoConfig
+from model.errors import ConfigError
+from model.patches import patchify, unpatchify
+from model.quantizer import GaussianPosterior, signs, straight_through
+from model.transformer import Transformer, TransformerShape
+
+Half = Literal["encoder", "decoder"]
+
+
+def encoder_shape(config: FlowMoConfig) -> TransformerShape:
+    """Sizes of the encoder: K zero vectors of the code's width in, the code out."""
+    return TransformerShape(
+        transformer=config.encoder,
+        img_dim=config.patch_dim,
+        txt_in_dim=config.code_dim,
+        txt_out_dim=config.code_dim,
+    )
+
+
+def decoder_shape(config: FlowMoConfig) -> TransformerShape:
+    """Sizes of the decoder: the condition is the code and a mask channel."""
+    return TransformerShape(
+        transformer=config.decoder,
+        img_dim=config.patch_dim,
+        txt_in_dim=config.token_bits + 1,
+        txt_out_dim=config.token_bits + 1,
+    )
+
+
+def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
+    """(rows, columns) of patches of images [B, 3, H, W].
+
+    Raises:
+        ConfigError: not such images, or H or W is not divisible by ``patch_size``.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise ConfigError(
+            f"images must be float [B, 3, H, W] in [-1, 1], got {images.dtype} "
+            f"{list(images.shape)}"
+        )
+    h, w = images.shape[2:]
+    if h == 0 or w == 0 or h % patch_size or w % patch_size:
+        raise ConfigError(
+            f"image height and width must be multiples of the patch size {patch_size}, "
+            f"got {h} x {w}; resize or pad the images"
+        )
+    return h // patch_size, w // patch_size
+
+
+def with_mask(quantized: Tensor) -> Tensor:
+    """Condition of the decoder: the quantized code [B, K, D] and a channel of ones."""
+    return torch.cat([quantized, torch.ones_like(quantized[..., :1])], dim=-1)
+
+
+class FlowMoNetwork(nn.Module):
+    """Encoder and decoder with the parameter names of the published checkpoints.
+
+    Args:
+        config: the sizes.
+    """
+
+    def __init__(self, config: FlowMoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Transformer(encoder_shape(config))
+        self.decoder = Transformer(decoder_shape(config))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The code of images (SPEC "Encode").
+
+        Args:
+            images: float [B, 3, H, W] in [-1, 1].
+
+        Returns:
+            [B, K, D] ([B, K, 2D] for the Gaussian posterior), not quantized.
+
+        Raises:
+            ConfigError: images of a wrong shape.
+        """
+        grid = patch_grid(images, self.config.patch_size)
+        patches = patchify(images, self.config.patch_size)
+        empty = patches.new_zeros(images.shape[0], self.config.code_length, self.config.code_dim)
+        code: Tensor = self.encoder(patches, empty, grid, None).txt
+        return code
+
+    def quantize(self, code: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Latent that the decoder sees, [B, K, D].
+
+        Training: signs with straight-through gradients, or a sample of the Gaussian posterior.
+        Evaluation: signs, or the posterior's mean.
+        """
+        if self.config.quantizer == "gaussian":
+            posterior = GaussianPosterior(code)
+            return posterior.sample(generator) if self.training else posterior.mean
+        return straight_through(code) if self.training else signs(code)
+
+    def velocity(self, x: Tensor, t: Tensor | float, condition: Tensor) -> Tensor:
+        """The decoder: velocity eps - x at x_t (SPEC "Decode").
+
+        Args:
+            x: [B, 3, H, W].
+            t: one time or [B] times in [0, 1].
+            condition: [B, K, D + 1] of :func:`with_mask`; all zeros is the null condition.
+
+        Returns:
+            [B, 3, H, W].
+
+        Raises:
+            ConfigError: x of a wrong shape.
+        """
+        grid = patch_grid(x, self.config.patch_size)
+        times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])
+        patches = patchify(x, self.config.patch_size)
+        out: Tensor = self.decoder(patches, condition, grid, times).img
+        return unpatchify(out, self.config.patch_size, grid)

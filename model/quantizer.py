@@ -1,0 +1,116 @@
+"""Lookup-free quantization and the Gaussian posterior (SPEC "Encode", paper section A.1).
+
+Shape legend: B batch, K tokens, D bits a token, G bits an id, h = D / G ids a token, V = 2^G.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ENTROPY_TEMPERATURE = 0.1
+ENTROPY_EPS = 1e-5
+LOG_VARIANCE_RANGE = (-30.0, 20.0)
+
+
+def signs(code: Tensor) -> Tensor:
+    """+1 where the code is positive, else -1 (zero counts as negative)."""
+    return torch.where(code > 0, 1.0, -1.0).to(code.dtype)
+
+
+def straight_through(code: Tensor) -> Tensor:
+    """The signs, with the gradient of the identity."""
+    return code + (signs(code) - code).detach()
+
+
+def codes_to_ids(code: Tensor, group_bits: int) -> Tensor:
+    """Ids of a code or of its signs.
+
+    Element i = g h + j of a token is bit g, least significant first, of that token's id j.
+
+    Args:
+        code: [..., K, D].
+        group_bits: G.
+
+    Returns:
+        int64 [..., K, D / G], each in [0, 2^G).
+    """
+    bits = (code > 0).long().unflatten(-1, (group_bits, -1))
+    weights = 2 ** torch.arange(group_bits, device=code.device)
+    return (bits * weights[:, None]).sum(-2)
+
+
+def ids_to_signs(ids: Tensor, group_bits: int) -> Tensor:
+    """Inverse of :func:`codes_to_ids`: int [..., K, h] to float32 [..., K, G h]."""
+    shifts = torch.arange(group_bits, device=ids.device)
+    bits = (ids[..., None, :] >> shifts[:, None]) & 1
+    return (2.0 * bits - 1.0).float().flatten(-2)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LFQLosses:
+    """Scalar losses of one mini-batch; ``entropy`` = ``per_sample_entropy`` - ``codebook_entropy``."""
+
+    entropy: Tensor
+    per_sample_entropy: Tensor
+    codebook_entropy: Tensor
+    commitment: Tensor
+
+
+def lfq_losses(
+    code: Tensor, group_bits: int, *, temperature: float = ENTROPY_TEMPERATURE
+) -> LFQLosses:
+    """Entropy and commitment losses over all B K D/G vectors of G numbers.
+
+    A vector's distribution over the 2^G sign vectors s is softmax(2 v.s / temperature). It
+    factorises over the bits, but the mean over the batch does not, so it is built whole.
+
+    Args:
+        code: [B, K, D], before quantization.
+        group_bits: G, dividing D.
+        temperature: of the softmax.
+
+    Returns:
+        Float32 scalars, in nats.
+    """
+    code = code.float()
+    v = code.unflatten(-1, (group_bits, -1)).transpose(-1, -2).reshape(-1, group_bits)
+    table = ids_to_signs(torch.arange(2**group_bits, device=code.device)[:, None], group_bits)
+    p = F.softmax(2.0 / temperature * (v @ table.T), dim=-1)
+    per_sample = -(p * (p + ENTROPY_EPS).log()).sum(-1).mean()
+    mean = p.mean(0)
+    codebook = -(mean * (mean + ENTROPY_EPS).log()).sum()
+    commitment = (code - signs(code).detach()).square().mean()
+    return LFQLosses(
+        entropy=per_sample - codebook,
+        per_sample_entropy=per_sample,
+        codebook_entropy=codebook,
+        commitment=commitment,
+    )
+
+
+class GaussianPosterior:
+    """Diagonal Gaussian of the continuous variant; the code splits by feature.
+
+    Args:
+        code: [B, K, 2D]: mean, then log-variance (clamped to [-30, 20]).
+    """
+
+    def __init__(self, code: Tensor) -> None:
+        self.mean, log_variance = code.float().chunk(2, dim=-1)
+        self.log_variance = log_variance.clamp(*LOG_VARIANCE_RANGE)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """mean + sigma * unit normal, [B, K, D]; gradients reach both parts."""
+        unit = torch.randn(
+            self.mean.shape,
+            generator=generator,
+            device=self.mean.device if generator is None else generator.device,
+        ).to(self.mean.device)
+        return self.mean + (0.5 * self.log_variance).exp() * unit
+
+    def kl(self) -> Tensor:
+        """KL to the unit normal, summed over K D, mean over the batch; a scalar."""
+        terms = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
+        return 0.5 * terms.flatten(1).sum(1).mean()
