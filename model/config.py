@@ -8,12 +8,14 @@ config that exists can be built.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from typing import Any, Literal, Self, get_args
 
 from model.errors import ConfigError
 
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
+TokenPositions = Literal["diagonal", "grid"]
 
 DEFAULT_STEPS = 25
 DEFAULT_RHO = 0.25
@@ -211,6 +213,9 @@ class FlowMoConfig:
         code_length: K, tokens an image.
         token_bits: D, bits a token (``context_dim`` of the published configuration).
         group_bits: G, bits of one id (``codebook_size_for_entropy``); divides D.
+        token_positions: rotary positions of the latent tokens. ``diagonal`` is the published
+            (i, i, i); ``grid`` spreads them over the image as sqrt(K) x sqrt(K) points, which
+            ties each token to a place and learns in a small fraction of the steps.
         quantizer: ``lfq`` (signs) or ``gaussian`` (continuous posterior, no tokens to transmit).
         sampler: what decoding does when nobody asks for anything else.
 
@@ -227,6 +232,7 @@ class FlowMoConfig:
     token_bits: int
     group_bits: int
     quantizer: QuantizerKind = "lfq"
+    token_positions: TokenPositions = "diagonal"
     sampler: SamplerConfig = SamplerConfig()
 
     def __post_init__(self) -> None:
@@ -252,6 +258,15 @@ class FlowMoConfig:
         _require(
             self.quantizer in get_args(QuantizerKind),
             f"quantizer must be one of {get_args(QuantizerKind)}, got {self.quantizer!r}",
+        )
+        _require(
+            self.token_positions in get_args(TokenPositions),
+            f"token_positions must be one of {get_args(TokenPositions)}, "
+            f"got {self.token_positions!r}",
+        )
+        _require(
+            self.token_positions == "diagonal" or isqrt(self.code_length) ** 2 == self.code_length,
+            f"token_positions='grid' needs a square code_length, got {self.code_length}",
         )
 
     @property
@@ -319,11 +334,12 @@ PRESETS: dict[str, FlowMoConfig] = {
         name="tiny",
         image_size=128,
         patch_size=8,
-        encoder=TransformerConfig(width=192, depth=3, heads=6),
-        decoder=TransformerConfig(width=256, depth=6, heads=8),
+        encoder=TransformerConfig(width=160, depth=3, heads=4),
+        decoder=TransformerConfig(width=256, depth=5, heads=4),
         code_length=64,
-        token_bits=36,
+        token_bits=72,
         group_bits=9,
+        token_positions="grid",
     ),
 }
 

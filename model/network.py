@@ -24,6 +24,7 @@ def encoder_shape(config: FlowMoConfig) -> TransformerShape:
         img_dim=config.patch_dim,
         txt_in_dim=config.code_dim,
         txt_out_dim=config.code_dim,
+        token_positions=config.token_positions,
     )
 
 
@@ -34,6 +35,7 @@ def decoder_shape(config: FlowMoConfig) -> TransformerShape:
         img_dim=config.patch_dim,
         txt_in_dim=config.token_bits + 1,
         txt_out_dim=config.token_bits + 1,
+        token_positions=config.token_positions,
     )
 
 

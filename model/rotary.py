@@ -3,8 +3,12 @@
 Shape legend: N tokens, n dimensions of one axis, C head dimension.
 """
 
+from math import isqrt
+
 import torch
 from torch import Tensor
+
+from model.config import TokenPositions
 
 ROPE_THETA = 10_000.0
 
@@ -19,9 +23,27 @@ def image_positions(rows: int, columns: int) -> Tensor:
     return torch.stack([torch.zeros_like(r), r, c], dim=-1).reshape(-1, 3)
 
 
-def code_positions(length: int) -> Tensor:
-    """Positions (i, i, i) of the latent tokens, float64 [length, 3]."""
+def diagonal_positions(length: int) -> Tensor:
+    """Positions (i, i, i) of the latent tokens, float64 [length, 3] (the published rule)."""
     return torch.arange(length, dtype=torch.float64)[:, None].expand(length, 3)
+
+
+def grid_positions(length: int, rows: int, columns: int) -> Tensor:
+    """Positions (0, r, c) of latent tokens spread evenly over the patches, float64 [length, 3].
+
+    The tokens form a square of side sqrt(length); each stands at the centre of its cell, in units
+    of patches, so that a token and the patches it covers are near each other in attention.
+    """
+    side = isqrt(length)
+    cells = torch.arange(side, dtype=torch.float64) + 0.5
+    r, c = torch.meshgrid(cells * rows / side - 0.5, cells * columns / side - 0.5, indexing="ij")
+    return torch.stack([torch.zeros_like(r), r, c], dim=-1).reshape(-1, 3)
+
+
+def joint_positions(length: int, grid: tuple[int, int], rule: TokenPositions) -> Tensor:
+    """Positions of the joint sequence, latent tokens first, float64 [K + N, 3]."""
+    tokens = diagonal_positions(length) if rule == "diagonal" else grid_positions(length, *grid)
+    return torch.cat([tokens, image_positions(*grid)])
 
 
 def rotary_table(positions: Tensor, axes_dims: tuple[int, ...]) -> Tensor:

@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import TransformerConfig
-from model.rotary import apply_rotary, code_positions, image_positions, rotary_table
+from model.attention import attention
+from model.config import TokenPositions, TransformerConfig
+from model.rotary import apply_rotary, joint_positions, rotary_table
 
 LAYER_NORM_EPS = 1e-6
 RMS_NORM_EPS = 1e-6
@@ -46,6 +47,13 @@ class TransformerShape:
     img_dim: int
     txt_in_dim: int
     txt_out_dim: int
+    token_positions: TokenPositions
+
+
+def joint_rotary(shape: TransformerShape, code_length: int, grid: tuple[int, int]) -> Tensor:
+    """Rotary table of the joint sequence, latent tokens first: float32 [2, K + N, C / 2]."""
+    positions = joint_positions(code_length, grid, shape.token_positions)
+    return rotary_table(positions, shape.transformer.rope_dims)
 
 
 def time_embedding(t: Tensor, dim: int = TIME_EMBEDDING_DIM) -> Tensor:
@@ -180,7 +188,7 @@ class DoubleStreamBlock(nn.Module):
         ]
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(*parts, strict=True))
         q, k = apply_rotary(q, table), apply_rotary(k, table)
-        out = F.scaled_dot_product_attention(q, k, v.to(q.dtype), scale=self.attention_scale)
+        out = attention(q, k, v, self.attention_scale)
         out = out.transpose(1, 2).flatten(2)
         length = txt.shape[1]
         txt = txt + txt_mods[0].gate * self.txt_attn.proj(out[:, :length])
@@ -221,7 +229,7 @@ class Transformer(nn.Module):
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         config = shape.transformer
-        self.rope_dims = config.rope_dims
+        self.shape = shape
         self.time_in = TimeEmbedder(config.width)
         self.img_in = nn.Linear(shape.img_dim, config.width)
         self.txt_in = nn.Linear(shape.txt_in_dim, config.width)
@@ -242,15 +250,10 @@ class Transformer(nn.Module):
             img [B, N, 3p^2] and txt [B, K, D_out].
         """
         vec = None if t is None else self.time_in(t)
-        table = self.rotary(txt.shape[1], grid, patches.device)
+        table = joint_rotary(self.shape, txt.shape[1], grid).to(patches.device)
         x = Streams(img=self.img_in(patches), txt=self.txt_in(txt))
         for block in self.double_blocks:
             x = block(x, vec, table)
         return Streams(
             img=self.final_layer_img(x.img, vec), txt=self.final_layer_txt(x.txt, vec)
         )
-
-    def rotary(self, code_length: int, grid: tuple[int, int], device: torch.device) -> Tensor:
-        """The rotary table of the joint sequence: latent tokens first, then patches."""
-        positions = torch.cat([code_positions(code_length), image_positions(*grid)])
-        return rotary_table(positions, self.rope_dims).to(device)
