@@ -1,0 +1,67 @@
+"""``flowmo train``: a recipe, its overrides, and where the run goes."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_INTERRUPTED = 130
+
+
+def train_command(
+    recipe: Annotated[
+        str, typer.Argument(help="tiny-demo, small, lo, hi or continuous; see --list-fields too.")
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Folder, image, uncompressed tar or glob pattern of training images; repeatable.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Run folder (default: the recipe's own).")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="FIELD=VALUE",
+            help="Change a field of the recipe, e.g. optimizer.learning_rate=3e-4; repeatable.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue from the run folder's latest checkpoint, if any."),
+    ] = False,
+    list_fields: Annotated[
+        bool, typer.Option("--list-fields", help="Print the resulting config as JSON and exit.")
+    ] = False,
+) -> None:
+    """Train a tokenizer (stage 1A). ^C saves a checkpoint; --resume continues exactly."""
+    # Imported here, so that `flowmo --help` does not wait for torch.
+    import json
+
+    from training import override, parse_assignments, train
+    from training import recipe as find_recipe
+
+    changes = parse_assignments(assignments or [])
+    if data:
+        changes["data.paths"] = ",".join(data)
+    if out is not None:
+        changes["output"] = str(out)
+    config = override(find_recipe(recipe), changes)
+    if list_fields:
+        typer.echo(json.dumps(config.to_dict(), indent=2))
+        return
+    result = train(config, resume=resume)
+    typer.echo(
+        f"{result.stopped} after {result.step} steps ({result.seconds / 60:.1f} min); "
+        f"model folder: {result.export}"
+    )
+    if result.stopped == "interrupted":
+        typer.echo("continue with the same command and --resume", err=True)
+        sys.exit(EXIT_INTERRUPTED)

@@ -1,0 +1,297 @@
+"""Everything that defines a training run, as frozen values that validate themselves.
+
+A run is one :class:`TrainConfig`. Recipes (:mod:`training.recipes`) return complete ones,
+:mod:`training.overrides` changes single fields from the command line, and the checkpoint stores
+the JSON form of :meth:`TrainConfig.to_dict`.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+from model.config import FlowMoConfig
+from model.errors import ConfigError
+from training.strict import from_dict, to_dict
+
+Crop = Literal["random", "centre"]
+Cache = Literal["none", "memory"]
+Schedule = Literal["constant", "linear", "cosine"]
+Parametrization = Literal["mup", "standard"]
+Precision = Literal["float32", "bf16"]
+
+DEFAULT_BASE_WIDTH = 768
+"""muP width 4 x 192, where the paper tuned its hyperparameters (supplement A.1)."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _one_of(name: str, value: object, options: object) -> None:
+    choices = get_args(options)
+    _require(value in choices, f"{name} must be one of {list(choices)}, got {value!r}")
+
+
+def _at_least(low: float, **values: float) -> None:
+    for name, value in values.items():
+        _require(
+            math.isfinite(value) and value >= low,
+            f"{name} must be a number of at least {low:g}, got {value!r}",
+        )
+
+
+def _share(**values: float) -> None:
+    for name, value in values.items():
+        _require(0.0 <= value <= 1.0, f"{name} must lie in 0 ... 1, got {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """Where the images are and how they become training samples.
+
+    Args:
+        paths: folders (searched recursively), image files, uncompressed tar files, or glob
+            patterns of these.
+        crop: position of the square crop, ``random`` or ``centre``.
+        min_crop_scale: the side of a random crop is uniform between this share of the image's
+            shorter side and all of it. 1 is the plain "resize the shorter side, crop a square".
+        horizontal_flip: mirror half of the samples (never with a ``centre`` crop).
+        cache: ``memory`` decodes every image once, at the start, and keeps it as uint8 with the
+            shorter side at most ceil(image size / min_crop_scale).
+        cache_limit_gib: refuse to start when the cache would need more (GiB).
+        workers: decoding processes; 0 decodes in the training process. No effect on the data.
+        max_corrupt: how many images may turn out unreadable before training stops.
+        sample_paths: images for the sample grids, best ones that are never trained on; empty
+            means the first images of ``paths``.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    paths: tuple[str, ...] = ()
+    crop: Crop = "random"
+    min_crop_scale: float = 1.0
+    horizontal_flip: bool = True
+    cache: Cache = "none"
+    cache_limit_gib: float = 8.0
+    workers: int = 4
+    max_corrupt: int = 100
+    sample_paths: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _one_of("data.crop", self.crop, Crop)
+        _one_of("data.cache", self.cache, Cache)
+        _require(
+            0.0 < self.min_crop_scale <= 1.0,
+            f"data.min_crop_scale must lie in (0, 1], got {self.min_crop_scale!r}",
+        )
+        _at_least(0, workers=self.workers, max_corrupt=self.max_corrupt)
+        _require(
+            self.cache_limit_gib > 0,
+            f"data.cache_limit_gib must be positive, got {self.cache_limit_gib!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """Adam, its per-tensor learning rates and its schedule (SPEC "Training objective").
+
+    Args:
+        learning_rate: rate of vectors and input matrices at every width, and of hidden matrices
+            at ``base_width``.
+        betas: Adam's decay rates.
+        eps: Adam's denominator offset.
+        weight_decay: decoupled (AdamW) decay of matrices, 0 in the published recipe.
+        grad_clip: largest global gradient norm; None does not clip.
+        parametrization: ``mup`` scales hidden and readout matrices with width; ``standard`` does
+            not (see docs/decisions/0020).
+        base_width: width at which both parametrizations agree.
+        fix_weight_norm: rescale block matrices to their initial Frobenius norm after each step.
+        initial_gate: value of the residual gates before the first step; 0 is adaLN-zero.
+        schedule: ``constant`` (the paper), or a decay that is ``linear`` or ``cosine``.
+        warmup_steps: linear rise from 0 over so many steps.
+        decay_from: share of the run after which the decay starts (0 decays all the way).
+        final_fraction: share of the learning rate that is left at the end of the decay.
+        anneal_over_budget: progress is max(step / steps, minutes / max_minutes), so that a run
+            that the clock ends has still decayed. Learning rates then depend on the machine's
+            speed, and a resumed run is no longer bitwise the uninterrupted one.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    grad_clip: float | None = 1.0
+    parametrization: Parametrization = "mup"
+    base_width: int = DEFAULT_BASE_WIDTH
+    fix_weight_norm: bool = True
+    initial_gate: float = 0.0
+    schedule: Schedule = "constant"
+    warmup_steps: int = 0
+    decay_from: float = 0.0
+    final_fraction: float = 0.0
+    anneal_over_budget: bool = False
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer.parametrization", self.parametrization, Parametrization)
+        _one_of("optimizer.schedule", self.schedule, Schedule)
+        _require(
+            math.isfinite(self.learning_rate) and self.learning_rate > 0,
+            f"optimizer.learning_rate must be positive, got {self.learning_rate!r}",
+        )
+        _require(
+            len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
+            f"optimizer.betas must be two numbers in [0, 1), got {self.betas!r}",
+        )
+        _require(self.eps > 0, f"optimizer.eps must be positive, got {self.eps!r}")
+        _require(
+            self.grad_clip is None or self.grad_clip > 0,
+            f"optimizer.grad_clip must be positive or none, got {self.grad_clip!r}",
+        )
+        _at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
+        _at_least(1, base_width=self.base_width)
+        _share(final_fraction=self.final_fraction)
+        _require(
+            0.0 <= self.decay_from < 1.0,
+            f"optimizer.decay_from must lie in [0, 1), got {self.decay_from!r}",
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LossWeights:
+    """Weights of the named loss terms (supplement, Table 1).
+
+    Args:
+        flow: of the mean squared velocity error.
+        entropy: lambda_ent of lookup-free quantization.
+        commitment: lambda_commit of lookup-free quantization.
+        kl: of the Gaussian posterior's KL in nats an image (our choice: docs/decisions/0023).
+
+    Raises:
+        ConfigError: a weight is negative.
+    """
+
+    flow: float = 1.0
+    entropy: float = 0.0025
+    commitment: float = 0.000625
+    kl: float = 1e-6
+
+    def __post_init__(self) -> None:
+        _at_least(0, flow=self.flow, entropy=self.entropy, commitment=self.commitment, kl=self.kl)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """A whole stage 1A run.
+
+    Args:
+        model: sizes of the network, and the sampler of the sample grids.
+        data: the images.
+        optimizer: Adam and its schedule.
+        losses: weights of the loss terms.
+        output: run folder; logs, samples, checkpoints and the exported model go there.
+        steps: optimizer steps of the whole run.
+        max_minutes: stop after so many minutes of training, over all resumed parts; None never.
+        batch_size: images an optimizer step.
+        accumulation: micro-batches a step; divides ``batch_size``.
+        ema_decay: decay of the weights' exponential moving average.
+        ema_ramp: use min(decay, (1 + step) / (10 + step)), for runs of few steps.
+        condition_dropout: share of samples that see the null condition.
+        uniform_share: share of uniform times in the "fat" logit-normal.
+        encoder_freeze_step: the encoder trains for so many steps; None for all.
+        precision: ``bf16`` autocast (weights stay float32) or ``float32``.
+        compile: torch.compile the forward and backward pass.
+        device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
+        seed: of the initial weights, the data order, times, noise and dropout.
+        log_interval: steps between log lines.
+        sample_interval: steps between sample grids; 0 for none.
+        sample_count: images of a grid.
+        checkpoint_interval: steps between checkpoints; 0 for only the last.
+        checkpoint_minutes: also a checkpoint after so many minutes; None for none.
+        keep_checkpoints: how many of the latest checkpoints stay on disk.
+        tensorboard: write TensorBoard event files.
+
+    Raises:
+        ConfigError: a value is out of its range, or values do not fit together.
+    """
+
+    model: FlowMoConfig
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    losses: LossWeights = LossWeights()
+    output: str = "runs/flowmo"
+    steps: int
+    max_minutes: float | None = None
+    batch_size: int = 128
+    accumulation: int = 1
+    ema_decay: float = 0.9999
+    ema_ramp: bool = False
+    condition_dropout: float = 0.1
+    uniform_share: float = 0.1
+    encoder_freeze_step: int | None = 200_000
+    precision: Precision = "bf16"
+    compile: bool = False
+    device: str = "auto"
+    seed: int = 0
+    log_interval: int = 50
+    sample_interval: int = 5_000
+    sample_count: int = 8
+    checkpoint_interval: int = 5_000
+    checkpoint_minutes: float | None = None
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(
+            1,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            log_interval=self.log_interval,
+            sample_count=self.sample_count,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        _at_least(
+            0,
+            sample_interval=self.sample_interval,
+            checkpoint_interval=self.checkpoint_interval,
+            encoder_freeze_step=self.encoder_freeze_step or 0,
+        )
+        for name in ("max_minutes", "checkpoint_minutes"):
+            minutes = getattr(self, name)
+            _require(
+                minutes is None or minutes > 0, f"{name} must be positive or none, got {minutes!r}"
+            )
+        _require(
+            self.batch_size % self.accumulation == 0,
+            f"accumulation {self.accumulation} must divide batch_size {self.batch_size}",
+        )
+        _require(
+            not self.optimizer.anneal_over_budget or self.max_minutes is not None,
+            "optimizer.anneal_over_budget needs max_minutes",
+        )
+        _share(
+            condition_dropout=self.condition_dropout,
+            uniform_share=self.uniform_share,
+            ema_decay=self.ema_decay,
+        )
+        _one_of("precision", self.precision, Precision)
+        _require(0 <= self.seed < 2**63, f"seed must lie in 0 ... 2^63 - 1, got {self.seed!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: an unknown or missing field, a value of a wrong type or range.
+        """
+        return from_dict(cls, data)

@@ -1,0 +1,254 @@
+"""Training batches whose content is a pure function of (seed, position).
+
+A position counts samples from the start of the run: position // n is the epoch and position % n
+the place in that epoch's permutation. Worker count, cache and restarts do not enter.
+"""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+import os
+import signal
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from training.config import DataConfig
+from training.errors import DataError
+from training.images import (
+    Pixels,
+    UnreadableImageError,
+    augment,
+    centre_crop,
+    decode_image,
+    stored_short_side,
+)
+from training.index import ImageIndex
+
+_ORDER_STREAM, _AUGMENT_STREAM = 0, 1
+_GIB = 2**30
+
+
+class Sample(NamedTuple):
+    """One crop, uint8 [3, S, S], and the indices of unreadable images it stands in for."""
+
+    image: Tensor
+    unreadable: tuple[int, ...]
+
+
+class Batch(NamedTuple):
+    """Crops, uint8 [B, 3, S, S], and the indices of images that could not be read."""
+
+    images: Tensor
+    unreadable: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position as people count: whole epochs, and samples into the current one."""
+
+    epoch: int
+    offset: int
+
+
+def to_model_range(images: Tensor) -> Tensor:
+    """uint8 in 0 ... 255 to float32 in [-1, 1]."""
+    return images.float().div_(127.5).sub_(1.0)
+
+
+class CropDataset(Dataset[Sample]):
+    """Crops by position.
+
+    Args:
+        index: the images.
+        size: side of the crops in pixels.
+        config: how to crop, and how many unreadable images to bear.
+        seed: of order and crops.
+        decoded: every image of the index after :func:`decode_image` (None for unreadable ones),
+            or None to decode when asked.
+    """
+
+    def __init__(
+        self,
+        index: ImageIndex,
+        *,
+        size: int,
+        config: DataConfig,
+        seed: int,
+        decoded: list[Pixels | None] | None = None,
+    ) -> None:
+        self._index = index
+        self._size = size
+        self._config = config
+        self._seed = seed
+        self._decoded = decoded
+        self._order_epoch = -1
+        self._order: np.ndarray = np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def place(self, position: int) -> Place:
+        """Epoch and offset of a position."""
+        return Place(*divmod(position, len(self)))
+
+    def __getitem__(self, position: int) -> Sample:
+        """The crop at ``position`` (any number of epochs in).
+
+        An unreadable image is replaced by the next one of the epoch's order.
+
+        Raises:
+            DataError: more unreadable images in a row than ``max_corrupt``.
+        """
+        place = self.place(position)
+        unreadable: list[int] = []
+        while len(unreadable) <= min(self._config.max_corrupt, len(self) - 1):
+            i = self._index_at(place.epoch, (place.offset + len(unreadable)) % len(self))
+            image = self._load(i)
+            if image is not None:
+                entropy = [self._seed, place.epoch, i, _AUGMENT_STREAM]
+                crop = augment(image, self._size, self._config, np.random.default_rng(entropy))
+                return Sample(torch.from_numpy(crop), tuple(unreadable))
+            unreadable.append(i)
+        raise corrupt_error(self._index, unreadable, self._config)
+
+    def _index_at(self, epoch: int, offset: int) -> int:
+        if epoch != self._order_epoch:
+            generator = np.random.default_rng([self._seed, epoch, 0, _ORDER_STREAM])
+            self._order, self._order_epoch = generator.permutation(len(self)), epoch
+        return int(self._order[offset])
+
+    def _load(self, i: int) -> Pixels | None:
+        if self._decoded is not None:
+            return self._decoded[i]
+        return load_image(self._index, i, stored_short_side(self._size, self._config))
+
+
+def load_image(index: ImageIndex, i: int, short_side: int | None) -> Pixels | None:
+    """Read and decode image ``i``; None if that fails."""
+    try:
+        return decode_image(index.read(i), short_side=short_side)
+    except (OSError, UnreadableImageError):
+        return None
+
+
+def decode_all(
+    index: ImageIndex,
+    *,
+    size: int,
+    config: DataConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Pixels | None]:
+    """Decode every image into memory.
+
+    Args:
+        index: the images.
+        size: side of the crops in pixels.
+        config: bounds the decoded size (``min_crop_scale``) and the memory.
+        progress: told (images done, images in all).
+
+    Raises:
+        DataError: the images need more than ``cache_limit_gib``.
+    """
+    short_side = stored_short_side(size, config)
+    limit = int(config.cache_limit_gib * _GIB)
+    decoded: list[Pixels | None] = []
+    used = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+        for image in pool.map(lambda i: load_image(index, i, short_side), range(len(index))):
+            decoded.append(image)
+            used += 0 if image is None else image.nbytes
+            if used > limit:
+                pool.shutdown(cancel_futures=True)
+                raise DataError(
+                    f"the decoded images exceed data.cache_limit_gib = {config.cache_limit_gib:g} "
+                    f"after {len(decoded)} of {len(index)}; raise it or use data.cache=none"
+                )
+            if progress is not None:
+                progress(len(decoded), len(index))
+    return decoded
+
+
+def fixed_images(index: ImageIndex, *, size: int, count: int) -> Tensor:
+    """Centre crops of the first ``count`` readable images, uint8 [n, 3, size, size].
+
+    Raises:
+        DataError: none is readable.
+    """
+    crops: list[Tensor] = []
+    for i in range(len(index)):
+        if len(crops) == count:
+            break
+        if (image := load_image(index, i, size)) is not None:
+            crops.append(torch.from_numpy(centre_crop(image, size)))
+    if not crops:
+        raise DataError(f"none of the {len(index)} sample images can be read")
+    return torch.stack(crops)
+
+
+def corrupt_error(index: ImageIndex, unreadable: list[int], config: DataConfig) -> DataError:
+    """The error of too many unreadable images."""
+    names = ", ".join(index.name(i) for i in sorted(unreadable)[:5])
+    return DataError(
+        f"{len(unreadable)} unreadable images, more than data.max_corrupt = {config.max_corrupt} "
+        f"allows (or all there are); among them {names}"
+    )
+
+
+class PositionBatches(Sampler[list[int]]):
+    """Consecutive positions, ``batch_size`` at a time, from ``start`` until ``stop``."""
+
+    def __init__(self, *, start: int, stop: int, batch_size: int) -> None:
+        self._range = range(start, stop, batch_size)
+        self._batch_size = batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for first in self._range:
+            yield list(range(first, first + self._batch_size))
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+
+def _collate(samples: list[Sample]) -> Batch:
+    return Batch(
+        images=torch.stack([sample.image for sample in samples]),
+        unreadable=tuple(i for sample in samples for i in sample.unreadable),
+    )
+
+
+def _quiet_worker(_: int) -> None:
+    # ^C reaches the whole process group: the trainer saves and stops its workers itself. It stops
+    # them by SIGTERM, which must not run the trainer's handler that a forked worker inherits.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)
+
+
+def batches(
+    dataset: CropDataset, *, start: int, steps: int, batch_size: int, workers: int, pin: bool
+) -> DataLoader[Batch]:
+    """The batches of ``steps`` steps from position ``start``.
+
+    Args:
+        dataset: crops by position.
+        start: position of the first sample.
+        steps: how many batches.
+        batch_size: samples of each.
+        workers: decoding processes; 0 decodes in this one.
+        pin: put batches in page-locked memory, for a GPU.
+    """
+    positions = PositionBatches(start=start, stop=start + steps * batch_size, batch_size=batch_size)
+    return DataLoader(
+        dataset,
+        batch_sampler=positions,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=pin,
+        worker_init_fn=_quiet_worker if workers else None,
+        # Otherwise the loader draws its workers' seed from the global generator.
+        generator=torch.Generator(),
+    )

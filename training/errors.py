@@ -1,0 +1,16 @@
+"""What can go wrong in training, beside a bad config.
+
+FlowMoError (model.errors)
+├── DataError        the images: none found, unreadable container, too many corrupt
+└── DivergedError    the loss stays non-finite
+"""
+
+from model.errors import FlowMoError
+
+
+class DataError(FlowMoError, ValueError):
+    """The training images cannot be used."""
+
+
+class DivergedError(FlowMoError, RuntimeError):
+    """Training produced non-finite gradients several steps in a row."""

@@ -1,0 +1,172 @@
+"""The stage 1A objective as pure functions (SPEC "Training objective").
+
+Shape legend: B batch, K tokens, D bits a token, S image side.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.flowmo import FlowMo
+from model.network import with_mask
+from model.quantizer import GaussianPosterior, lfq_losses, straight_through
+from training.config import LossWeights, TrainConfig
+from training.generators import Generators
+
+
+class LossTerm(NamedTuple):
+    """One named scalar loss and its weight in the sum."""
+
+    name: str
+    value: Tensor
+    weight: float
+
+
+class Objective(NamedTuple):
+    """What a micro-batch gives: the terms of the loss, and numbers worth watching."""
+
+    terms: tuple[LossTerm, ...]
+    watched: tuple[tuple[str, Tensor], ...]
+
+    @property
+    def total(self) -> Tensor:
+        """The weighted sum of the terms, a scalar."""
+        return weighted_sum(self.terms)
+
+
+class Draws(NamedTuple):
+    """The random numbers of a batch, drawn before it is cut into micro-batches.
+
+    Attributes:
+        t: times, [B] in [0, 1].
+        noise: unit normal, [B, 3, S, S].
+        keep: false where the condition is dropped, bool [B].
+        posterior: unit normal of the Gaussian posterior, [B, K, D]; None for lookup-free
+            quantization.
+    """
+
+    t: Tensor
+    noise: Tensor
+    keep: Tensor
+    posterior: Tensor | None
+
+    def split(self, parts: int) -> list["Draws"]:
+        """Equal consecutive micro-batches."""
+        posterior = [None] * parts if self.posterior is None else self.posterior.chunk(parts)
+        columns = (self.t.chunk(parts), self.noise.chunk(parts), self.keep.chunk(parts), posterior)
+        return [Draws(*row) for row in zip(*columns, strict=True)]
+
+
+def weighted_sum(terms: Sequence[LossTerm]) -> Tensor:
+    """Sum of weight x value."""
+    return torch.stack([term.weight * term.value for term in terms]).sum()
+
+
+def fat_logit_normal(n: int, generator: torch.Generator, *, uniform_share: float = 0.1) -> Tensor:
+    """Times of the "fat" logit-normal: sigmoid of a unit normal, with a share of uniform ones.
+
+    Its distribution function is (1 - u) Phi(log(t / (1 - t))) + u t. The uniform share reaches
+    the ends, where the logit-normal has no mass and the sampler still goes.
+
+    Args:
+        n: how many.
+        generator: its device is the result's.
+        uniform_share: u.
+
+    Returns:
+        float32 [n] in [0, 1].
+    """
+    device = generator.device
+    normal = torch.randn(n, generator=generator, device=device).sigmoid()
+    uniform = torch.rand(n, generator=generator, device=device)
+    choice = torch.rand(n, generator=generator, device=device)
+    return torch.where(choice < uniform_share, uniform, normal)
+
+
+def interpolate(images: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Rectified flow: x_t = (1 - t) x + t eps and its velocity v = eps - x.
+
+    Args:
+        images: x, [B, 3, S, S].
+        noise: eps, of the same shape.
+        t: [B].
+
+    Returns:
+        x_t and v.
+    """
+    t = t[:, None, None, None]
+    return (1 - t) * images + t * noise, noise - images
+
+
+def drop_condition(condition: Tensor, keep: Tensor) -> Tensor:
+    """The null condition, all zeros with the mask channel, where ``keep`` is false.
+
+    Args:
+        condition: [B, K, D + 1].
+        keep: bool [B].
+    """
+    return condition * keep[:, None, None].to(condition.dtype)
+
+
+def draw(config: TrainConfig, generators: Generators) -> Draws:
+    """The random numbers of one optimizer step, for ``config.batch_size`` samples."""
+    n, model, device = config.batch_size, config.model, generators.device
+    shape = (n, 3, model.image_size, model.image_size)
+    code_shape = (n, model.code_length, model.token_bits)
+    return Draws(
+        t=fat_logit_normal(n, generators.time, uniform_share=config.uniform_share),
+        noise=torch.randn(shape, generator=generators.noise, device=device),
+        keep=torch.rand(n, generator=generators.dropout, device=device) >= config.condition_dropout,
+        posterior=torch.randn(code_shape, generator=generators.posterior, device=device)
+        if model.quantizer == "gaussian"
+        else None,
+    )
+
+
+def stage_1a(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) -> Objective:
+    """Flow loss and quantizer losses of one micro-batch.
+
+    Further terms (a perceptual loss on x_t - t v) join by being appended to ``terms``.
+
+    Args:
+        model: in training form.
+        images: [B, 3, S, S] in [-1, 1].
+        draws: this micro-batch's random numbers.
+        weights: of the terms.
+    """
+    code = model.encode(images)
+    quantized, terms, watched = _quantize(model, code, draws, weights)
+    condition = drop_condition(with_mask(quantized), draws.keep)
+    x_t, v = interpolate(images, draws.noise, draws.t)
+    v_hat = model.velocity(x_t, draws.t, condition)
+    flow = (v - v_hat.float()).square().mean()
+    return Objective(terms=(LossTerm("flow", flow, weights.flow), *terms), watched=watched)
+
+
+class _Quantized(NamedTuple):
+    latent: Tensor
+    terms: tuple[LossTerm, ...]
+    watched: tuple[tuple[str, Tensor], ...]
+
+
+def _quantize(model: FlowMo, code: Tensor, draws: Draws, weights: LossWeights) -> _Quantized:
+    # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.
+    with torch.autocast(code.device.type, enabled=False):
+        code = code.float()
+        if model.config.quantizer == "gaussian":
+            assert draws.posterior is not None
+            posterior = GaussianPosterior(code)
+            latent = posterior.mean + (0.5 * posterior.log_variance).exp() * draws.posterior
+            return _Quantized(latent, (LossTerm("kl", posterior.kl(), weights.kl),), ())
+        lfq = lfq_losses(code, model.config.group_bits)
+        terms = (
+            LossTerm("entropy", lfq.entropy, weights.entropy),
+            LossTerm("commitment", lfq.commitment, weights.commitment),
+        )
+        watched = (
+            ("per_sample_entropy", lfq.per_sample_entropy.detach()),
+            ("codebook_entropy", lfq.codebook_entropy.detach()),
+        )
+        return _Quantized(straight_through(code), terms, watched)
