@@ -1,0 +1,43 @@
+# Thin: each target is a `flowmo` command or a standard tool in the virtual environment .venv,
+# which is made and filled on first use. Options go in ARGS: make serve ARGS="--port 9000".
+
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help setup demo serve test check bench
+
+help:
+	@echo "make setup   create .venv and install into it (every target does so when needed)"
+	@echo "make demo    send the sample photographs through a server, write pictures and a table"
+	@echo "make serve   serve the shipped checkpoint over HTTP"
+	@echo "make test    run the tests"
+	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
+	@echo "make bench   compare the network with the reference values of the published one"
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv (some minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
+	@touch $@
+
+demo: setup
+	$(BIN)/flowmo demo $(ARGS)
+
+serve: setup
+	$(BIN)/flowmo serve $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m benchmarks.parity tests/data/parity/*.safetensors $(ARGS)

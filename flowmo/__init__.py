@@ -1,0 +1,110 @@
+"""FlowMo, the diffusion-autoencoder image tokenizer: the names that users import.
+
+    from flowmo import FlowMo, InferenceModel
+
+    model = InferenceModel(FlowMo.from_pretrained("path/to/checkpoint"))
+    tokens = model.tokenize(images)                  # [B, 3, S, S] in [-1, 1] -> list of Tokens
+    again = model.detokenize(tokens, seeds=range(len(tokens)))
+
+Names are imported when they are first used, so that ``import flowmo`` (and with it the command's
+``--help``) does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from flowmo._version import __version__
+
+if TYPE_CHECKING:
+    from flowmo.photographs import photograph_paths
+    from model.config import (
+        PRESETS,
+        FlowMoConfig,
+        SamplerConfig,
+        TransformerConfig,
+        preset,
+    )
+    from model.container import Container
+    from model.errors import (
+        CheckpointError,
+        ConfigError,
+        ContainerCorruptedError,
+        ContainerError,
+        ContainerMismatchError,
+        ContainerTruncatedError,
+        ContainerVersionError,
+        FlowMoError,
+        NotAContainerError,
+        TokenError,
+    )
+    from model.flowmo import FlowMo
+    from model.inference import InferenceModel
+    from model.sampler import Preview, noise, time_grid
+    from model.tokens import Tokens
+    from training import TrainConfig, recipe, train
+
+__all__ = [
+    "PRESETS",
+    "CheckpointError",
+    "ConfigError",
+    "Container",
+    "ContainerCorruptedError",
+    "ContainerError",
+    "ContainerMismatchError",
+    "ContainerTruncatedError",
+    "ContainerVersionError",
+    "FlowMo",
+    "FlowMoConfig",
+    "FlowMoError",
+    "InferenceModel",
+    "NotAContainerError",
+    "Preview",
+    "SamplerConfig",
+    "TokenError",
+    "Tokens",
+    "TrainConfig",
+    "TransformerConfig",
+    "__version__",
+    "noise",
+    "photograph_paths",
+    "preset",
+    "recipe",
+    "time_grid",
+    "train",
+]
+
+_ORIGINS = {
+    "flowmo.photographs": ("photograph_paths",),
+    "model.config": ("PRESETS", "FlowMoConfig", "SamplerConfig", "TransformerConfig", "preset"),
+    "model.container": ("Container",),
+    "model.errors": (
+        "CheckpointError",
+        "ConfigError",
+        "ContainerCorruptedError",
+        "ContainerError",
+        "ContainerMismatchError",
+        "ContainerTruncatedError",
+        "ContainerVersionError",
+        "FlowMoError",
+        "NotAContainerError",
+        "TokenError",
+    ),
+    "model.flowmo": ("FlowMo",),
+    "model.inference": ("InferenceModel",),
+    "model.sampler": ("Preview", "noise", "time_grid"),
+    "model.tokens": ("Tokens",),
+    "training": ("TrainConfig", "recipe", "train"),
+}
+_MODULE_OF = {name: module for module, names in _ORIGINS.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_MODULE_OF[name]), name)
+    globals()[name] = value  # the next access does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

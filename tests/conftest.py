@@ -1,0 +1,33 @@
+"""Settings of the whole suite: one thread, no network, no chance."""
+
+import os
+
+# Before torch is imported, and inherited by the servers that tests start. One thread makes sums
+# come out alike on every machine, and small tensors are no faster with more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from hypothesis import settings
+
+# Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked ``gpu`` where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> None:
+    """Each test sees the same global generator, whatever ran before it."""
+    torch.manual_seed(0)

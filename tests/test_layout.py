@@ -1,0 +1,63 @@
+"""The project's own promises: import rules that cover every package, a version for everything."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def pins() -> dict[str, str]:
+    """Canonical name -> pinned version; every line of constraints.txt is `name==version`."""
+    found = {}
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        if line.strip() and not line.startswith("#"):
+            requirement = Requirement(line)
+            (specifier,) = requirement.specifier
+            assert specifier.operator == "==", line
+            found[canonicalize_name(requirement.name)] = specifier.version
+    return found
+
+
+def test_every_package_is_under_the_import_rules(project: dict[str, Any]) -> None:
+    packages = {init.parent.name for init in ROOT.glob("*/__init__.py")} - {"tests"}
+    assert set(project["tool"]["importlinter"]["root_packages"]) == packages
+    assert packages <= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+
+
+def test_every_package_declares_its_types(project: dict[str, Any]) -> None:
+    for package in project["tool"]["importlinter"]["root_packages"]:
+        assert (ROOT / package / "py.typed").is_file()
+
+
+def test_every_dependency_is_pinned_within_its_bounds(
+    project: dict[str, Any], pins: dict[str, str]
+) -> None:
+    extras = project["project"]["optional-dependencies"]
+    asked = [
+        *project["project"]["dependencies"],
+        *(line for some in extras.values() for line in some),
+    ]
+    for requirement in map(Requirement, asked):
+        if requirement.name == project["project"]["name"]:
+            continue
+        pin = pins[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} is pinned to {pin}"
+
+
+def test_constraints_name_no_place(pins: dict[str, str]) -> None:
+    # A lock made on somebody's machine must install on everybody's.
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "--" not in text
+    assert "+" not in "".join(pins.values())
