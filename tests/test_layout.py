@@ -19,7 +19,7 @@ def project() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def pins() -> dict[str, str]:
     """Canonical name -> pinned version; every line of constraints.txt is `name==version`."""
-    found = {}
+    found: dict[str, str] = {}
     for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
         if line.strip() and not line.startswith("#"):
             requirement = Requirement(line)
