@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from flowmo._version import __version__
 
 if TYPE_CHECKING:
+    from flowmo.client import Client, ClientError
     from flowmo.photographs import photograph_paths
     from model.config import (
         PRESETS,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = [
     "PRESETS",
     "CheckpointError",
+    "Client",
+    "ClientError",
     "ConfigError",
     "Container",
     "ContainerCorruptedError",
@@ -74,6 +77,7 @@ __all__ = [
 ]
 
 _ORIGINS = {
+    "flowmo.client": ("Client", "ClientError"),
     "flowmo.photographs": ("photograph_paths",),
     "model.config": ("PRESETS", "FlowMoConfig", "SamplerConfig", "TransformerConfig", "preset"),
     "model.container": ("Container",),

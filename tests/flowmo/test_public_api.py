@@ -14,6 +14,8 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 PUBLIC = [
     "PRESETS",
     "CheckpointError",
+    "Client",
+    "ClientError",
     "ConfigError",
     "Container",
     "ContainerCorruptedError",
