@@ -285,7 +285,8 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
-        return to_dict(self)
+        data: dict[str, Any] = to_dict(self)
+        return data
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -4,12 +4,12 @@ A position counts samples from the start of the run: position // n is the epoch 
 the place in that epoch's permutation. Worker count, cache and restarts do not enter.
 """
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-import os
-import signal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -157,7 +157,7 @@ def decode_all(
     limit = int(config.cache_limit_gib * _GIB)
     decoded: list[Pixels | None] = []
     used = 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow decodes without the GIL
         for image in pool.map(lambda i: load_image(index, i, short_side), range(len(index))):
             decoded.append(image)
             used += 0 if image is None else image.nbytes
@@ -213,6 +213,13 @@ class PositionBatches(Sampler[list[int]]):
         return len(self._range)
 
 
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _collate(samples: list[Sample]) -> Batch:
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
@@ -230,7 +237,7 @@ def _quiet_worker(_: int) -> None:
 
 def batches(
     dataset: CropDataset, *, start: int, steps: int, batch_size: int, workers: int, pin: bool
-) -> DataLoader[Batch]:
+) -> DataLoader[Any]:
     """The batches of ``steps`` steps from position ``start``.
 
     Args:
@@ -238,10 +245,14 @@ def batches(
         start: position of the first sample.
         steps: how many batches.
         batch_size: samples of each.
-        workers: decoding processes; 0 decodes in this one.
+        workers: decoding processes, at most one a CPU; 0 decodes in this one.
         pin: put batches in page-locked memory, for a GPU.
+
+    Returns:
+        A loader of :class:`Batch` (torch's type parameter is that of the samples).
     """
     positions = PositionBatches(start=start, stop=start + steps * batch_size, batch_size=batch_size)
+    workers = min(workers, available_cpus())
     return DataLoader(
         dataset,
         batch_sampler=positions,

@@ -99,7 +99,7 @@ def parse_text(annotation: Any, text: str, *, path: str) -> Any:
         inner = [arg for arg in args if arg is not type(None)]
         return parse_text(inner[0], text, path=path)
     if origin is tuple:
-        parts = [part.strip() for part in text.strip("()[]").split(",")]
+        parts = [part.strip() for part in text.split(",")]
         return [parse_text(args[0], part, path=path) for part in parts if part]
     if origin is Literal or annotation is str:
         return text  # the strict reader checks the choices

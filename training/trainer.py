@@ -226,7 +226,7 @@ class Trainer:
             ):
                 objective = self._objective(state.model, x, d, config.losses)
             total = objective.total
-            (total / parts).backward()
+            torch.autograd.backward(total / parts)
             self._meters.add("loss", total.detach() / parts)
             for term in objective.terms:
                 self._meters.add(term.name, term.value.detach() / parts)

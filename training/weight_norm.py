@@ -48,5 +48,5 @@ class WeightNormFixer:
     def load_state(self, state: dict[str, Tensor], model: nn.Module) -> None:
         """Take over the norms of :meth:`state`, whatever the weights are now."""
         parameters = dict(model.named_parameters())
-        self._weights = {name: parameters[name] for name in state}  # type: ignore[misc]
+        self._weights = {name: parameters[name] for name in state}
         self._norms = {name: norm.to(parameters[name].device) for name, norm in state.items()}

@@ -10,9 +10,7 @@ EXIT_INTERRUPTED = 130
 
 
 def train_command(
-    recipe: Annotated[
-        str, typer.Argument(help="tiny-demo, small, lo, hi or continuous; see --list-fields too.")
-    ],
+    recipe: Annotated[str, typer.Argument(help="tiny-demo, small, lo, hi or continuous.")],
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,16 +42,17 @@ def train_command(
     """Train a tokenizer (stage 1A). ^C saves a checkpoint; --resume continues exactly."""
     # Imported here, so that `flowmo --help` does not wait for torch.
     import json
+    from dataclasses import replace
 
     from training import override, parse_assignments, train
     from training import recipe as find_recipe
 
     changes = parse_assignments(assignments or [])
-    if data:
-        changes["data.paths"] = ",".join(data)
-    if out is not None:
-        changes["output"] = str(out)
     config = override(find_recipe(recipe), changes)
+    if data:
+        config = replace(config, data=replace(config.data, paths=tuple(data)))
+    if out is not None:
+        config = replace(config, output=str(out))
     if list_fields:
         typer.echo(json.dumps(config.to_dict(), indent=2))
         return
