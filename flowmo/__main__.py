@@ -1,0 +1,5 @@
+"""``python -m flowmo`` is the ``flowmo`` command."""
+
+from flowmo.cli import main
+
+main()

@@ -1,0 +1,142 @@
+"""``flowmo demo``: photographs through a real server, and what came back."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flowmo.cli.files import write_whole
+from flowmo.cli.server_process import ServerProcess
+from flowmo.client import Client, EncodedImage, Sampling
+from flowmo.photographs import photograph_paths
+
+if TYPE_CHECKING:
+    from service.images import Pixels
+
+DEFAULT_OUT = Path("demo-output")
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """One photograph there and back; ``rival`` is WebP at the nearest size."""
+
+    name: str
+    original: "Pixels"
+    reconstruction: "Pixels"
+    rival: "Pixels"
+    encoded: EncodedImage
+    rival_bytes: int
+    encode_ms: float
+    decode_ms: float
+
+
+def demo_command(
+    photographs: Annotated[
+        list[Path] | None, typer.Argument(help="Your own image files [the samples].")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = DEFAULT_OUT,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint [the demo model].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the starting noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")] = None,
+) -> None:
+    """Start a server, send photographs through it, show what comes back, stop it."""
+    from service.quality import psnr
+
+    console = Console(highlight=False)
+    out.mkdir(parents=True, exist_ok=True)
+    arguments = [] if checkpoint is None else ["--checkpoint", checkpoint]
+    results = []
+    console.print("starting a server …")
+    with (
+        ServerProcess(arguments, log=out / "server.log") as server,
+        Client(server.url) as client,
+    ):
+        (model,) = client.models()
+        console.print(
+            f"{server.url} serves [bold]{model.name}[/bold]: {model.image_size} x "
+            f"{model.image_size} pixels in {model.code_length} tokens of {model.token_bits} bits"
+        )
+        for path in photographs or photograph_paths():
+            result = _send(client, path, model.image_size, Sampling(seed=seed, steps=steps))
+            _write(out, result)
+            results.append(result)
+            console.print(f"  {path.name}: done in {result.encode_ms + result.decode_ms:.0f} ms")
+    table = Table("photograph", "sent", "tokens", "PSNR", "WebP of", "its PSNR", "encode", "decode")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for result in results:
+        width, height = result.encoded.upload_size
+        table.add_row(
+            result.name,
+            f"{width} x {height}",
+            f"{result.encoded.token_bytes} B",
+            f"{psnr(result.original, result.reconstruction):.2f} dB",
+            f"{result.rival_bytes} B",
+            f"{psnr(result.original, result.rival):.2f} dB",
+            f"{result.encode_ms:.0f} ms",
+            f"{result.decode_ms:.0f} ms",
+        )
+    comparison = out / "comparison.png"
+    _compare(results, comparison)
+    console.print(table)
+    console.print(f"tokens and pictures are in {out}/; side by side: {comparison}", soft_wrap=True)
+
+
+def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
+    """One photograph through HTTP and back."""
+    from service.fit import fit_image
+    from service.images import read_image
+    from service.quality import nearest_webp
+
+    data = path.read_bytes()
+    encoded = client.tokenize(data)
+    decoded = client.detokenize(encoded.data, sampling=sampling)
+    # The same reading and fitting as the server's, to have something to compare with.
+    original = fit_image(read_image(data, side=size), size).pixels
+    rival = nearest_webp(original, encoded.token_bytes)
+    return _Result(
+        name=path.name,
+        original=original,
+        reconstruction=read_image(decoded.data).pixels,
+        rival=read_image(rival).pixels,
+        encoded=encoded,
+        rival_bytes=len(rival),
+        encode_ms=encoded.seconds * 1e3,
+        decode_ms=decoded.seconds * 1e3,
+    )
+
+
+def _write(out: Path, result: _Result) -> None:
+    from service.render import encode_image
+
+    write_whole(out / f"{result.name}.flowmo", result.encoded.data)
+    write_whole(out / f"{result.name}.original.png", encode_image(result.original, "png"))
+    write_whole(out / f"{result.name}.flowmo.png", encode_image(result.reconstruction, "png"))
+
+
+def _compare(results: list[_Result], target: Path) -> None:
+    """One row a photograph: original, reconstruction, and WebP at the nearest size."""
+    from flowmo.cli.contact_sheet import Tile, contact_sheet
+    from service.quality import psnr
+
+    rows = [
+        (
+            Tile(result.original, result.name),
+            Tile(
+                result.reconstruction,
+                f"FlowMo {result.encoded.token_bytes} B, "
+                f"{psnr(result.original, result.reconstruction):.1f} dB",
+            ),
+            Tile(
+                result.rival,
+                f"WebP {result.rival_bytes} B, {psnr(result.original, result.rival):.1f} dB",
+            ),
+        )
+        for result in results
+    ]
+    write_whole(target, contact_sheet(rows))

@@ -1,0 +1,133 @@
+"""``flowmo serve``: the HTTP service in one process."""
+
+import copy
+import socket
+from typing import Annotated, Any
+
+import typer
+
+from flowmo.cli.server_process import ANNOUNCEMENT
+
+BACKLOG = 2048
+
+
+def serve_command(
+    checkpoint: Annotated[
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="Checkpoint folder or hub repository [env FLOWMO_CHECKPOINT; the demo model].",
+        ),
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on [env FLOWMO_HOST; 127.0.0.1].")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="Port; 0 takes a free one [env FLOWMO_PORT; 8000].")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N [env FLOWMO_DEVICE; auto].")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="auto, float32, bfloat16 or float16 [env FLOWMO_DTYPE; auto]."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads for one operation [env FLOWMO_THREADS].")
+    ] = None,
+    max_body_bytes: Annotated[
+        int | None, typer.Option(help="Largest body [env FLOWMO_MAX_BODY_BYTES; 32 MiB].")
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(help="Most pixels of an upload [env FLOWMO_MAX_PIXELS; 50 million]."),
+    ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(help="Most steps a client may ask for [env FLOWMO_MAX_STEPS; 1000]."),
+    ] = None,
+    queue_size: Annotated[
+        int | None,
+        typer.Option(help="Requests inside at once; more get 429 [env FLOWMO_QUEUE_SIZE; 64]."),
+    ] = None,
+    image_threads: Annotated[
+        int | None,
+        typer.Option(help="Images decoded at once [env FLOWMO_IMAGE_THREADS; 2]."),
+    ] = None,
+    drain_seconds: Annotated[
+        float | None,
+        typer.Option(help="Longest wait for requests at the end [env FLOWMO_DRAIN_SECONDS; 30]."),
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(help="Least severe log line [env FLOWMO_LOG_LEVEL; info].")
+    ] = None,
+) -> None:
+    """Serve a checkpoint over HTTP until ^C or SIGTERM; what has begun is finished."""
+    given = {name: value for name, value in locals().items() if value is not None}
+    # Imported here, so that `flowmo --help` does not wait for torch.
+    import uvicorn
+    from pydantic import ValidationError
+
+    from service.app import create_app
+    from service.loader import load_codec
+    from service.settings import Settings
+
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise typer.BadParameter(problems) from None
+    listener = _listen(settings.host, settings.port)
+    codec = load_codec(
+        settings.checkpoint,
+        device=settings.device,
+        dtype=settings.dtype,
+        threads=settings.threads,
+    )
+    config = uvicorn.Config(
+        create_app(codec, settings),
+        log_level=settings.log_level,
+        log_config=_log_config(),
+        server_header=False,
+        timeout_graceful_shutdown=round(settings.drain_seconds),
+    )
+    listener.listen(BACKLOG)
+    info = codec.info
+    typer.echo(
+        f"flowmo: {ANNOUNCEMENT}{_url(listener)} "
+        f"(model {info.name}, {info.image_size} px, {info.config.payload_bytes} B a picture, "
+        f"{info.device} {info.dtype})"
+    )
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before the checkpoint is loaded, so that a taken port is told at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise typer.BadParameter(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port "
+            f"(--port 0 takes a free one)"
+        ) from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _log_config() -> dict[str, Any]:
+    """Uvicorn's, with our own loggers added and everything on stderr."""
+    from uvicorn.config import LOGGING_CONFIG
+
+    config = copy.deepcopy(LOGGING_CONFIG)
+    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
+    config["loggers"]["service"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
+    return config

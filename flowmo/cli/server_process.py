@@ -1,0 +1,121 @@
+"""``flowmo serve`` as a child process: for the demo, tests and benchmarks."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+ANNOUNCEMENT = "listening on "
+
+
+class ServerError(Exception):
+    """The server did not start, or ended by itself."""
+
+
+class ServerProcess:
+    """A server on a free port of this machine, as a context manager.
+
+    Args:
+        arguments: further arguments of ``flowmo serve``.
+        log: file that gets the server's log.
+        environment: of the process; this process' own by default.
+        start_seconds: longest wait until it is ready.
+
+    Attributes:
+        url: where it listens, once entered.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str] = (),
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        start_seconds: float = 120.0,
+    ) -> None:
+        self._command = [sys.executable, "-m", "flowmo", "serve", "--port", "0", *arguments]
+        self._log = log
+        self._environment = environment
+        self._start_seconds = start_seconds
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        with self._log.open("wb") as log:
+            # Stdout carries the one line with the address; all else goes to the log.
+            self._process = subprocess.Popen(  # noqa: S603
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+            )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
+    def stop(self, seconds: float = 45.0) -> int:
+        """Ask it to finish, and end it if it does not.
+
+        Args:
+            seconds: longest wait.
+
+        Returns:
+            The exit status; negative for a signal.
+        """
+        if self._process.poll() is None:
+            self._process.terminate()
+        try:
+            status = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            status = self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        return status
+
+    def _wait(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            _, found, rest = line.decode().partition(ANNOUNCEMENT)
+            if found:
+                self.url = rest.split()[0]
+                break
+        else:
+            raise ServerError(f"the server did not start:\n{self._tail()}")
+        deadline = time.monotonic() + self._start_seconds
+        while True:
+            try:
+                answer = httpx.get(f"{self.url}/readyz", timeout=5.0)
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code == httpx.codes.OK:
+                return
+            is_failed = answer is not None and "engine-stopped" in answer.text
+            if is_failed or self._process.poll() is not None or time.monotonic() > deadline:
+                raise ServerError(f"the server did not become ready:\n{self._tail()}")
+            time.sleep(0.1)
+
+    def _tail(self) -> str:
+        lines = self._log.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-12:]) or "(its log is empty)"

@@ -1,0 +1,183 @@
+"""``flowmo tokenize``, ``detokenize`` and ``reconstruct``: files and folders."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flowmo.cli import batch
+from flowmo.cli.backends import Backend, RemoteBackend, local_backend
+from flowmo.cli.files import CONTAINER_SUFFIXES, IMAGE_SUFFIXES, plan
+from flowmo.client import Client, Fit, ImageFormat, Sampling, Schedule
+from model.container import FILE_SUFFIX
+
+DEFAULT_QUALITY = 90
+
+
+_FORMAT_OF: dict[str, ImageFormat] = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+}
+
+Inputs = Annotated[list[Path], typer.Argument(help="Files and folders.", show_default=False)]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder for results (or one result's file) [next to the inputs]."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
+Url = Annotated[
+    str | None, typer.Option("--url", help="Use this running server instead of a model here.")
+]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", "-c", help="Checkpoint folder or hub repository [demo model]."),
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for one operation.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed at once (not with --url).")]
+FitOption = Annotated[
+    Fit,
+    typer.Option(help="How a picture becomes the model's square: crop, pad (on white), stretch."),
+]
+FormatOption = Annotated[
+    ImageFormat | None, typer.Option("--format", "-f", help="Of the images written [png].")
+]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the starting noise.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")]
+ScheduleOption = Annotated[Schedule | None, typer.Option(help="Time grid [the model's].")]
+Guidance = Annotated[
+    float | None, typer.Option(min=0.0, help="Guidance weight; 1 is none [the model's].")
+]
+
+
+def tokenize_command(
+    inputs: Inputs,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    fit: FitOption = "crop",
+    url: Url = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    batch_size: BatchSize = 1,
+) -> None:
+    """Turn images into tokens: photo.jpg becomes photo.jpg.flowmo."""
+    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
+    with _backend(url, checkpoint, device, dtype, threads) as backend:
+        account = batch.run(
+            jobs,
+            lambda images: backend.tokenize(images, fit=fit),
+            title="tokenize",
+            overwrite=overwrite,
+            batch_size=batch_size,
+        )
+    batch.report(account, verb="tokenized")
+
+
+def detokenize_command(
+    inputs: Inputs,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    format: FormatOption = None,
+    quality: Quality = DEFAULT_QUALITY,
+    seed: Seed = 0,
+    steps: Steps = None,
+    schedule: ScheduleOption = None,
+    guidance: Guidance = None,
+    url: Url = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    batch_size: BatchSize = 1,
+) -> None:
+    """Turn tokens into images: photo.jpg.flowmo becomes photo.jpg.flowmo.png."""
+    chosen = _format(format, out)
+    jobs = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
+    sampling = _sampling(seed, steps, schedule, guidance)
+    with _backend(url, checkpoint, device, dtype, threads) as backend:
+        account = batch.run(
+            jobs,
+            lambda containers: backend.detokenize(
+                containers, sampling=sampling, format=chosen, quality=quality
+            ),
+            title="detokenize",
+            overwrite=overwrite,
+            batch_size=batch_size,
+        )
+    batch.report(account, verb="detokenized")
+
+
+def reconstruct_command(
+    inputs: Inputs,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    fit: FitOption = "crop",
+    format: FormatOption = None,
+    quality: Quality = DEFAULT_QUALITY,
+    seed: Seed = 0,
+    steps: Steps = None,
+    schedule: ScheduleOption = None,
+    guidance: Guidance = None,
+    url: Url = None,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    threads: Threads = None,
+    batch_size: BatchSize = 1,
+) -> None:
+    """Turn images into tokens and back: photo.jpg becomes photo.jpg.flowmo.png."""
+    chosen = _format(format, out)
+    added = f"{FILE_SUFFIX}.{chosen}"
+    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
+    sampling = _sampling(seed, steps, schedule, guidance)
+    with _backend(url, checkpoint, device, dtype, threads) as backend:
+        account = batch.run(
+            jobs,
+            lambda images: backend.reconstruct(
+                images, fit=fit, sampling=sampling, format=chosen, quality=quality
+            ),
+            title="reconstruct",
+            overwrite=overwrite,
+            batch_size=batch_size,
+        )
+    batch.report(account, verb="reconstructed")
+
+
+@contextmanager
+def _backend(
+    url: str | None, checkpoint: str | None, device: str, dtype: str, threads: int | None
+) -> Iterator[Backend]:
+    if url is None:
+        yield local_backend(checkpoint, device, dtype, threads)
+        return
+    if checkpoint is not None:
+        raise typer.BadParameter("--checkpoint is for a model here, --url for a server: give one")
+    try:
+        client = Client(url)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    with client:
+        yield RemoteBackend(client)
+
+
+def _format(given: ImageFormat | None, out: Path | None) -> ImageFormat:
+    """As asked for, else as the result's file name says, else PNG."""
+    if given is not None or out is None:
+        return given or "png"
+    return _FORMAT_OF.get(out.suffix.lower(), "png")
+
+
+def _sampling(
+    seed: int, steps: int | None, schedule: Schedule | None, guidance: float | None
+) -> Sampling:
+    return Sampling(seed=seed, steps=steps, schedule=schedule, guidance=guidance)

@@ -1,0 +1,102 @@
+"""The application factory."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.codec import Codec
+from service.core import Service
+from service.engine import Engine
+from service.errors import FieldProblem, InvalidFieldsError
+from service.metrics import Metrics
+from service.middleware import BodyLimit, RequestContext, request_id_of
+from service.openapi import describe
+from service.problems import ANSWERS, Answer, answer_for, problem_response
+from service.routes import health, models, tokens
+from service.settings import Settings
+from service.version import VERSION
+
+DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
+
+
+def create_app(codec: Codec, settings: Settings | None = None) -> FastAPI:
+    """An application that serves one codec.
+
+    Its engine starts, and warms up, with the application; it finishes what it has on shutdown.
+
+    Args:
+        codec: what does the work.
+        settings: limits; from the environment by default.
+    """
+    settings = settings or Settings()
+    engine = Engine(codec, capacity=settings.queue_size)
+    metrics = Metrics(engine)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        engine.start()
+        yield
+        await engine.close(settings.drain_seconds)
+
+    app = FastAPI(
+        title="flowmo-serve",
+        version=VERSION,
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+    )
+    app.state.service = Service(engine, settings, metrics)
+    for router in (tokens.router, models.router, health.router):
+        app.include_router(router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, metrics=metrics)
+    _answer_errors(app, metrics)
+    describe(app)
+    return app
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
+        metrics.errors.labels(answer.code).inc()
+        return problem_response(
+            answer, detail, request_id=request_id_of(request.scope), error=error
+        )
+
+    async def known(request: Request, error: Exception) -> Response:
+        return respond(request, error, answer_for(error), str(error))
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        # Starlette raises it again after this, and the server logs it.
+        return respond(request, error, answer_for(error), "an unexpected error occurred")
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [
+            FieldProblem(field=".".join(str(part)[:64] for part in e["loc"]), message=e["msg"])
+            for e in error.errors()[:16]
+        ]
+        fields = InvalidFieldsError(found)
+        return respond(request, fields, answer_for(fields), str(fields))
+
+    async def by_framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        answer = Answer(
+            status=error.status_code,
+            code={404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http"),
+            title=error.detail,
+            mend="See /openapi.json for the routes and their methods.",
+        )
+        response = respond(request, error, answer, f"{request.method}: {error.detail}")
+        response.headers.update(error.headers or {})
+        return response
+
+    for kind in ANSWERS:
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, by_framework)
+    app.add_exception_handler(Exception, unknown)

@@ -1,0 +1,98 @@
+"""What can be wrong with a request as such.
+
+Errors of images, tokens and containers are raised where they happen; ``service.problems`` says how
+each kind is answered.
+
+    RequestError                 anything wrong with a request as such
+     ├── MalformedBodyError      not what its Content-Type says
+     ├── InvalidFieldsError      fields missing, unknown or out of range
+     ├── UnsupportedBodyError    a Content-Type or Content-Encoding that is not read
+     ├── NotAcceptableError      nothing that the Accept header names is on offer
+     ├── BodyTooLargeError       more bytes than the limit
+     ├── BodyTimeoutError        the body did not arrive in time
+     ├── QueueFullError          all places are taken
+     ├── NotReadyError           the warm-up is not done
+     ├── EngineStoppedError      the device thread has ended
+     └── ClientLeftError         nobody waits for the answer any more
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class RequestError(Exception):
+    """Something is wrong with a request."""
+
+
+class MalformedBodyError(RequestError):
+    """The body is not what its Content-Type says."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FieldProblem:
+    """One field of a request that cannot be used.
+
+    Attributes:
+        field: where, e.g. ``query.steps`` or ``body.tokens.ids.3``.
+        message: what was expected.
+    """
+
+    field: str
+    message: str
+
+
+class InvalidFieldsError(RequestError):
+    """Fields are missing, unknown or out of range.
+
+    Args:
+        problems: at least one.
+    """
+
+    def __init__(self, problems: Sequence[FieldProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(f"{p.field}: {p.message}" for p in problems))
+
+
+class UnsupportedBodyError(RequestError):
+    """A Content-Type or Content-Encoding that is not read."""
+
+
+class NotAcceptableError(RequestError):
+    """Nothing that the Accept header names is on offer."""
+
+
+class BodyTooLargeError(RequestError):
+    """More bytes than the limit."""
+
+
+class BodyTimeoutError(RequestError):
+    """The body did not arrive in time."""
+
+
+class UnavailableError(RequestError):
+    """Not now, but later.
+
+    Args:
+        message: why not now.
+        retry_after: whole seconds after which it is worth trying again.
+    """
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class QueueFullError(UnavailableError):
+    """All places are taken."""
+
+
+class NotReadyError(UnavailableError):
+    """The warm-up is not done."""
+
+
+class EngineStoppedError(RequestError):
+    """The device thread has ended."""
+
+
+class ClientLeftError(RequestError):
+    """Nobody waits for the answer any more."""

@@ -1,0 +1,50 @@
+"""The one place where a checkpoint becomes a codec."""
+
+import torch
+
+from model.errors import CheckpointError, ConfigError
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from service.local_codec import LocalCodec
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_codec(
+    checkpoint: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> LocalCodec:
+    """Load a checkpoint for serving.
+
+    Args:
+        checkpoint: a folder with ``config.json`` and safetensors, or a hub repository.
+        device: ``auto`` (the first GPU, else the CPU) or a PyTorch device.
+        dtype: ``auto`` (bfloat16 on a GPU, float32 elsewhere) or one of :data:`DTYPES`.
+        threads: CPU threads of the process for one operation; PyTorch's own choice by default.
+
+    Raises:
+        CheckpointError: not a checkpoint, or one without tokens.
+        ConfigError: an unknown device or dtype.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {device!r} cannot be used: {reason}; try auto, cpu or cuda"
+        ) from None
+    if dtype == "auto":
+        dtype = "bfloat16" if place.type == "cuda" else "float32"
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype must be auto or one of {sorted(DTYPES)}, got {dtype!r}")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = FlowMo.from_pretrained(checkpoint)
+    if model.config.quantizer != "lfq":
+        raise CheckpointError(
+            f"{checkpoint} is a continuous model ({model.config.name!r}): it has no tokens to "
+            f"serve; use a checkpoint with quantizer='lfq'"
+        )
+    return LocalCodec(InferenceModel(model, dtype=DTYPES[dtype], device=place))

@@ -1,0 +1,16 @@
+"""What is served."""
+
+from fastapi import APIRouter
+
+from service.routes.shared import ServiceOf
+from service.wire import ModelMessage, ModelsAnswer
+
+router = APIRouter(prefix="/v1", tags=["models"])
+
+
+@router.get("/models")
+async def list_models(service: ServiceOf) -> ModelsAnswer:
+    """Name, weights, token shape and default sampler of what is served."""
+    engine = service.engine
+    message = ModelMessage.of(engine.info, max_steps=service.settings.max_steps, ready=engine.ready)
+    return ModelsAnswer(models=[message])

@@ -1,0 +1,113 @@
+"""What several routes need: their service, headers, and words for the OpenAPI document."""
+
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from pydantic import BaseModel
+
+from model.config import SamplerConfig
+from service.core import Service, StageClock, Upload
+from service.engine import DecodeOptions
+from service.errors import FieldProblem, InvalidFieldsError
+from service.images import MEDIA_TYPES
+from service.openapi import schema_ref
+from service.problems import ANSWERS, PROBLEM_MEDIA_TYPE, Problem
+from service.wire import SamplingOptions
+
+
+def get_service(request: Request) -> Service:
+    """The application's parts."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(get_service)]
+
+
+def decode_options(service: Service, options: SamplingOptions) -> DecodeOptions:
+    """A client's choices over the model's defaults.
+
+    Raises:
+        InvalidFieldsError: more steps than this server allows.
+        ConfigError: choices that do not go together.
+    """
+    limit = service.settings.max_steps
+    if options.steps is not None and options.steps > limit:
+        problem = FieldProblem(field="steps", message=f"must be 1 to {limit}, got {options.steps}")
+        raise InvalidFieldsError([problem])
+    return DecodeOptions(seed=options.seed, sampler=options.sampler(service.engine.info.sampler))
+
+
+def model_headers(service: Service, clock: StageClock) -> dict[str, str]:
+    """Headers of every answer that a model had a part in."""
+    info = service.engine.info
+    return {
+        "Flowmo-Model": quote(info.name),
+        "Flowmo-Fingerprint": info.fingerprint,
+        "Server-Timing": clock.header(),
+        "Vary": "Accept",
+    }
+
+
+def sampling_headers(options: DecodeOptions) -> dict[str, str]:
+    """Headers that say how a picture was decoded; sent back as parameters they repeat it."""
+    sampler: SamplerConfig = options.sampler
+    headers = {
+        "Flowmo-Seed": str(options.seed),
+        "Flowmo-Steps": str(sampler.steps),
+        "Flowmo-Schedule": sampler.schedule,
+        "Flowmo-Guidance": f"{sampler.guidance:g}",
+    }
+    if sampler.schedule == "power":
+        headers["Flowmo-Rho"] = f"{sampler.rho:g}"
+    return headers
+
+
+def upload_headers(upload: Upload) -> dict[str, str]:
+    """Headers that say what came and what was done to it."""
+    report = upload.fitted.report
+    return {
+        "Flowmo-Upload-Size": f"{report.width}x{report.height}",
+        "Flowmo-Fit": report.fit,
+        "Flowmo-Fit-Source": ",".join(map(str, report.source)),
+        "Flowmo-Fit-Target": ",".join(map(str, report.target)),
+    }
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problems that a route may answer."""
+    entries: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        codes = sorted({answer.code for answer in ANSWERS.values() if answer.status == status})
+        entries[status] = {
+            "description": "Problem: " + ", ".join(codes),
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_ref(Problem)}},
+        }
+    return entries
+
+
+def binary_content(*media_types: str) -> dict[str, Any]:
+    """OpenAPI content of files."""
+    schema = {"type": "string", "format": "binary"}
+    return {media_type: {"schema": schema} for media_type in media_types}
+
+
+def image_request_body(body_type: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI request body of an uploaded image in its three forms."""
+    form = options.model_json_schema()
+    form["properties"] = {
+        "image": {"type": "string", "format": "binary"},
+        **form["properties"],
+    }
+    form["required"] = ["image"]
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                **binary_content(*MEDIA_TYPES, "application/octet-stream"),
+                "application/json": {"schema": schema_ref(body_type)},
+            },
+        }
+    }

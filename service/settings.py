@@ -1,0 +1,74 @@
+"""Everything an operator can set, from the environment (``FLOWMO_PORT=8080``) or the command line.
+
+Flags of ``flowmo serve`` win over the environment, which wins over the defaults here.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.config import MAX_STEPS
+from service.engine import DEFAULT_CAPACITY
+from service.images import DEFAULT_MAX_PIXELS
+
+# The demo checkpoint that ships with the repository.
+DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoints" / "tiny"
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+DEFAULT_MAX_BODY_BYTES = 32 * 1024 * 1024
+DEFAULT_BODY_SECONDS = 30.0
+DEFAULT_DRAIN_SECONDS = 30.0
+DEFAULT_IMAGE_THREADS = 2
+
+Device = str
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+class Settings(BaseSettings):
+    """Settings of one server process; validated, frozen.
+
+    Raises:
+        pydantic.ValidationError: a value is out of its range.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FLOWMO_", frozen=True, extra="forbid")
+
+    checkpoint: str = Field(
+        default=str(DEFAULT_CHECKPOINT), description="Checkpoint folder or hub repository."
+    )
+    host: str = Field(default=DEFAULT_HOST, description="Address to listen on.")
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port; 0 takes a free one.")
+    device: Device = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Dtype = Field(default="auto", description="Of weights and activations.")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads for one operation.")
+    max_body_bytes: int = Field(
+        default=DEFAULT_MAX_BODY_BYTES, ge=1024, description="Largest request body, in bytes."
+    )
+    max_pixels: int = Field(
+        default=DEFAULT_MAX_PIXELS,
+        ge=1,
+        le=89_000_000,
+        description="Most pixels of an uploaded image.",
+    )
+    max_steps: int = Field(
+        default=MAX_STEPS,
+        ge=1,
+        le=MAX_STEPS,
+        description="Most sampler steps a client may ask for.",
+    )
+    queue_size: int = Field(
+        default=DEFAULT_CAPACITY, ge=1, description="Requests inside at once; more get 429."
+    )
+    image_threads: int = Field(
+        default=DEFAULT_IMAGE_THREADS, ge=1, description="Images decoded or encoded at once."
+    )
+    body_seconds: float = Field(
+        default=DEFAULT_BODY_SECONDS, gt=0, description="Longest time for a body to arrive."
+    )
+    drain_seconds: float = Field(
+        default=DEFAULT_DRAIN_SECONDS, ge=0, description="Longest wait for requests at shutdown."
+    )
+    log_level: LogLevel = Field(default="info", description="Least severe log line shown.")

@@ -1,0 +1,80 @@
+"""A very small model with random weights, real in every other respect, and a server that serves it.
+
+A module of fixtures, because the command line's tests use them too.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from flowmo.cli.server_process import ServerProcess
+from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from model.flowmo import FlowMo
+from service.codec import Codec
+from service.loader import load_codec
+
+MAX_BODY_BYTES = 1_000_000
+MAX_PIXELS = 1_000_000
+
+CONFIG = FlowMoConfig(
+    name="nano",
+    image_size=32,
+    patch_size=8,
+    encoder=TransformerConfig(width=48, depth=1, heads=4),
+    decoder=TransformerConfig(width=48, depth=1, heads=4),
+    code_length=16,
+    token_bits=12,
+    group_bits=4,
+    sampler=SamplerConfig(steps=4),
+)
+
+
+def save_model(folder: Path, *, seed: int) -> Path:
+    """A checkpoint whose weights are all random, so that tokens and seeds both matter."""
+    model = FlowMo(CONFIG)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0.0, 0.3, generator=generator)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("checkpoint"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same shapes, other weights."""
+    return save_model(tmp_path_factory.mktemp("other-checkpoint"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def codec(checkpoint: Path) -> Codec:
+    return load_codec(str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    arguments = [
+        f"--checkpoint={checkpoint}",
+        f"--max-body-bytes={MAX_BODY_BYTES}",
+        f"--max-pixels={MAX_PIXELS}",
+        "--threads=1",
+    ]
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with ServerProcess(arguments, log=log) as process:
+        yield process
+    # Whatever a test sent, the server must not have met an error it did not expect.
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="session")
+def http(server: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60.0) as client:
+        yield client
