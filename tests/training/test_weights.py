@@ -1,4 +1,4 @@
-"""Weights: the moving average, held norms, muP's scales and rates."""
+"""Weights: their initial values, their moving average, and the norms that are held."""
 
 import math
 
@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import FlowMoConfig, TransformerConfig
+from model.config import FlowMoConfig
 from model.flowmo import FlowMo
 from training.config import OptimizerConfig
 from training.ema import WeightEMA
-from training.mup import initialize, parameter_groups, role
+from training.mup import initialize
 from training.weight_norm import WeightNormFixer
 
 
@@ -103,69 +103,6 @@ def test_held_norms_survive_saving(model: FlowMo, micro_model: FlowMoConfig) -> 
     late.apply()
     for name, norm in state.items():
         assert model.get_parameter(name).norm().item() == pytest.approx(norm.item(), rel=1e-5)
-
-
-def _config(width: int) -> FlowMoConfig:
-    # As in the published family, the number of heads is fixed and the head dimension grows.
-    transformer = TransformerConfig(width=width, depth=2, heads=4)
-    return FlowMoConfig(
-        image_size=32,
-        patch_size=8,
-        encoder=transformer,
-        decoder=transformer,
-        code_length=8,
-        token_bits=6,
-        group_bits=3,
-    )
-
-
-def test_roles_and_rates_follow_the_table() -> None:
-    config, options = _config(128), OptimizerConfig(base_width=64)
-    model = FlowMo(config)
-    rates = {
-        id(p): group.multiplier
-        for group in parameter_groups(model, config, options)
-        for p in group.parameters
-    }
-    expected = {
-        "decoder.img_in.weight": ("input", 1.0),
-        "decoder.txt_in.weight": ("input", 1.0),
-        "decoder.time_in.in_layer.weight": ("input", 1.0),
-        "decoder.time_in.out_layer.weight": ("hidden", 0.5),
-        "decoder.double_blocks.0.img_attn.qkv.weight": ("hidden", 0.5),
-        "decoder.double_blocks.0.img_mod.lin.weight": ("hidden", 0.5),
-        "decoder.double_blocks.1.txt_mlp.2.weight": ("hidden", 0.5),
-        "decoder.final_layer_img.adaLN_modulation.1.weight": ("hidden", 0.5),
-        "decoder.final_layer_img.linear.weight": ("readout", 0.5),
-        "encoder.final_layer_txt.linear.weight": ("readout", 0.5),
-        "decoder.double_blocks.0.img_attn.qkv.bias": ("vector", 1.0),
-        "decoder.double_blocks.0.img_attn.norm.query_norm.scale": ("vector", 1.0),
-    }
-    for name, (kind, multiplier) in expected.items():
-        parameter = model.get_parameter(name)
-        assert role(name, parameter) == kind, name
-        assert rates[id(parameter)] == multiplier, name
-    assert len(rates) == len(list(model.parameters()))
-
-
-def test_both_parametrizations_agree_at_the_base_width() -> None:
-    config = _config(64)
-    weights = []
-    for kind in ("mup", "standard"):
-        options = OptimizerConfig(base_width=64, parametrization=kind)
-        model = FlowMo(config)
-        initialize(model, config, options, seed=3)
-        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
-        assert {g.multiplier for g in parameter_groups(model, config, options)} == {1.0}
-    assert torch.equal(*weights)
-
-
-def test_weight_decay_is_on_matrices_only() -> None:
-    config = _config(64)
-    groups = parameter_groups(FlowMo(config), config, OptimizerConfig(weight_decay=0.1))
-    for group in groups:
-        for parameter in group.parameters:
-            assert group.weight_decay == (0.1 if parameter.ndim >= 2 else 0.0)
 
 
 def test_a_fresh_network_predicts_zero_velocity_and_a_varied_code(

@@ -1,0 +1,151 @@
+"""muP: roles and rates by the table, and the coordinate check that shows that they are right."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from model.config import FlowMoConfig, TransformerConfig
+from model.flowmo import FlowMo
+from training.config import OptimizerConfig, Parametrization, TrainConfig
+from training.generators import Generators
+from training.mup import initialize, parameter_groups, role
+from training.objective import draw, stage_1a
+
+
+def _config(width: int, *, heads: int = 4) -> FlowMoConfig:
+    # As in the published family, the number of heads is fixed and the head dimension grows.
+    transformer = TransformerConfig(width=width, depth=1, heads=heads)
+    return FlowMoConfig(
+        image_size=16,
+        patch_size=4,
+        encoder=transformer,
+        decoder=transformer,
+        code_length=4,
+        token_bits=6,
+        group_bits=3,
+    )
+
+
+def test_roles_and_rates_follow_the_table() -> None:
+    config, options = _config(128), OptimizerConfig(base_width=64)
+    model = FlowMo(config)
+    rates = {
+        id(p): group.multiplier
+        for group in parameter_groups(model, config, options)
+        for p in group.parameters
+    }
+    expected = {
+        "decoder.img_in.weight": ("input", 1.0),
+        "decoder.txt_in.weight": ("input", 1.0),
+        "decoder.time_in.in_layer.weight": ("input", 1.0),
+        "decoder.time_in.out_layer.weight": ("hidden", 0.5),
+        "decoder.double_blocks.0.img_attn.qkv.weight": ("hidden", 0.5),
+        "decoder.double_blocks.0.img_mod.lin.weight": ("hidden", 0.5),
+        "decoder.double_blocks.0.txt_mlp.2.weight": ("hidden", 0.5),
+        "decoder.final_layer_img.adaLN_modulation.1.weight": ("hidden", 0.5),
+        "decoder.final_layer_img.linear.weight": ("readout", 0.5),
+        "encoder.final_layer_txt.linear.weight": ("readout", 0.5),
+        "decoder.double_blocks.0.img_attn.qkv.bias": ("vector", 1.0),
+        "decoder.double_blocks.0.img_attn.norm.query_norm.scale": ("vector", 1.0),
+    }
+    for name, (kind, multiplier) in expected.items():
+        parameter = model.get_parameter(name)
+        assert role(name, parameter) == kind, name
+        assert rates[id(parameter)] == multiplier, name
+    assert len(rates) == len(list(model.parameters()))
+
+
+def test_encoder_and_decoder_scale_by_their_own_widths() -> None:
+    decoder = TransformerConfig(width=128, depth=1, heads=4)
+    config = FlowMoConfig.from_dict(_config(64).to_dict() | {"decoder": decoder.to_dict()})
+    model = FlowMo(config)
+    rates = {
+        id(p): group.multiplier
+        for group in parameter_groups(model, config, OptimizerConfig(base_width=64))
+        for p in group.parameters
+    }
+    qkv = "double_blocks.0.img_attn.qkv.weight"
+    assert rates[id(model.get_parameter(f"encoder.{qkv}"))] == 1.0
+    assert rates[id(model.get_parameter(f"decoder.{qkv}"))] == 0.5
+
+
+def test_both_parametrizations_agree_at_the_base_width() -> None:
+    config = _config(64)
+    weights = []
+    kinds: tuple[Parametrization, ...] = ("mup", "standard")
+    for kind in kinds:
+        options = OptimizerConfig(base_width=64, parametrization=kind)
+        model = FlowMo(config)
+        initialize(model, config, options, seed=3)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+        assert {g.multiplier for g in parameter_groups(model, config, options)} == {1.0}
+    assert torch.equal(*weights)
+
+
+def test_weight_decay_is_on_matrices_only() -> None:
+    config = _config(64)
+    groups = parameter_groups(FlowMo(config), config, OptimizerConfig(weight_decay=0.1))
+    for group in groups:
+        for parameter in group.parameters:
+            assert group.weight_decay == (0.1 if parameter.ndim >= 2 else 0.0)
+
+
+WATCHED = (
+    "double_blocks.0.img_mod.lin",
+    "double_blocks.0.img_attn.qkv",
+    "double_blocks.0.img_mlp.2",
+    "final_layer_img.linear",
+)
+
+
+def _activation_changes(width: int, parametrization: Parametrization) -> list[float]:
+    """Root mean square change of decoder activations by four Adam steps on one batch."""
+    model_config = _config(width, heads=12)
+    options = OptimizerConfig(learning_rate=1e-3, parametrization=parametrization)
+    config = TrainConfig(
+        model=model_config, optimizer=options, steps=1, batch_size=8, condition_dropout=0.0
+    )
+    model = FlowMo(model_config)
+    initialize(model, model_config, options, seed=0)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": group.parameters, "lr": options.learning_rate * group.multiplier}
+            for group in parameter_groups(model, model_config, options)
+        ],
+        betas=options.betas,
+        weight_decay=0.0,
+        fused=True,
+    )
+    seen: dict[str, torch.Tensor] = {}
+
+    def remember(name: str) -> Any:
+        def hook(_module: object, _inputs: object, output: torch.Tensor) -> None:
+            seen[name] = output.detach()
+
+        return hook
+
+    for name in WATCHED:
+        model.decoder.get_submodule(name).register_forward_hook(remember(name))
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    total = stage_1a(model, images, draws, config.losses).total
+    first = dict(seen)
+    for _ in range(4):
+        optimizer.zero_grad()
+        torch.autograd.backward(total)
+        optimizer.step()
+        total = stage_1a(model, images, draws, config.losses).total
+    return [(seen[n] - first[n]).square().mean().sqrt().item() for n in WATCHED]
+
+
+@pytest.mark.parametrize("parametrization", ["mup", "standard"])
+def test_coordinate_check(parametrization: Parametrization) -> None:
+    """At the published widths 2, 4 and 6 (x 192), muP moves activations by the same amount."""
+    changes = [_activation_changes(192 * w, parametrization) for w in (2, 4, 6)]
+    for name, narrow, base, wide in zip(WATCHED, *changes, strict=True):
+        if parametrization == "mup":
+            assert max(narrow, base, wide) < 1.15 * min(narrow, base, wide), name
+        else:
+            assert narrow < base < wide, name
+            assert wide > 1.8 * narrow, name
