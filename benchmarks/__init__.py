@@ -1,0 +1,1 @@
+"""Measurements; their results are committed under benchmarks/results/."""

@@ -8,6 +8,7 @@ config that exists can be built.
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
 from typing import Any, Literal, Self, get_args
 
@@ -92,7 +93,7 @@ class SamplerConfig:
                 len(times) >= 2
                 and times[0] == 1.0
                 and times[-1] == 0.0
-                and all(a > b for a, b in zip(times, times[1:], strict=False)),
+                and all(a > b for a, b in pairwise(times)),
                 f"an explicit grid descends strictly from 1.0 to 0.0, got {times!r}",
             )
             # `steps` is what people read, so it must say the truth for explicit grids too.
@@ -252,9 +253,7 @@ class FlowMoConfig:
             self.token_bits % self.group_bits == 0,
             f"group_bits {self.group_bits} must divide token_bits {self.token_bits}",
         )
-        _require(
-            self.group_bits <= 24, f"group_bits must be at most 24, got {self.group_bits}"
-        )
+        _require(self.group_bits <= 24, f"group_bits must be at most 24, got {self.group_bits}")
         _require(
             self.quantizer in get_args(QuantizerKind),
             f"quantizer must be one of {get_args(QuantizerKind)}, got {self.quantizer!r}",

@@ -294,7 +294,8 @@ class InferenceModel:
             )
         with torch.inference_mode():
             t = torch.tensor(times, dtype=torch.float32, device=self.device)
-            return self._modulator(t).to(self.dtype)
+            table: Tensor = self._modulator(t)
+            return table.to(self.dtype)
 
     def modulation(self, times: Sequence[float]) -> Tensor:
         """Modulation at each of ``times``, [len(times), M], kept for the grids used last.
@@ -361,7 +362,7 @@ class InferenceModel:
         patches = patchify(x.to(self.device, self.dtype), self.config.patch_size)
         table = self.rotary(encoder=False, grid=grid)
         condition = condition.to(self.device, self.dtype)
-        out = self.decoder(patches, condition, modulation, table)
+        out: Tensor = self.decoder(patches, condition, modulation, table)
         return unpatchify(out.float(), self.config.patch_size, grid)
 
     @torch.inference_mode()

@@ -47,8 +47,7 @@ def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ConfigError(
-            f"images must be float [B, 3, H, W] in [-1, 1], got {images.dtype} "
-            f"{list(images.shape)}"
+            f"images must be float [B, 3, H, W] in [-1, 1], got {images.dtype} {list(images.shape)}"
         )
     h, w = images.shape[2:]
     if h == 0 or w == 0 or h % patch_size or w % patch_size:

@@ -37,8 +37,9 @@ def codes_to_ids(code: Tensor, group_bits: int) -> Tensor:
         int64 [..., K, D / G], each in [0, 2^G).
     """
     bits = (code > 0).long().unflatten(-1, (group_bits, -1))
-    weights = 2 ** torch.arange(group_bits, device=code.device)
-    return (bits * weights[:, None]).sum(-2)
+    places = torch.arange(group_bits, device=code.device)
+    ids: Tensor = (bits << places[:, None]).sum(-2)
+    return ids
 
 
 def ids_to_signs(ids: Tensor, group_bits: int) -> Tensor:
@@ -50,7 +51,7 @@ def ids_to_signs(ids: Tensor, group_bits: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LFQLosses:
-    """Scalar losses of one mini-batch; ``entropy`` = ``per_sample_entropy`` - ``codebook_entropy``."""
+    """Scalar losses of a mini-batch; entropy = per-sample entropy - codebook entropy."""
 
     entropy: Tensor
     per_sample_entropy: Tensor
@@ -77,8 +78,10 @@ def lfq_losses(
     code = code.float()
     v = code.unflatten(-1, (group_bits, -1)).transpose(-1, -2).reshape(-1, group_bits)
     table = ids_to_signs(torch.arange(2**group_bits, device=code.device)[:, None], group_bits)
-    p = F.softmax(2.0 / temperature * (v @ table.T), dim=-1)
-    per_sample = -(p * (p + ENTROPY_EPS).log()).sum(-1).mean()
+    log_p = F.log_softmax(2.0 / temperature * (v @ table.T), dim=-1)
+    p = log_p.exp()
+    per_sample = -(p * log_p).sum(-1).mean()
+    # The parity values show that epsilon stands in this logarithm only.
     mean = p.mean(0)
     codebook = -(mean * (mean + ENTROPY_EPS).log()).sum()
     commitment = (code - signs(code).detach()).square().mean()

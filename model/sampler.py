@@ -5,6 +5,7 @@ x_t = (1 - t) x + t eps, velocity v = eps - x, t = 1 is noise. Nothing here know
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -17,13 +18,15 @@ from model.errors import ConfigError
 class Velocity(Protocol):
     """A velocity field v(x, t), any number of dimensions, t one number for the batch."""
 
-    def __call__(self, x: Tensor, t: float, /) -> Tensor: ...
+    def __call__(self, x: Tensor, t: float, /) -> Tensor:
+        """v(x, t), of x's shape."""
 
 
 class ConditionalVelocity(Protocol):
     """A velocity field with one condition a row."""
 
-    def __call__(self, x: Tensor, t: float, condition: Tensor, /) -> Tensor: ...
+    def __call__(self, x: Tensor, t: float, condition: Tensor, /) -> Tensor:
+        """v(x, t) under the rows' conditions, of x's shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,10 +121,10 @@ def euler(
     Raises:
         ConfigError: the times do not descend.
     """
-    if len(times) < 2 or any(a <= b for a, b in zip(times, times[1:], strict=False)):
+    if len(times) < 2 or any(a <= b for a, b in pairwise(times)):
         raise ConfigError(f"sampling times must descend and be at least two, got {tuple(times)!r}")
     x = start
-    for step, (t, t_next) in enumerate(zip(times, times[1:], strict=False), start=1):
+    for step, (t, t_next) in enumerate(pairwise(times), start=1):
         v = velocity(x, t)
         estimate = None if observer is None else x - t * v
         x = x - (t - t_next) * v

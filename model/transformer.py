@@ -195,7 +195,8 @@ class DoubleStreamBlock(nn.Module):
         img = img + img_mods[0].gate * self.img_attn.proj(out[:, length:])
 
         def mlp(stream: Tensor, net: nn.Sequential, mod: Modulation) -> Tensor:
-            return stream + mod.gate * net(modulate(stream, mod.shift, mod.scale))
+            update: Tensor = net(modulate(stream, mod.shift, mod.scale))
+            return stream + mod.gate * update
 
         return Streams(
             img=mlp(img, self.img_mlp, img_mods[1]), txt=mlp(txt, self.txt_mlp, txt_mods[1])
@@ -237,7 +238,9 @@ class Transformer(nn.Module):
         self.final_layer_img = FinalLayer(config.width, shape.img_dim)
         self.final_layer_txt = FinalLayer(config.width, shape.txt_out_dim)
 
-    def forward(self, patches: Tensor, txt: Tensor, grid: tuple[int, int], t: Tensor | None) -> Streams:
+    def forward(
+        self, patches: Tensor, txt: Tensor, grid: tuple[int, int], t: Tensor | None
+    ) -> Streams:
         """Run both streams.
 
         Args:
@@ -254,6 +257,4 @@ class Transformer(nn.Module):
         x = Streams(img=self.img_in(patches), txt=self.txt_in(txt))
         for block in self.double_blocks:
             x = block(x, vec, table)
-        return Streams(
-            img=self.final_layer_img(x.img, vec), txt=self.final_layer_txt(x.txt, vec)
-        )
+        return Streams(img=self.final_layer_img(x.img, vec), txt=self.final_layer_txt(x.txt, vec))

@@ -1,0 +1,154 @@
+"""The serving form gives the training form's numbers, whatever it leaves out."""
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import FlowMoConfig, SamplerConfig, TransformerConfig, preset
+from model.errors import ConfigError, TokenError
+from model.flowmo import FlowMo
+from model.inference import MAX_TABLES, InferenceModel
+from model.network import with_mask
+from model.sampler import noise, time_grid
+from model.tokens import Tokens
+
+BASE = FlowMoConfig(
+    image_size=32,
+    patch_size=8,
+    encoder=TransformerConfig(width=32, depth=2, heads=2),
+    decoder=TransformerConfig(width=48, depth=3, heads=2),
+    code_length=4,
+    token_bits=6,
+    group_bits=3,
+)
+
+
+def build(config: FlowMoConfig) -> FlowMo:
+    torch.manual_seed(1)
+    network = FlowMo(config).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith(".scale"):  # so that a forgotten or swapped norm scale shows
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def network() -> FlowMo:
+    return build(BASE)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@torch.no_grad()
+def test_equal_to_the_training_form(network: FlowMo, images: torch.Tensor) -> None:
+    model = InferenceModel(network)
+    code = network.encode(images)
+    condition = with_mask(network.quantize(code))
+    times = [0.9, 0.2]
+    expected = network.velocity(images, torch.tensor(times), condition)
+    assert torch.allclose(model.encode(images), code, atol=1e-5)
+    assert torch.allclose(model.velocity(images, times, condition), expected, atol=1e-5)
+    start = noise([3, 4], (3, 32, 32))
+    sample = network.decode(network.quantize(code), start=start)
+    assert torch.allclose(model.decode(model.quantize(code), start=start), sample, atol=1e-5)
+
+
+@torch.no_grad()
+def test_equal_for_a_grid_of_tokens_at_the_tiny_shape() -> None:
+    network = build(preset("tiny"))
+    model = InferenceModel(network)
+    x = torch.randn(1, 3, 128, 128)
+    condition = with_mask(network.quantize(network.encode(x)))
+    assert torch.allclose(model.encode(x), network.encode(x), atol=1e-5)
+    expected = network.velocity(x, 0.4, condition)
+    assert torch.allclose(model.velocity(x, 0.4, condition), expected, atol=1e-5)
+
+
+def test_tabulated_model_decodes_its_grid_and_says_no_to_others(network: FlowMo) -> None:
+    sampler = SamplerConfig(steps=4)
+    free = InferenceModel(network)
+    fixed = InferenceModel(network, times=time_grid(sampler))
+    quantized, start = torch.ones(1, 4, 6), noise([0], (3, 32, 32))
+    expected = free.decode(quantized, start=start, sampler=sampler)
+    assert torch.equal(fixed.decode(quantized, start=start, sampler=sampler), expected)
+    with pytest.raises(ConfigError, match="built for the times"):
+        fixed.decode(quantized, start=start, sampler=SamplerConfig(steps=5))
+
+
+def test_dead_weights_are_not_kept(network: FlowMo) -> None:
+    model = InferenceModel(network, times=(1.0, 0.0))
+    kept = sum(p.numel() for half in (model.encoder, model.decoder) for p in half.parameters())
+    names = [n for n, _ in network.named_parameters()]
+    dead = ("_mod.", "time_in", "adaLN", "encoder.final_layer_img", "decoder.final_layer_txt")
+    used = sum(
+        p.numel()
+        for n, p in network.named_parameters()
+        if not any(part in n for part in dead) and not n.endswith(".scale")
+    )
+    assert len(names) > 0
+    assert kept < used  # the streams nobody reads after the last attention go too
+
+
+def test_training_form_may_change_or_go_afterwards(images: torch.Tensor) -> None:
+    network = build(BASE)
+    model = InferenceModel(network)
+    before = model.encode(images)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(model.encode(images), before)
+
+
+def test_bfloat16_stays_near_float32(network: FlowMo, images: torch.Tensor) -> None:
+    wide, narrow = InferenceModel(network), InferenceModel(network, dtype=torch.bfloat16)
+    condition = with_mask(wide.quantize(wide.encode(images)))
+    expected = wide.velocity(images, 0.5, condition)
+    came = narrow.velocity(images, 0.5, condition)
+    assert came.dtype == torch.float32
+    assert float((came - expected).norm() / expected.norm()) < 0.03
+
+
+def test_tables_of_many_grids_do_not_pile_up(network: FlowMo) -> None:
+    model = InferenceModel(network)
+    for steps in range(1, MAX_TABLES + 5):
+        model.modulation(time_grid(SamplerConfig(steps=steps)))
+    assert len(model._tables) == MAX_TABLES
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
+def test_times_outside_the_flow_are_refused(network: FlowMo, t: float) -> None:
+    with pytest.raises(ConfigError, match=r"\[0, 1\]"):
+        InferenceModel(network).modulation([t])
+
+
+def test_tokens_there_and_back(network: FlowMo, images: torch.Tensor) -> None:
+    model = InferenceModel(network)
+    tokens = model.tokenize(images)
+    quantized = torch.from_numpy(np.stack([t.signs() for t in tokens]))
+    assert torch.equal(quantized, model.quantize(model.encode(images)))
+    expected = model.decode(quantized, start=noise([5, 9], (3, 32, 32)))
+    assert torch.equal(model.detokenize(tokens, seeds=[5, 9]), expected)
+    assert model.detokenize([], seeds=[]).shape == (0, 3, 32, 32)
+
+
+def test_tokens_of_another_shape_are_refused(network: FlowMo) -> None:
+    model = InferenceModel(network)
+    strange = Tokens(ids=np.zeros((5, 2), np.int32), group_bits=3)
+    with pytest.raises(TokenError, match=r"5 x 2 ids of 3 bits.*4 x 2"):
+        model.detokenize([strange], seeds=[0])
+    with pytest.raises(TokenError, match="as many seeds"):
+        model.detokenize([], seeds=[0])
+
+
+def test_a_continuous_model_reconstructs_but_has_no_tokens(images: torch.Tensor) -> None:
+    import dataclasses
+
+    network = build(dataclasses.replace(BASE, quantizer="gaussian"))
+    model = InferenceModel(network)
+    with torch.no_grad():
+        assert torch.allclose(model.encode(images), network.encode(images), atol=1e-5)
+    with pytest.raises(TokenError, match="continuous"):
+        model.tokenize(images)
