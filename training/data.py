@@ -228,10 +228,10 @@ def _collate(samples: list[Sample]) -> Batch:
 
 
 def _quiet_worker(_: int) -> None:
-    # ^C reaches the whole process group: the trainer saves and stops its workers itself. It stops
-    # them by SIGTERM, which must not run the trainer's handler that a forked worker inherits.
+    # ^C and a service manager's SIGTERM reach the whole process group. The trainer then finishes
+    # its step and saves, for which it needs its workers; they end when their loader does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)
 
 

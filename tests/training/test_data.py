@@ -26,6 +26,9 @@ from training.errors import DataError
 from training.images import UnreadableImageError, augment, centre_crop, decode_image
 from training.index import ImageIndex
 
+# Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 SIZE = 32
 
 

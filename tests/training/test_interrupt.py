@@ -64,7 +64,7 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     config = run_config(
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine"),
-        steps=150,
+        steps=400,
         log_interval=1,
         output=str(tmp_path / "interrupted"),
     )
@@ -74,14 +74,14 @@ def test_a_signal_saves_and_the_resumed_run_is_the_uninterrupted_one(
     os.killpg(process.pid, number)  # as a terminal does: workers get the signal too
     stopped, step = _finish(process)
     assert stopped == "interrupted"
-    assert 0 < step < 150
+    assert 0 < step < 400
     assert (Path(config.output) / "export").is_dir()
 
-    assert _finish(_start(config)) == ("finished", 150)
+    assert _finish(_start(config)) == ("finished", 400)
     straight = replace(config, output=str(tmp_path / "straight"))
-    assert _finish(_start(straight)) == ("finished", 150)
+    assert _finish(_start(straight)) == ("finished", 400)
     states = [
-        load_file(Path(c.output) / "checkpoints" / "step_000000150" / "state.safetensors")
+        load_file(Path(c.output) / "checkpoints" / "step_000000400" / "state.safetensors")
         for c in (config, straight)
     ]
     assert states[0].keys() == states[1].keys()

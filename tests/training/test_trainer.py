@@ -22,6 +22,9 @@ from training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfi
 from training.errors import DataError, DivergedError
 from training.trainer import Trainer, TrainResult, train
 
+# Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
+pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+
 Build = Callable[..., TrainConfig]
 
 
