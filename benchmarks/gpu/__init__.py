@@ -1,0 +1,1 @@
+"""Measurements for a machine with a GPU; each also runs at tiny size on a CPU."""

@@ -1,0 +1,223 @@
+"""How well a checkpoint reconstructs photographs that it was never trained on.
+
+    python -m benchmarks.reconstruction CHECKPOINT --out benchmarks/results/reconstruction
+
+writes OUT.json and OUT.png. Protocol: each photograph is cut to its largest centred square and
+resized to the model's size (Lanczos); the model's own default sampler, the noise of seed 0; results
+rounded to 8 bits; PSNR over all values of an image, SSIM with the usual 11-pixel Gaussian window,
+both then averaged over the images. Beside it stand the mean colour of each image, and JPEG and
+WebP in at most as many bytes as the tokens have: the best PSNR over all qualities and over
+shrinking the picture first, since neither codec reaches such sizes at full resolution.
+"""
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.environment import environment
+from flowmo.photographs import photograph_paths
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+
+Pixels = NDArray[np.uint8]
+
+CODECS = ("JPEG", "WEBP")
+SHRINKS = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
+QUALITIES = range(1, 96, 3)
+_MARGIN, _CAPTION = 8, 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Quality:
+    """Of one picture; ``size`` is in bytes, None for what is not a file."""
+
+    psnr: float
+    ssim: float
+    size: int | None
+
+
+def load_square(path: Path, side: int) -> Pixels:
+    """The largest centred square of a photograph, uint8 [side, side, 3]."""
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    edge = min(picture.size)
+    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
+    box = (left, top, left + edge, top + edge)
+    return np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS, box=box))
+
+
+def measure(original: Pixels, came: Pixels, size: int | None) -> Quality:
+    """PSNR and SSIM of 8-bit pictures."""
+    # Here, because it is slow to import and not needed by the other functions.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    error = np.mean((original.astype(np.float64) - came.astype(np.float64)) ** 2)
+    a, b = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None].double() for x in (original, came))
+    ssim = structural_similarity_index_measure(a, b, data_range=255.0)
+    assert isinstance(ssim, torch.Tensor)
+    psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return Quality(psnr=psnr, ssim=ssim.item(), size=size)
+
+
+def mean_colour(original: Pixels) -> Pixels:
+    """The picture's mean colour everywhere."""
+    mean = original.reshape(-1, 3).mean(0).round().astype(np.uint8)
+    return np.broadcast_to(mean, original.shape).copy()
+
+
+def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] | None:
+    """The best that an image codec does in ``budget`` bytes: pixels and size, None if nothing fits.
+
+    Args:
+        original: uint8 [S, S, 3].
+        codec: Pillow's name of the format.
+        budget: largest file size in bytes, all headers included.
+    """
+    side = len(original)
+    best: tuple[float, Pixels, int] | None = None
+    for shrink in SHRINKS:
+        small = Image.fromarray(original).resize(
+            (max(1, round(side / shrink)),) * 2, Image.Resampling.LANCZOS
+        )
+        for quality in QUALITIES:
+            buffer = io.BytesIO()
+            small.save(buffer, codec, quality=quality, **_effort(codec))
+            size = buffer.tell()
+            if size > budget:
+                break  # sizes grow with quality
+            with Image.open(buffer) as decoded:
+                picture = decoded.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+            came = np.asarray(picture)
+            error = float(np.mean((original.astype(np.float64) - came.astype(np.float64)) ** 2))
+            if best is None or error < best[0]:
+                best = (error, came, size)
+    return None if best is None else best[1:]
+
+
+def _effort(codec: str) -> dict[str, int | bool]:
+    return {"method": 6} if codec == "WEBP" else {"optimize": True}
+
+
+def reconstruct(model: InferenceModel, originals: Sequence[Pixels]) -> list[Pixels]:
+    """Through tokens and back, each with the noise of seed 0."""
+    images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    came = model.detokenize(model.tokenize(images), seeds=[0] * len(originals))
+    levels = ((came.cpu() + 1) * 127.5).round().to(torch.uint8)
+    return list(levels.permute(0, 2, 3, 1).numpy())
+
+
+def evaluate(
+    model: InferenceModel, paths: Sequence[Path]
+) -> tuple[dict[str, dict[str, Quality]], dict[str, list[tuple[str, Pixels]]]]:
+    """Qualities and pictures by photograph and method."""
+    side, budget = model.config.image_size, model.config.payload_bytes
+    originals = [load_square(path, side) for path in paths]
+    qualities: dict[str, dict[str, Quality]] = {}
+    pictures: dict[str, list[tuple[str, Pixels]]] = {}
+    for path, original, ours in zip(paths, originals, reconstruct(model, originals), strict=True):
+        results: dict[str, tuple[Pixels, int | None]] = {
+            "flowmo": (ours, budget),
+            "mean_colour": (mean_colour(original), None),
+        }
+        for codec in CODECS:
+            if (found := best_codec(original, codec, budget)) is not None:
+                results[codec.lower()] = found
+        qualities[path.stem] = {
+            name: measure(original, came, size) for name, (came, size) in results.items()
+        }
+        pictures[path.stem] = [
+            ("original", original),
+            *((name, came) for name, (came, _) in results.items() if name != "mean_colour"),
+        ]
+    return qualities, pictures
+
+
+def averages(qualities: dict[str, dict[str, Quality]]) -> dict[str, dict[str, float]]:
+    """Mean PSNR and SSIM by method, over the photographs that have it."""
+
+    def mean(method: str, value: Callable[[Quality], float]) -> float:
+        values = [value(row[method]) for row in qualities.values() if method in row]
+        return round(sum(values) / len(values), 4)
+
+    methods = {method for row in qualities.values() for method in row}
+    return {
+        m: {"psnr": mean(m, lambda q: q.psnr), "ssim": mean(m, lambda q: q.ssim)}
+        for m in sorted(methods)
+    }
+
+
+def picture_grid(
+    pictures: dict[str, list[tuple[str, Pixels]]], qualities: dict[str, dict[str, Quality]]
+) -> Image.Image:
+    """A row a method, a column a photograph, PSNR and bytes below each."""
+    columns = list(pictures.items())
+    side = len(columns[0][1][0][1])
+    rows = max(len(shown) for _, shown in columns)
+    across, down = side + _MARGIN, side + _CAPTION
+    sheet = Image.new("RGB", (_MARGIN + across * len(columns), _MARGIN + down * rows), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for column, (name, shown) in enumerate(columns):
+        for row, (method, pixels) in enumerate(shown):
+            left, top = _MARGIN + across * column, _MARGIN + down * row
+            sheet.paste(Image.fromarray(pixels), (left, top))
+            quality = qualities[name].get(method)
+            caption = (
+                name if quality is None else f"{method} {quality.psnr:.1f} dB {quality.size} B"
+            )
+            draw.text((left, top + side + 2), caption, fill="black", font=font)
+    return sheet
+
+
+def write_report(checkpoint: Path, out: Path, *, paths: Sequence[Path] | None = None) -> None:
+    """Evaluate a checkpoint and write OUT.json and OUT.png.
+
+    Args:
+        checkpoint: model folder.
+        out: path without suffix; its folder is made.
+        paths: photographs; the package's own samples by default.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = InferenceModel(FlowMo.from_pretrained(checkpoint), device=device)
+    qualities, pictures = evaluate(model, list(paths or photograph_paths()))
+    report = {
+        "model": model.config.name,
+        "fingerprint": model.fingerprint,
+        "image_size": model.config.image_size,
+        "token_bytes": model.config.payload_bytes,
+        "sampler": model.config.sampler.to_dict(),
+        "averages": averages(qualities),
+        "photographs": {
+            name: {method: asdict(quality) for method, quality in row.items()}
+            for name, row in qualities.items()
+        },
+        "environment": environment(),
+    }
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    picture_grid(pictures, qualities).save(out.with_suffix(".png"), optimize=True)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruction")
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--out", type=Path, required=True, help="path of the report, no suffix")
+    parser.add_argument("photographs", type=Path, nargs="*", help="default: the package's samples")
+    arguments = parser.parse_args()
+    write_report(arguments.checkpoint, arguments.out, paths=arguments.photographs or None)
+    report = json.loads(arguments.out.with_suffix(".json").read_text(encoding="utf-8"))
+    for method, values in report["averages"].items():
+        print(f"{method:12} PSNR {values['psnr']:6.2f} dB   SSIM {values['ssim']:.3f}")
+
+
+if __name__ == "__main__":
+    main()
