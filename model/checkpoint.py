@@ -1,0 +1,252 @@
+"""Checkpoints: a folder with ``config.json`` and safetensors, nothing pickled (docs/container.md).
+
+    FOLDER/config.json                      format version, fingerprint, dtype, FlowMoConfig
+           model.safetensors                all weights, or, above the shard size,
+           model-00001-of-00003.safetensors a part of them each, and
+           model.safetensors.index.json     which tensor is in which file
+
+File names and the index are those of huggingface_hub, so its tools read the folder too. Reading is
+strict: names, shapes and dtypes are exactly what the config asks for, or nothing is loaded.
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.checkpoint_files import (
+    CONFIG_FILE,
+    DTYPES,
+    FORMAT_VERSION,
+    INDEX_FILE,
+    MODEL_TYPE,
+    SHARD_PATTERN,
+    WEIGHTS_FILE,
+    listing,
+    read_record,
+    tensor_shapes,
+    unreadable,
+    weight_files,
+)
+from model.config import FlowMoConfig
+from model.errors import CheckpointError, ConfigError
+from model.fingerprint import compute_fingerprint
+from model.network import FlowMoNetwork
+
+DEFAULT_MAX_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointInfo:
+    """What a checkpoint folder says of itself, known without reading a weight.
+
+    Attributes:
+        folder: where it is.
+        config: of the model.
+        fingerprint: 32 hex digits as stored, or None if ``config.json`` has none.
+        dtype: ``bfloat16`` or ``float32``, of every tensor.
+        files: the safetensors files, sorted.
+        shapes: of every tensor, by name.
+    """
+
+    folder: Path
+    config: FlowMoConfig
+    fingerprint: str | None
+    dtype: str
+    files: tuple[Path, ...]
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk of the weights."""
+        return sum(path.stat().st_size for path in self.files)
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name under which weights of ``dtype`` are stored.
+
+    Raises:
+        CheckpointError: checkpoints hold no such weights.
+    """
+    for name, known in DTYPES.items():
+        if dtype == known:
+            return name
+    raise CheckpointError(
+        f"checkpoints hold torch.bfloat16 or torch.float32, got {dtype}; pass one of them as dtype"
+    )
+
+
+def expected_shapes(config: FlowMoConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors of a model of ``config``; nothing is allocated."""
+    with torch.device("meta"):
+        state = FlowMoNetwork(config).state_dict()
+    return {name: tuple(tensor.shape) for name, tensor in state.items()}
+
+
+def check_shapes(
+    config: FlowMoConfig, came: Mapping[str, tuple[int, ...]], source: str | Path
+) -> None:
+    """Check that tensors are exactly those of a model of ``config``.
+
+    Raises:
+        CheckpointError: some are missing, surplus or of another shape; all three are listed.
+    """
+    expected = expected_shapes(config)
+    missing = [name for name in expected if name not in came]
+    surplus = [name for name in came if name not in expected]
+    misshapen = [
+        f"{name} {list(came[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in came and came[name] != shape
+    ]
+    problems = [
+        f"{len(found)} {kind}: {listing(found)}"
+        for kind, found in (
+            ("missing", missing),
+            ("surplus", surplus),
+            ("of another shape", misshapen),
+        )
+        if found
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{source} does not hold the {len(expected)} tensors of {config.name!r}; "
+            f"{'; '.join(problems)}. Is it a checkpoint of another preset?"
+        )
+
+
+def save_checkpoint(
+    state: Mapping[str, Tensor],
+    config: FlowMoConfig,
+    folder: str | Path,
+    *,
+    dtype: torch.dtype,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
+) -> str:
+    """Write a checkpoint folder; a checkpoint that is already there is replaced.
+
+    The weights are complete on disk before anything is replaced, and ``config.json`` is absent
+    while files are exchanged: a folder that has one is whole. It may be the folder that ``state``
+    was loaded from.
+
+    Args:
+        state: the model's state dict, floating, on any device.
+        config: of the model.
+        folder: made if it does not exist; other files in it stay.
+        dtype: torch.bfloat16 or torch.float32.
+        max_shard_size: largest safetensors file, in bytes or as ``"5GB"``.
+
+    Returns:
+        The fingerprint, which depends on ``state`` and ``config`` alone.
+
+    Raises:
+        CheckpointError: the dtype cannot be stored, or the tensors are not those of ``config``.
+    """
+    name, folder = dtype_name(dtype), Path(folder)
+    check_shapes(config, {key: tuple(tensor.shape) for key, tensor in state.items()}, "the model")
+    fingerprint = compute_fingerprint(config, state)
+    record = {
+        "format_version": FORMAT_VERSION,
+        "model_type": MODEL_TYPE,
+        "fingerprint": fingerprint,
+        "dtype": name,
+        "config": config.to_dict(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        stored = {key: tensor.detach().to("cpu", dtype) for key, tensor in state.items()}
+        save_torch_state_dict(stored, temporary, max_shard_size=max_shard_size)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+        for old in (folder / WEIGHTS_FILE, folder / INDEX_FILE, *folder.glob(SHARD_PATTERN)):
+            old.unlink(missing_ok=True)
+        for new in Path(temporary).iterdir():
+            # Renaming leaves a replaced file to those who have it mapped, this model perhaps.
+            new.rename(folder / new.name)
+        config_file = Path(temporary, CONFIG_FILE)
+        config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        config_file.rename(folder / CONFIG_FILE)
+    return fingerprint
+
+
+def inspect_checkpoint(folder: str | Path) -> CheckpointInfo:
+    """Read what a checkpoint holds, without its weights, and check that it is complete.
+
+    Raises:
+        CheckpointError: not a checkpoint folder; a file is missing, malformed or of an unknown
+            format version; tensors are missing, surplus, of another shape or dtype.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        what = "is a file" if folder.exists() else "does not exist"
+        raise CheckpointError(
+            f"{folder} {what}; a checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE} "
+            f"(`flowmo convert` makes one of a published .pth file)"
+        )
+    record = read_record(folder / CONFIG_FILE)
+    try:
+        config = FlowMoConfig.from_dict(record["config"])
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CONFIG_FILE} has an invalid config: {error}") from error
+    placed = weight_files(folder)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, names in placed.items():
+        shapes |= tensor_shapes(path, names, record["dtype"])
+    check_shapes(config, shapes, folder)
+    return CheckpointInfo(
+        folder=folder,
+        config=config,
+        fingerprint=record.get("fingerprint"),
+        dtype=record["dtype"],
+        files=tuple(sorted(placed)),
+        shapes=shapes,
+    )
+
+
+def load_weights(
+    info: CheckpointInfo,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """The state dict of an inspected checkpoint.
+
+    On the CPU and in the stored dtype, tensors are private mappings of the files, read when used.
+
+    Args:
+        info: of :func:`inspect_checkpoint`.
+        dtype: what to load as; as stored by default.
+        device: where to.
+
+    Raises:
+        CheckpointError: a file changed since, or cannot be read.
+    """
+    state: dict[str, Tensor] = {}
+    for path in info.files:
+        try:
+            with safe_open(path, framework="pt", device=str(device)) as file:
+                for name in file.keys():  # noqa: SIM118 (a file of tensors is no mapping)
+                    state[name] = file.get_tensor(name).to(dtype)
+        except (OSError, SafetensorError) as error:
+            raise unreadable(path, error) from error
+    return state
+
+
+def load_checkpoint(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> tuple[FlowMoConfig, dict[str, Tensor]]:
+    """Config and state dict of a checkpoint folder; see :func:`load_weights`.
+
+    Raises:
+        CheckpointError: as :func:`inspect_checkpoint`.
+    """
+    info = inspect_checkpoint(folder)
+    return info.config, load_weights(info, dtype=dtype, device=device)
