@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -38,6 +39,7 @@ def create_app(codec: Codec, settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        Image.init()  # else the first picture of each format pays for loading its plugin
         engine.start()
         yield
         await engine.close(settings.drain_seconds)

@@ -233,7 +233,7 @@ _ACCEPTED_MAGIC = (b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM")
 def _unidentified(data: bytes) -> ImageError:
     """Say what came, as far as the first bytes tell."""
     accepted = "JPEG, PNG, WebP, AVIF, GIF or BMP"
-    if data.startswith(_ACCEPTED_MAGIC):
+    if data.startswith(_ACCEPTED_MAGIC) or data[4:12] in {b"ftypavif", b"ftypavis"}:
         return CorruptImageError("the image's header is truncated or damaged; send the whole file")
     name = next((name for magic, name in _FOREIGN_MAGIC if data.startswith(magic)), None)
     if data[4:8] == b"ftyp" and data[8:12] in {b"heic", b"heix", b"hevc", b"mif1", b"msf1"}:

@@ -2,11 +2,14 @@
 
 import copy
 import socket
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flowmo.cli.server_process import ANNOUNCEMENT
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 BACKLOG = 2048
 
@@ -65,20 +68,14 @@ def serve_command(
 ) -> None:
     """Serve a checkpoint over HTTP until ^C or SIGTERM; what has begun is finished."""
     given = {name: value for name, value in locals().items() if value is not None}
-    # Imported here, so that `flowmo --help` does not wait for torch.
+    settings = _settings(given)
+    listener = _listen(settings.host, settings.port)
+    # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     import uvicorn
-    from pydantic import ValidationError
 
     from service.app import create_app
     from service.loader import load_codec
-    from service.settings import Settings
 
-    try:
-        settings = Settings(**given)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise typer.BadParameter(problems) from None
-    listener = _listen(settings.host, settings.port)
     codec = load_codec(
         settings.checkpoint,
         device=settings.device,
@@ -100,6 +97,18 @@ def serve_command(
         f"{info.device} {info.dtype})"
     )
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _settings(given: dict[str, Any]) -> "Settings":
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise typer.BadParameter(problems) from None
 
 
 def _listen(host: str, port: int) -> socket.socket:

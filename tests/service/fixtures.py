@@ -4,6 +4,7 @@ A module of fixtures, because the command line's tests use them too.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from flowmo.cli.server_process import ServerProcess
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
 from model.flowmo import FlowMo
 from service.codec import Codec
 from service.loader import load_codec
@@ -28,17 +29,20 @@ CONFIG = FlowMoConfig(
     code_length=16,
     token_bits=12,
     group_bits=4,
+    token_positions="grid",
     sampler=SamplerConfig(steps=4),
 )
 
 
-def save_model(folder: Path, *, seed: int) -> Path:
+def save_model(folder: Path, *, seed: int, quantizer: QuantizerKind = "lfq") -> Path:
     """A checkpoint whose weights are all random, so that tokens and seeds both matter."""
-    model = FlowMo(CONFIG)
+    model = FlowMo(replace(CONFIG, quantizer=quantizer))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(0.0, 0.3, generator=generator)
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if name.endswith(".scale") else 0.0
+            spread = 0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+            parameter.normal_(mean, spread, generator=generator)
     model.save_pretrained(folder)
     return folder
 

@@ -52,6 +52,7 @@ def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     assert np.abs(image.pixels.astype(int) - PICTURE).mean() < 4
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_does_not_cost_the_photograph() -> None:
     data = as_file(PICTURE, "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff" + b"\xff" * 40)
     assert read_image(data).pixels.shape == (40, 48, 3)
@@ -180,7 +181,9 @@ def test_the_pixel_cap_is_checked_before_decoding() -> None:
 def test_decompression_bombs_are_too_large(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
     chunk = b"IHDR" + header
-    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    data = (
+        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    )
     data += struct.pack(">I", 4) + b"IDAT"
     with pytest.raises(ImageTooLargeError):
         read_image(data + zlib.compress(b"\x00" * 1000))

@@ -1,0 +1,3 @@
+from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, server
+
+__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "server"]
