@@ -51,20 +51,26 @@ def continuous() -> TrainConfig:
 
 
 def tiny_demo() -> TrainConfig:
-    """The demo checkpoint: minutes on a GPU, hours on a few CPU cores."""
+    """The demo checkpoint: minutes on a GPU, an hour or two on a few CPU cores.
+
+    The budget is time: the learning rate falls over ``max_minutes``, however many steps fit.
+    Hidden matrices learn 3 (decoder) to 4.8 (encoder) times faster than ``learning_rate`` (muP).
+    """
     return TrainConfig(
         model=preset("tiny"),
-        data=DataConfig(min_crop_scale=0.7, cache="memory", workers=0),
+        data=DataConfig(min_crop_scale=0.8, cache="memory", workers=0),
         optimizer=OptimizerConfig(
-            learning_rate=3e-4,
+            learning_rate=5e-4,
             schedule="linear",
-            warmup_steps=200,
+            warmup_steps=100,
             decay_from=0.3,
             final_fraction=0.02,
+            anneal_over_budget=True,
         ),
         output="runs/tiny-demo",
         steps=20_000,
-        batch_size=32,
+        max_minutes=70.0,
+        batch_size=16,
         ema_decay=0.999,
         ema_ramp=True,
         encoder_freeze_step=None,
