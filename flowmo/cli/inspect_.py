@@ -1,0 +1,187 @@
+"""``flowmo inspect``: what a ``.flowmo`` file or a checkpoint is, and whether it is intact."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from model.container import VERSION, Container
+from model.errors import ContainerMismatchError, NotAContainerError
+
+if TYPE_CHECKING:
+    from model.checkpoint import CheckpointInfo
+    from model.config import FlowMoConfig
+
+# What the JSON calls a thing, and what people do.
+_LABELS = {
+    "bits_per_pixel": "bits a pixel",
+    "bytes": "size",
+    "code_length": "tokens (K)",
+    "fingerprint_computed": "recomputed",
+    "fingerprint_verified": "verified",
+    "group_bits": "bits an id (G)",
+    "matches_checkpoint": "matches",
+    "token_bits": "bits a token (D)",
+}
+
+
+def inspect_command(
+    target: Annotated[
+        str, typer.Argument(help=".flowmo file, checkpoint folder or hub repository.")
+    ],
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", "-c", help="For a .flowmo file: was it made by this model?"),
+    ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            help="For a checkpoint: read all weights and compare the fingerprint with theirs."
+        ),
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show what a .flowmo file or a checkpoint holds; exit with 1 if it is not what it says."""
+    path = Path(target)
+    if path.is_file():
+        report, problem = _container_report(path, checkpoint)
+    elif checkpoint is not None:
+        raise typer.BadParameter(
+            f"--checkpoint is for a .flowmo file, and {target} is none; leave it out"
+        )
+    else:
+        report, problem = _checkpoint_report(target, verify=verify)
+    typer.echo(json.dumps(report, indent=2) if as_json else _table(report))
+    if problem is not None:
+        typer.secho(f"error: {problem}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1)
+
+
+def _container_report(path: Path, checkpoint: str | None) -> tuple[dict[str, Any], str | None]:
+    data = path.read_bytes()
+    try:
+        container = Container.from_bytes(data)
+    except NotAContainerError as error:
+        raise NotAContainerError(
+            f"{path}: {error} (checkpoints are inspected as folders; `flowmo convert` makes one "
+            f"of a .pth file)"
+        ) from error
+    tokens = container.tokens
+    report: dict[str, Any] = {
+        "kind": "container",
+        "path": str(path),
+        "version": VERSION,
+        "fingerprint": container.fingerprint,
+        "width": container.width,
+        "height": container.height,
+        "code_length": tokens.code_length,
+        "token_bits": tokens.token_bits,
+        "group_bits": tokens.group_bits,
+        "payload_bits": tokens.payload_bits,
+        "payload_bytes": tokens.payload_bytes,
+        "bits_per_pixel": tokens.payload_bits / (container.width * container.height),
+        "bytes": len(data),
+    }
+    if checkpoint is None:
+        return report, None
+    info, fingerprint = _checkpoint_identity(checkpoint)
+    try:
+        container.check_model(fingerprint, info.config)
+    except ContainerMismatchError as error:
+        return report | {"checkpoint": checkpoint, "matches_checkpoint": False}, str(error)
+    return report | {"checkpoint": checkpoint, "matches_checkpoint": True}, None
+
+
+def _checkpoint_identity(name_or_path: str) -> "tuple[CheckpointInfo, str]":
+    """A checkpoint and its stored fingerprint, or the computed one if none is stored."""
+    from model.checkpoint import inspect_checkpoint, load_weights
+    from model.fingerprint import compute_fingerprint
+    from model.hub import find_checkpoint
+
+    info = inspect_checkpoint(find_checkpoint(name_or_path))
+    return info, info.fingerprint or compute_fingerprint(info.config, load_weights(info))
+
+
+def _checkpoint_report(target: str, *, verify: bool) -> tuple[dict[str, Any], str | None]:
+    from math import prod
+
+    from model.checkpoint import inspect_checkpoint, load_weights
+    from model.fingerprint import compute_fingerprint
+    from model.hub import find_checkpoint
+
+    info = inspect_checkpoint(find_checkpoint(target))
+    sizes = {name: prod(shape) for name, shape in info.shapes.items()}
+    halves = {
+        half: sum(size for name, size in sizes.items() if name.startswith(f"{half}."))
+        for half in ("encoder", "decoder")
+    }
+    report: dict[str, Any] = {
+        "kind": "checkpoint",
+        "path": str(info.folder),
+        "name": info.config.name,
+        "preset": _preset_of(info.config),
+        "parameters": {"total": sum(sizes.values()), **halves},
+        "dtype": info.dtype,
+        "bytes": info.size,
+        "files": len(info.files),
+        "fingerprint": info.fingerprint,
+    }
+    problem = None
+    if verify:
+        found = compute_fingerprint(info.config, load_weights(info))
+        # Nothing stored is nothing to contradict: the weights then name the model.
+        report["fingerprint_computed"] = found
+        report["fingerprint_verified"] = (
+            None if info.fingerprint is None else (info.fingerprint == found)
+        )
+        if report["fingerprint_verified"] is False:
+            problem = (
+                f"config.json names the fingerprint {info.fingerprint}, the weights give {found}; "
+                f"one of them was changed or damaged: get the checkpoint again, or save it anew"
+            )
+    return report | {"config": info.config.to_dict()}, problem
+
+
+def _preset_of(config: "FlowMoConfig") -> str | None:
+    """The preset of the same network; name and sampler are not part of it."""
+    from dataclasses import replace
+
+    from model.config import PRESETS
+
+    for name, known in PRESETS.items():
+        if replace(config, name=known.name, sampler=known.sampler) == known:
+            return name
+    return None
+
+
+def _table(report: dict[str, Any]) -> str:
+    rows: list[tuple[str, str]] = []
+    for name, value in report.items():
+        label = _LABELS.get(name, name.replace("_", " "))
+        if name == "config":
+            rows += [(f"config: {key}", _text(key, part)) for key, part in value.items()]
+        else:
+            rows.append((label, _text(name, value)))
+    width = max(len(label) for label, _ in rows)
+    return "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+
+
+def _text(name: str, value: object) -> str:
+    match value:
+        case dict():
+            return ", ".join(f"{key} {_text(key, part)}" for key, part in value.items())
+        case list():
+            return " ".join(_text(name, part) for part in value) or "none"
+        case True | False:
+            return "yes" if value else "NO"
+        case None:
+            return "none"
+        case float() if name == "bits_per_pixel":
+            return f"{value:.4f}"
+        case int() if name == "bytes":
+            return f"{value:,} bytes"
+        case int():
+            return f"{value:,}"
+        case _:
+            return str(value)
