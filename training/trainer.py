@@ -81,7 +81,11 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, *, resume: bool = False, console: Console | None = None
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    call_minutes: float | None = None,
+    console: Console | None = None,
 ) -> TrainResult:
     """Train until the steps or the minutes are used up, or a signal arrives.
 
@@ -89,6 +93,8 @@ def train(
         config: the whole run.
         resume: continue from the latest checkpoint in ``config.output`` if there is one. The
             model must be the same; other changed fields take effect and are named on the console.
+        call_minutes: save and return as if interrupted once this call has taken so long, for
+            machines that are lent for minutes at a time.
         console: where messages go; standard error by default.
 
     Raises:
@@ -97,7 +103,9 @@ def train(
         DataError: no usable images.
         DivergedError: gradients stay non-finite.
     """
-    return Trainer(config, resume=resume, console=console or Console(stderr=True)).run()
+    call_ends = math.inf if call_minutes is None else time.monotonic() + 60 * call_minutes
+    trainer = Trainer(config, resume=resume, console=console or Console(stderr=True))
+    return trainer.run(call_ends=call_ends)
 
 
 def choose_device(name: str) -> torch.device:
@@ -141,8 +149,8 @@ class Trainer:
         self._fixed = fixed_images(shown, size=size, count=config.sample_count)
         self._objective = torch.compile(stage_1a) if config.compile else stage_1a
 
-    def run(self) -> TrainResult:
-        """Train to the end of the run or of its budget."""
+    def run(self, *, call_ends: float = math.inf) -> TrainResult:
+        """Train to the end of the run or of its budget, or to a time of the monotonic clock."""
         config, done = self.config, self.state.progress
         self.output.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config.to_dict(), indent=2)
@@ -155,7 +163,7 @@ class Trainer:
             tensorboard=config.tensorboard,
         )
         with StopRequest() as stop, log:
-            stopped = self._loop(stop, log)
+            stopped = self._loop(stop, log, call_ends)
             self._save()
             due = config.sample_interval > 0 and self._sampled_step != done.step
             if stopped != "interrupted" and due:
@@ -172,7 +180,7 @@ class Trainer:
             export=self.output / "export",
         )
 
-    def _loop(self, stop: StopRequest, log: RunLog) -> Stopped:
+    def _loop(self, stop: StopRequest, log: RunLog, call_ends: float) -> Stopped:
         config, done = self.config, self.state.progress
         loader = iter(
             batches(
@@ -189,7 +197,7 @@ class Trainer:
         self._last_save = clock
         self._freeze_encoder_if_due()
         while done.step < config.steps:
-            if stop.requested:
+            if stop.requested or time.monotonic() >= call_ends:
                 return "interrupted"
             if done.seconds >= budget:
                 return "budget"

@@ -16,10 +16,7 @@ sample_count=2.
 import argparse
 import importlib.util
 import json
-import os
 import shutil
-import signal
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -61,21 +58,9 @@ def demo_config(
     return override(recipe("tiny-demo"), changes)
 
 
-def train_for(config: TrainConfig, minutes: float) -> TrainResult:
-    """Train, or go on training, and save after so many minutes at the latest."""
-    # The trainer saves and returns on SIGINT, which is what a person at a terminal would send.
-    timer = threading.Timer(60 * minutes, os.kill, (os.getpid(), signal.SIGINT))
-    timer.daemon = True
-    timer.start()
-    try:
-        return train(config, resume=True)
-    finally:
-        timer.cancel()
-
-
 def split_file(path: Path, out: Path, part_bytes: int) -> list[Path]:
     """Cut a file into numbered parts; returns their paths in order."""
-    parts = []
+    parts: list[Path] = []
     with path.open("rb") as file:
         while block := file.read(part_bytes):
             part = out / f"{path.name}.{len(parts):03d}"
@@ -118,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         gpu=torch.cuda.is_available(),
         assignments=options.set,
     )
-    result = train_for(config, options.call_minutes)
+    result = train(config, resume=True, call_minutes=options.call_minutes)
     options.out.mkdir(parents=True, exist_ok=True)
     state = {
         **asdict(result),
