@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
+from service.jpeg import count_scans
+
 logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_PIXELS = 50_000_000
@@ -42,6 +44,11 @@ MEDIA_TYPES = {
 }
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp")
 BACKGROUND = (255, 255, 255)
+# Encoders write about ten; each costs a pass over the whole picture.
+MAX_JPEG_SCANS = 64
+
+# An MPO is a JPEG with further pictures (depth maps, second lens) behind the photograph.
+_JPEGS = ("JPEG", "MPO")
 
 # Decoding a JPEG at a half, quarter or eighth costs a fraction of the time and memory; keeping this
 # many times the wanted side leaves the result of the following Lanczos resize the same to the eye.
@@ -121,6 +128,11 @@ def read_image(
                 f"the image is {width} x {height} = {width * height:,} pixels, at most "
                 f"{max_pixels:,} are accepted; scale it down"
             )
+        if image.format in _JPEGS and (scans := count_scans(data)) > MAX_JPEG_SCANS:
+            raise CorruptImageError(
+                f"the JPEG has {scans} scans, at most {MAX_JPEG_SCANS} are accepted; save it again "
+                f"as an ordinary JPEG"
+            )
         try:
             return _decode(image, side)
         except Exception as error:
@@ -128,7 +140,6 @@ def read_image(
 
 
 def _decode(image: Image.Image, side: int | None) -> DecodedImage:
-    # An MPO is a JPEG with further pictures (depth maps, second lens) behind the photograph.
     is_multi_picture = image.format == "MPO"
     source = "JPEG" if is_multi_picture else str(image.format)
     animated = bool(getattr(image, "is_animated", False)) and not is_multi_picture

@@ -6,7 +6,9 @@ import typer
 from typer.core import TyperGroup
 
 from flowmo._version import __version__
+from flowmo.cli.convert import convert_command
 from flowmo.cli.demo import demo_command
+from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.serve import serve_command
 from flowmo.cli.server_process import ServerError
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
@@ -60,6 +62,8 @@ for name, command in (
     ("tokenize", tokenize_command),
     ("detokenize", detokenize_command),
     ("reconstruct", reconstruct_command),
+    ("inspect", inspect_command),
+    ("convert", convert_command),
     ("train", train_command),
 ):
     app.command(name)(command)

@@ -17,7 +17,8 @@ def flowmo(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_help_lists_the_commands() -> None:
     result = flowmo("--help")
     assert result.returncode == 0
-    for command in ("demo", "serve", "tokenize", "detokenize", "reconstruct", "train"):
+    commands = "demo serve tokenize detokenize reconstruct inspect convert train"
+    for command in commands.split():
         assert command in result.stdout
 
 

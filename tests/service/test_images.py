@@ -12,6 +12,7 @@ from service.images import (
     UnsupportedImageError,
     read_image,
 )
+from service.jpeg import count_scans
 from tests.service.pictures import as_file, gradient
 
 PICTURE = gradient()
@@ -152,6 +153,33 @@ def test_a_large_jpeg_is_decoded_at_a_reduced_scale() -> None:
     assert (image.width, image.height) == (1000, 700)
     assert 64 <= min(image.pixels.shape[:2]) < 256
     assert read_image(data).pixels.shape == (700, 1000, 3)
+
+
+def test_a_reduced_and_turned_jpeg_reports_its_upright_size() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = as_file(np.ascontiguousarray(np.rot90(gradient(1000, 700))), "JPEG", exif=exif)
+    image = read_image(data, side=32)
+    assert (image.width, image.height) == (1000, 700)
+    height, width, _ = image.pixels.shape
+    assert width > height
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_jpegs_of_many_scans_are_refused(progressive: bool) -> None:
+    data = as_file(PICTURE, "JPEG", progressive=progressive, exif=b"Exif\x00\x00\xff\xda\xff\xda")
+    scans = count_scans(data)
+    assert scans == (10 if progressive else 1)
+    start = data.rindex(b"\xff\xda")
+    bomb = data[:start] + data[start:-2] * 100 + b"\xff\xd9"
+    assert count_scans(bomb) == scans + 99
+    with pytest.raises(CorruptImageError, match="scans"):
+        read_image(bomb)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8\xff", b"\xff\xd8\xff\xe0", b"\xff" * 99])
+def test_counting_scans_ends_on_any_bytes(data: bytes) -> None:
+    assert count_scans(data) == 0
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP"])
