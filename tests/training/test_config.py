@@ -1,6 +1,7 @@
 """Run configs: what they accept, and that recipes say what the paper says."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -8,6 +9,11 @@ from model.config import preset
 from model.errors import ConfigError
 from training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
 from training.recipes import RECIPES, recipe
+
+
+def _run(**changes: object) -> TrainConfig:
+    values: dict[str, object] = {"model": preset("tiny"), "steps": 1}
+    return TrainConfig(**(values | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -76,27 +82,28 @@ def test_missing_fields_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "build",
+    ("build", "values", "message"),
     [
-        lambda: DataConfig(min_crop_scale=0.0),
-        lambda: DataConfig(crop="middle"),  # type: ignore[arg-type]
-        lambda: DataConfig(workers=-1),
-        lambda: DataConfig(cache_limit_gib=0),
-        lambda: OptimizerConfig(learning_rate=0),
-        lambda: OptimizerConfig(learning_rate=float("nan")),
-        lambda: OptimizerConfig(betas=(0.9, 1.0)),
-        lambda: OptimizerConfig(grad_clip=0.0),
-        lambda: OptimizerConfig(decay_from=1.0),
-        lambda: LossWeights(flow=-1.0),
-        lambda: TrainConfig(model=preset("tiny"), steps=0),
-        lambda: TrainConfig(model=preset("tiny"), steps=1, batch_size=10, accumulation=3),
-        lambda: TrainConfig(model=preset("tiny"), steps=1, condition_dropout=1.5),
-        lambda: TrainConfig(model=preset("tiny"), steps=1, max_minutes=0),
-        lambda: TrainConfig(
-            model=preset("tiny"), steps=1, optimizer=OptimizerConfig(anneal_over_budget=True)
-        ),
+        (DataConfig, {"min_crop_scale": 0.0}, "min_crop_scale must lie in"),
+        (DataConfig, {"crop": "middle"}, "crop must be one of"),
+        (DataConfig, {"workers": -1}, "workers must be a number of at least 0"),
+        (DataConfig, {"cache_limit_gib": 0}, "cache_limit_gib must be positive"),
+        (OptimizerConfig, {"learning_rate": 0}, "learning_rate must be positive"),
+        (OptimizerConfig, {"learning_rate": float("nan")}, "learning_rate must be positive"),
+        (OptimizerConfig, {"betas": (0.9, 1.0)}, "betas must be two numbers"),
+        (OptimizerConfig, {"grad_clip": 0.0}, "grad_clip must be positive or none"),
+        (OptimizerConfig, {"decay_from": 1.0}, "decay_from must lie in"),
+        (LossWeights, {"flow": -1.0}, "flow must be a number of at least 0"),
+        (_run, {"steps": 0}, "steps must be a number of at least 1"),
+        (_run, {"batch_size": 10, "accumulation": 3}, "accumulation 3 must divide batch_size 10"),
+        (_run, {"condition_dropout": 1.5}, "condition_dropout must lie in"),
+        (_run, {"max_minutes": 0}, "max_minutes must be positive or none"),
+        (_run, {"optimizer": OptimizerConfig(anneal_over_budget=True)}, "needs max_minutes"),
+        (_run, {"seed": -1}, "seed must lie in"),
     ],
 )
-def test_values_out_of_range_are_refused(build: object) -> None:
-    with pytest.raises(ConfigError):
-        build()  # type: ignore[operator]
+def test_values_out_of_range_are_refused(
+    build: Callable[..., object], values: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(**values)

@@ -138,12 +138,12 @@ def test_a_small_network_learns_one_image(
         model=model,
         data=DataConfig(paths=(str(tmp_path / "one"),), horizontal_flip=False, workers=0),
         optimizer=OptimizerConfig(learning_rate=5e-3, base_width=64),
-        steps=300,
+        steps=150,
         batch_size=16,
         log_interval=25,
         ema_decay=0.98,
         ema_ramp=True,
-        sample_interval=300,
+        sample_interval=150,
         sample_count=1,
     )
     result = _train(config)
