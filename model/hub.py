@@ -63,10 +63,11 @@ def find_checkpoint(
     Raises:
         CheckpointError: neither a folder nor a repository that can be had.
     """
-    path = Path(name_or_path)
+    path, text = Path(name_or_path), str(name_or_path)
+    if not text:  # pathlib takes it for the current folder
+        raise CheckpointError(f"an empty name came; pass a folder with {CONFIG_FILE}")
     if path.is_dir():
         return path
-    text = str(name_or_path)
     if path.exists() or isinstance(name_or_path, Path) or text.count("/") != 1 or text[0] in "./~":
         what = "is a file" if path.exists() else "does not exist"
         raise CheckpointError(

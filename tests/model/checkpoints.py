@@ -1,0 +1,41 @@
+"""A very small model for the tests of checkpoints, whose weights any machine makes alike."""
+
+from collections.abc import Iterator
+from math import prod
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import expected_shapes
+from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from model.flowmo import FlowMo
+
+CONFIG = FlowMoConfig(
+    name="pico",
+    image_size=16,
+    patch_size=8,
+    encoder=TransformerConfig(width=16, depth=1, heads=2),
+    decoder=TransformerConfig(width=24, depth=1, heads=2),
+    code_length=2,
+    token_bits=6,
+    group_bits=3,
+    sampler=SamplerConfig(steps=3),
+)
+
+
+def made_state(config: FlowMoConfig = CONFIG, *, offset: int = 0) -> dict[str, Tensor]:
+    """Float32 weights that bfloat16 must round, each tensor other than the rest."""
+    return dict(_weights(config, offset))
+
+
+def _weights(config: FlowMoConfig, offset: int) -> Iterator[tuple[str, Tensor]]:
+    for i, (name, shape) in enumerate(expected_shapes(config).items(), start=offset):
+        numbers = torch.arange(prod(shape)) * 37 + i * 101
+        yield name, ((numbers % 1021 - 510) / 4096).reshape(shape)
+
+
+def made_model(config: FlowMoConfig = CONFIG, *, offset: int = 0) -> FlowMo:
+    """In evaluation mode."""
+    model = FlowMo(config)
+    model.load_state_dict(made_state(config, offset=offset))
+    return model.eval()
