@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -29,13 +30,14 @@ class _Result:
     rival: "Pixels"
     encoded: EncodedImage
     rival_bytes: int
-    encode_ms: float
-    decode_ms: float
+    encode_seconds: float
+    decode_seconds: float
 
 
 def demo_command(
     photographs: Annotated[
-        list[Path] | None, typer.Argument(help="Your own image files [the samples].")
+        list[Path] | None,
+        typer.Argument(help="Your own image files [the samples].", exists=True, dir_okay=False),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = DEFAULT_OUT,
     checkpoint: Annotated[
@@ -45,8 +47,9 @@ def demo_command(
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")] = None,
 ) -> None:
     """Start a server, send photographs through it, show what comes back, stop it."""
-    from service.quality import psnr
-
+    paths = photographs or list(photograph_paths())
+    if len({path.name for path in paths}) < len(paths):
+        raise typer.BadParameter("two photographs have the same file name; rename one")
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
     arguments = [] if checkpoint is None else ["--checkpoint", checkpoint]
@@ -61,29 +64,14 @@ def demo_command(
             f"{server.url} serves [bold]{model.name}[/bold]: {model.image_size} x "
             f"{model.image_size} pixels in {model.code_length} tokens of {model.token_bits} bits"
         )
-        for path in photographs or photograph_paths():
+        for path in paths:
             result = _send(client, path, model.image_size, Sampling(seed=seed, steps=steps))
             _write(out, result)
             results.append(result)
-            console.print(f"  {path.name}: done in {result.encode_ms + result.decode_ms:.0f} ms")
-    table = Table("photograph", "sent", "tokens", "PSNR", "WebP of", "its PSNR", "encode", "decode")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for result in results:
-        width, height = result.encoded.upload_size
-        table.add_row(
-            result.name,
-            f"{width} x {height}",
-            f"{result.encoded.token_bytes} B",
-            f"{psnr(result.original, result.reconstruction):.2f} dB",
-            f"{result.rival_bytes} B",
-            f"{psnr(result.original, result.rival):.2f} dB",
-            f"{result.encode_ms:.0f} ms",
-            f"{result.decode_ms:.0f} ms",
-        )
+            console.print(f"  {path.name}: {result.encode_seconds + result.decode_seconds:.2f} s")
     comparison = out / "comparison.png"
     _compare(results, comparison)
-    console.print(table)
+    console.print(_table(results))
     console.print(f"tokens and pictures are in {out}/; side by side: {comparison}", soft_wrap=True)
 
 
@@ -106,9 +94,31 @@ def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
         rival=read_image(rival).pixels,
         encoded=encoded,
         rival_bytes=len(rival),
-        encode_ms=encoded.seconds * 1e3,
-        decode_ms=decoded.seconds * 1e3,
+        encode_seconds=encoded.seconds,
+        decode_seconds=decoded.seconds,
     )
+
+
+def _table(results: list[_Result]) -> Table:
+    from service.quality import psnr
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("photograph", no_wrap=True)
+    for title in ("pixels", "tokens", "PSNR dB", "WebP", "PSNR dB", "encode", "decode"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for result in results:
+        width, height = result.encoded.upload_size
+        table.add_row(
+            result.name,
+            f"{width}×{height}",
+            f"{result.encoded.token_bytes} B",
+            f"{psnr(result.original, result.reconstruction):.2f}",
+            f"{result.rival_bytes} B",
+            f"{psnr(result.original, result.rival):.2f}",
+            f"{result.encode_seconds:.2f} s",
+            f"{result.decode_seconds:.2f} s",
+        )
+    return table
 
 
 def _write(out: Path, result: _Result) -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,14 @@ class ServerProcess:
         """Of the process."""
         return self._process.pid
 
+    def wait(self, seconds: float = 45.0) -> int:
+        """Wait until it ends by itself, and give its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: it goes on.
+        """
+        return self._process.wait(seconds)
+
     def stop(self, seconds: float = 45.0) -> int:
         """Ask it to finish, and end it if it does not.
 
@@ -95,15 +104,8 @@ class ServerProcess:
         return status
 
     def _wait(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            _, found, rest = line.decode().partition(ANNOUNCEMENT)
-            if found:
-                self.url = rest.split()[0]
-                break
-        else:
-            raise ServerError(f"the server did not start:\n{self._tail()}")
         deadline = time.monotonic() + self._start_seconds
+        self.url = self._announced_url()
         while True:
             try:
                 answer = httpx.get(f"{self.url}/readyz", timeout=5.0)
@@ -115,6 +117,20 @@ class ServerProcess:
             if is_failed or self._process.poll() is not None or time.monotonic() > deadline:
                 raise ServerError(f"the server did not become ready:\n{self._tail()}")
             time.sleep(0.1)
+
+    def _announced_url(self) -> str:
+        assert self._process.stdout is not None
+        # A server that hangs before it announces itself would block the reading below for ever.
+        watchdog = threading.Timer(self._start_seconds, self._process.kill)
+        watchdog.start()
+        try:
+            for line in self._process.stdout:
+                _, found, rest = line.decode().partition(ANNOUNCEMENT)
+                if found:
+                    return rest.split()[0]
+        finally:
+            watchdog.cancel()
+        raise ServerError(f"the server did not start:\n{self._tail()}")
 
     def _tail(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()

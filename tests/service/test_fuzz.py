@@ -14,7 +14,7 @@ from tests.service.pictures import as_file, gradient
 
 FILES = [as_file(gradient(), format) for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")]
 over_http = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 JSON = st.recursive(
@@ -50,7 +50,7 @@ def check(answer: httpx.Response) -> None:
 
 
 @given(damaged_files() | st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_reading_images_fails_in_one_way_only(data: bytes) -> None:
     with contextlib.suppress(ImageError):
         image = read_image(data, max_pixels=1_000_000, side=32)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -356,6 +357,15 @@ def test_a_stopping_server_finishes_what_it_has(
     log = (tmp_path / "server.log").read_text()
     assert "Finished server process" in log
     assert "Traceback" not in log
+
+
+def test_an_interrupt_ends_it_in_good_order(checkpoint: Path, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    with ServerProcess([f"--checkpoint={checkpoint}"], log=log) as process:
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait() == 0
+    assert "Finished server process" in log.read_text()
+    assert "Abort" not in log.read_text()
 
 
 def test_a_taken_port_is_told_before_anything_is_loaded(
