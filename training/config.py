@@ -203,6 +203,9 @@ class TrainConfig:
         ema_ramp: use min(decay, (1 + step) / (10 + step)), for runs of few steps.
         condition_dropout: share of samples that see the null condition.
         uniform_share: share of uniform times in the "fat" logit-normal.
+        time_shift: s of t -> s t / (1 + (s - 1) t). 1 is the published distribution; above it,
+            more of the training is near t = 1, where only the tokens can say what the picture is.
+            Small pictures want it: at the same t, noise hides less of a large one.
         encoder_freeze_step: the encoder trains for so many steps; None for all.
         precision: ``bf16`` autocast (weights stay float32) or ``float32``.
         compile: torch.compile the forward and backward pass.
@@ -233,6 +236,7 @@ class TrainConfig:
     ema_ramp: bool = False
     condition_dropout: float = 0.1
     uniform_share: float = 0.1
+    time_shift: float = 1.0
     encoder_freeze_step: int | None = 200_000
     precision: Precision = "bf16"
     compile: bool = False
@@ -281,6 +285,10 @@ class TrainConfig:
             ema_decay=self.ema_decay,
         )
         _one_of("precision", self.precision, Precision)
+        _require(
+            math.isfinite(self.time_shift) and self.time_shift > 0,
+            f"time_shift must be positive, got {self.time_shift!r}",
+        )
         _require(0 <= self.seed < 2**63, f"seed must lie in 0 ... 2^63 - 1, got {self.seed!r}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -85,6 +85,19 @@ def fat_logit_normal(n: int, generator: torch.Generator, *, uniform_share: float
     return torch.where(choice < uniform_share, uniform, normal)
 
 
+def shift_times(t: Tensor, shift: float) -> Tensor:
+    """Times moved towards noise: s t / (1 + (s - 1) t), a map of [0, 1] onto itself.
+
+    It is the change of signal-to-noise ratio that a change of resolution makes (Esser et al.,
+    "Scaling Rectified Flow Transformers", section 5.3.2).
+
+    Args:
+        t: in [0, 1].
+        shift: s > 0; the inverse is 1 / s.
+    """
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def interpolate(images: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Rectified flow: x_t = (1 - t) x + t eps and its velocity v = eps - x.
 
@@ -116,7 +129,10 @@ def draw(config: TrainConfig, generators: Generators) -> Draws:
     shape = (n, 3, model.image_size, model.image_size)
     code_shape = (n, model.code_length, model.token_bits)
     return Draws(
-        t=fat_logit_normal(n, generators.time, uniform_share=config.uniform_share),
+        t=shift_times(
+            fat_logit_normal(n, generators.time, uniform_share=config.uniform_share),
+            config.time_shift,
+        ),
         noise=torch.randn(shape, generator=generators.noise, device=device),
         keep=torch.rand(n, generator=generators.dropout, device=device) >= config.condition_dropout,
         posterior=torch.randn(code_shape, generator=generators.posterior, device=device)

@@ -18,6 +18,7 @@ from training.objective import (
     drop_condition,
     fat_logit_normal,
     interpolate,
+    shift_times,
     stage_1a,
     weighted_sum,
 )
@@ -146,3 +147,10 @@ def test_the_continuous_objective_samples_its_posterior_from_the_draws(
     assert objective.terms[1].value.item() == pytest.approx(posterior.kl().item(), rel=1e-5)
     again = stage_1a(model, images, draws, config.losses)
     assert torch.equal(objective.total, again.total)
+
+
+def test_shifted_times_keep_the_ends_and_move_the_middle() -> None:
+    t = torch.tensor([0.0, 0.5, 1.0])
+    assert shift_times(t, 3.0).tolist() == pytest.approx([0.0, 0.75, 1.0])
+    assert torch.allclose(shift_times(shift_times(t, 3.0), 1 / 3), t)
+    assert torch.equal(shift_times(t, 1.0), t)
