@@ -1,0 +1,39 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowmo.photographs import PHOTOGRAPHS, photograph_paths
+from training.errors import DataError
+from training.held_out import HELD_OUT_SHA256, held_out_images, held_out_photographs
+
+
+def test_they_are_the_photographs_that_come_with_the_package() -> None:
+    assert list(HELD_OUT_SHA256) == sorted(PHOTOGRAPHS)
+    for path, photograph in zip(photograph_paths(), held_out_photographs().values(), strict=True):
+        with Image.open(path) as image:
+            np.testing.assert_array_equal(np.asarray(photograph), np.asarray(image.convert("RGB")))
+
+
+def test_images_are_the_centred_squares() -> None:
+    images = held_out_images(64)
+    assert images.shape == (6, 64, 64, 3)
+    assert images.dtype == np.uint8
+    # chelsea.png is 451 x 300: at 300 pixels its square is cut out, not resampled.
+    chelsea = np.asarray(held_out_photographs()["chelsea.png"])
+    place = list(HELD_OUT_SHA256).index("chelsea.png")
+    np.testing.assert_array_equal(held_out_images(300)[place], chelsea[:, 75:375])
+
+
+def test_a_changed_or_missing_photograph_is_an_error(tmp_path: Path) -> None:
+    for path in photograph_paths():
+        shutil.copy(path, tmp_path)
+    assert held_out_images(8, tmp_path).shape == (6, 8, 8, 3)
+    (tmp_path / "coffee.png").write_bytes((tmp_path / "rocket.jpg").read_bytes())
+    with pytest.raises(DataError, match=r"coffee\.png has SHA-256 c2dd0de7"):
+        held_out_images(8, tmp_path)
+    (tmp_path / "coffee.png").unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        held_out_images(8, tmp_path)
