@@ -505,7 +505,9 @@ def test_a_finished_data_set_is_left_alone_and_a_changed_one_replaced(
     before = part.stat().st_mtime_ns, part.stat().st_ino
     build(cache, out, config={"part_bytes": 20_480})
     assert (part.stat().st_mtime_ns, part.stat().st_ino) == before
-    # A lost part, then another setting: both are a reason to build again.
+    # A lost part, then another setting: both are a reason to build again; what a killed build left
+    # goes away.
+    (out / ".new-abc").mkdir()
     part.unlink()
     assert build(cache, out, config={"part_bytes": 20_480}) == manifest
     assert part.exists()

@@ -50,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except FlowMoError as error:
         parser.exit(1, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"{parser.prog}: stopped; packages fetched so far are kept\n")
     return 0
 
 

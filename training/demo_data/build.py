@@ -76,6 +76,8 @@ def build_demo_data(
         _log.info("%s is up to date", out)
         return out / MANIFEST
     out.mkdir(parents=True, exist_ok=True)
+    for leftover in out.glob(f"{_UNFINISHED}*"):  # of a build that was killed
+        shutil.rmtree(leftover)
     with (
         tempfile.TemporaryDirectory(dir=out, prefix=_UNFINISHED) as name,
         ThreadPoolExecutor(workers) as pool,
