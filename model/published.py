@@ -6,6 +6,7 @@ Such a file is a dict with ``model_ema_state_dict``, ``model_state_dict`` and ``
 
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -164,7 +165,10 @@ def _load(path: Path) -> Any:
     try:
         # Files of old torch versions are no zip archives and cannot be mapped.
         mapped = zipfile.is_zipfile(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings():
+            # About pickle protocols, said of files that are no pickles, too.
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _UNREADABLE as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(

@@ -22,13 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model.errors import CheckpointError, ConfigError
-from training.checkpoint import (
-    Checkpoint,
-    checkpoint_folders,
-    load_checkpoint,
-    save_checkpoint,
-)
+from training.checkpoint import Checkpoint, checkpoint_folders, save_checkpoint
 from training.config import TrainConfig
 from training.data import (
     Batch,
@@ -39,6 +33,7 @@ from training.data import (
     fixed_images,
     to_model_range,
 )
+from training.device import choose_device
 from training.errors import DivergedError
 from training.files import replacing_folder
 from training.index import ImageIndex
@@ -46,6 +41,7 @@ from training.interrupt import StopRequest
 from training.logs import RunLog
 from training.meters import Meters
 from training.objective import draw, stage_1a
+from training.resume import changed_fields, find_checkpoint
 from training.samples import grid, psnr, save_picture
 from training.schedule import learning_rate_factor, progress
 from training.state import TrainState
@@ -108,20 +104,6 @@ def train(
     return trainer.run(call_ends=call_ends)
 
 
-def choose_device(name: str) -> torch.device:
-    """``auto`` is a GPU if there is one.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device {name!r} cannot be used here: {error}") from error
-
-
 class Trainer:
     """A run from its state to its result; see :func:`train`."""
 
@@ -137,7 +119,7 @@ class Trainer:
         self._saved_step = self._sampled_step = -1
         self._loss: float | None = None
         self._sample_psnr: float | None = None
-        checkpoint = self._find_checkpoint(resume)  # before the slow parts
+        checkpoint = find_checkpoint(self.output, resume=resume)  # before the slow parts
         self._index = ImageIndex(config.data.paths)
         self.state = TrainState.fresh(config, self.device)
         if checkpoint is not None:
@@ -353,25 +335,8 @@ class Trainer:
 
     # Inputs
 
-    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
-        folders = checkpoint_folders(self.output)
-        if not folders:
-            return None
-        if not resume:
-            raise ConfigError(
-                f"{self.output} holds a run with checkpoints up to {folders[-1].name}; resume it "
-                f"(--resume), or choose another output folder (--out)"
-            )
-        return load_checkpoint(folders[-1])
-
     def _restore(self, checkpoint: Checkpoint) -> None:
-        mine, theirs = self.config.to_dict(), checkpoint.config
-        different = sorted(_leaves_that_differ(mine, theirs))
-        sizes = [n for n in different if n.startswith("model.") and not _harmless(n)]
-        if sizes:
-            raise CheckpointError(
-                f"{checkpoint.path} is of another model; different are {', '.join(sizes)}"
-            )
+        different = changed_fields(self.config, checkpoint)
         self.state.restore(checkpoint.tensors, checkpoint.progress)
         done = self.state.progress
         self._saved_step = self._sampled_step = done.step
@@ -407,18 +372,3 @@ class Trainer:
                 log.note(f"unreadable image skipped ({len(known)} so far): {self._index.name(i)}")
         if len(known) > self.config.data.max_corrupt:
             raise corrupt_error(self._index, known, self.config.data)
-
-
-def _harmless(name: str) -> bool:
-    """Fields of the model config that change no weight: its label and its default sampler."""
-    return name == "model.name" or name.startswith("model.sampler.")
-
-
-def _leaves_that_differ(a: object, b: object, path: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return [
-            leaf
-            for key in a.keys() | b.keys()
-            for leaf in _leaves_that_differ(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
-        ]
-    return [] if a == b else [path]

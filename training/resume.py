@@ -1,0 +1,55 @@
+"""Which checkpoint a run continues from, and what has changed since."""
+
+from pathlib import Path
+
+from model.errors import CheckpointError, ConfigError
+from training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
+from training.config import TrainConfig
+
+
+def find_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
+    """The latest checkpoint of a run's folder, or None where there is none.
+
+    Raises:
+        ConfigError: there is one, and ``resume`` is false.
+        CheckpointError: it is damaged.
+    """
+    folders = checkpoint_folders(run)
+    if not folders:
+        return None
+    if not resume:
+        raise ConfigError(
+            f"{run} holds a run with checkpoints up to {folders[-1].name}; resume it "
+            f"(--resume), or choose another output folder (--out)"
+        )
+    return load_checkpoint(folders[-1])
+
+
+def changed_fields(config: TrainConfig, checkpoint: Checkpoint) -> list[str]:
+    """Dotted names of the fields in which a config differs from its checkpoint's.
+
+    Raises:
+        CheckpointError: the models' sizes are among them.
+    """
+    different = sorted(_leaves_that_differ(config.to_dict(), checkpoint.config))
+    sizes = [name for name in different if name.startswith("model.") and not _harmless(name)]
+    if sizes:
+        raise CheckpointError(
+            f"{checkpoint.path} is of another model; different are {', '.join(sizes)}"
+        )
+    return different
+
+
+def _harmless(name: str) -> bool:
+    """Fields of the model config that change no weight: its label and its default sampler."""
+    return name == "model.name" or name.startswith("model.sampler.")
+
+
+def _leaves_that_differ(a: object, b: object, path: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [
+            leaf
+            for key in a.keys() | b.keys()
+            for leaf in _leaves_that_differ(a.get(key), b.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    return [] if a == b else [path]
