@@ -14,7 +14,7 @@ import argparse
 import io
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.environment import environment
-from flowmo.photographs import photograph_paths
+from model.config import SamplerConfig
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
+from training.held_out import centred_square, held_out_photographs
 
 Pixels = NDArray[np.uint8]
 
@@ -43,16 +44,6 @@ class Quality:
     psnr: float
     ssim: float
     size: int | None
-
-
-def load_square(path: Path, side: int) -> Pixels:
-    """The largest centred square of a photograph, uint8 [side, side, 3]."""
-    with Image.open(path) as opened:
-        picture = opened.convert("RGB")
-    edge = min(picture.size)
-    left, top = (picture.width - edge) // 2, (picture.height - edge) // 2
-    box = (left, top, left + edge, top + edge)
-    return np.asarray(picture.resize((side, side), Image.Resampling.LANCZOS, box=box))
 
 
 def measure(original: Pixels, came: Pixels, size: int | None) -> Quality:
@@ -107,23 +98,25 @@ def _effort(codec: str) -> dict[str, int | bool]:
     return {"method": 6} if codec == "WEBP" else {"optimize": True}
 
 
-def reconstruct(model: InferenceModel, originals: Sequence[Pixels]) -> list[Pixels]:
-    """Through tokens and back, each with the noise of seed 0."""
+def reconstruct(
+    model: InferenceModel, originals: Sequence[Pixels], sampler: SamplerConfig | None = None
+) -> list[Pixels]:
+    """Through tokens and back, each with the noise of seed 0; the model's sampler by default."""
     images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    came = model.detokenize(model.tokenize(images), seeds=[0] * len(originals))
+    came = model.detokenize(model.tokenize(images), seeds=[0] * len(originals), sampler=sampler)
     levels = ((came.cpu() + 1) * 127.5).round().to(torch.uint8)
     return list(levels.permute(0, 2, 3, 1).numpy())
 
 
 def evaluate(
-    model: InferenceModel, paths: Sequence[Path]
+    model: InferenceModel, originals: Mapping[str, Pixels]
 ) -> tuple[dict[str, dict[str, Quality]], dict[str, list[tuple[str, Pixels]]]]:
     """Qualities and pictures by photograph and method."""
-    side, budget = model.config.image_size, model.config.payload_bytes
-    originals = [load_square(path, side) for path in paths]
+    budget = model.config.payload_bytes
     qualities: dict[str, dict[str, Quality]] = {}
     pictures: dict[str, list[tuple[str, Pixels]]] = {}
-    for path, original, ours in zip(paths, originals, reconstruct(model, originals), strict=True):
+    reconstructions = reconstruct(model, list(originals.values()))
+    for (name, original), ours in zip(originals.items(), reconstructions, strict=True):
         results: dict[str, tuple[Pixels, int | None]] = {
             "flowmo": (ours, budget),
             "mean_colour": (mean_colour(original), None),
@@ -131,12 +124,12 @@ def evaluate(
         for codec in CODECS:
             if (found := best_codec(original, codec, budget)) is not None:
                 results[codec.lower()] = found
-        qualities[path.stem] = {
-            name: measure(original, came, size) for name, (came, size) in results.items()
+        qualities[name] = {
+            method: measure(original, came, size) for method, (came, size) in results.items()
         }
-        pictures[path.stem] = [
+        pictures[name] = [
             ("original", original),
-            *((name, came) for name, (came, _) in results.items() if name != "mean_colour"),
+            *((method, came) for method, (came, _) in results.items() if method != "mean_colour"),
         ]
     return qualities, pictures
 
@@ -183,11 +176,14 @@ def write_report(checkpoint: Path, out: Path, *, paths: Sequence[Path] | None = 
     Args:
         checkpoint: model folder.
         out: path without suffix; its folder is made.
-        paths: photographs; the package's own samples by default.
+        paths: photographs; the held-out ones by default.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = InferenceModel(FlowMo.from_pretrained(checkpoint), device=device)
-    qualities, pictures = evaluate(model, list(paths or photograph_paths()))
+    photographs = _opened(paths) if paths else held_out_photographs()
+    side = model.config.image_size
+    originals = {Path(name).stem: centred_square(i, side) for name, i in photographs.items()}
+    qualities, pictures = evaluate(model, originals)
     report = {
         "model": model.config.name,
         "fingerprint": model.fingerprint,
@@ -206,12 +202,20 @@ def write_report(checkpoint: Path, out: Path, *, paths: Sequence[Path] | None = 
     picture_grid(pictures, qualities).save(out.with_suffix(".png"), optimize=True)
 
 
+def _opened(paths: Sequence[Path]) -> dict[str, Image.Image]:
+    pictures = {}
+    for path in paths:
+        with Image.open(path) as opened:
+            pictures[path.name] = opened.convert("RGB")
+    return pictures
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reconstruction")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="path of the report, no suffix")
-    parser.add_argument("photographs", type=Path, nargs="*", help="default: the package's samples")
+    parser.add_argument("photographs", type=Path, nargs="*", help="default: the held-out ones")
     arguments = parser.parse_args()
     write_report(arguments.checkpoint, arguments.out, paths=arguments.photographs or None)
     report = json.loads(arguments.out.with_suffix(".json").read_text(encoding="utf-8"))

@@ -162,14 +162,17 @@ def save_checkpoint(
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
         stored = {key: tensor.detach().to("cpu", dtype) for key, tensor in state.items()}
         save_torch_state_dict(stored, temporary, max_shard_size=max_shard_size)
+        weights = list(Path(temporary).iterdir())
+        config_file = Path(temporary, CONFIG_FILE)
+        config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         for old in (folder / WEIGHTS_FILE, folder / INDEX_FILE, *folder.glob(SHARD_PATTERN)):
             old.unlink(missing_ok=True)
-        for new in Path(temporary).iterdir():
+        for new in weights:
+            # safetensors lets the owner alone read; a server may run as somebody else.
+            new.chmod(config_file.stat().st_mode)
             # Renaming leaves a replaced file to those who have it mapped, this model perhaps.
             new.rename(folder / new.name)
-        config_file = Path(temporary, CONFIG_FILE)
-        config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         config_file.rename(folder / CONFIG_FILE)
     return fingerprint
 

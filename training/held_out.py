@@ -54,26 +54,10 @@ def held_out_photographs(folder: Path | None = None) -> dict[str, Image.Image]:
     return photographs
 
 
-def held_out_images(size: int, folder: Path | None = None) -> NDArray[np.uint8]:
-    """The largest centred square of each photograph, resized (Lanczos).
-
-    Args:
-        size: side of the result in pixels.
-        folder: where the photographs lie, if not with the installed package.
-
-    Returns:
-        uint8 [N, size, size, 3], in alphabetical order of the names.
-
-    Raises:
-        DataError: a photograph is missing or not the file that it should be.
-    """
-    return np.stack(
-        [_centred_square(image, size) for image in held_out_photographs(folder).values()]
-    )
-
-
-def _centred_square(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+def centred_square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """The largest centred square of an image, resized (Lanczos): uint8 [side, side, 3]."""
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    box = (left, top, left + edge, top + edge)
+    rgb = image.convert("RGB")
+    return np.asarray(rgb.resize((side, side), Image.Resampling.LANCZOS, box=box))

@@ -11,24 +11,15 @@ from benchmarks.reconstruction import (
     CODECS,
     averages,
     best_codec,
-    load_square,
     mean_colour,
     measure,
     write_report,
 )
-from flowmo.photographs import photograph_paths
 from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from model.flowmo import FlowMo
+from training.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
 
-PHOTOGRAPH = load_square(photograph_paths()[0], 64)
-
-
-def test_a_square_is_cut_from_the_centre(tmp_path: Path) -> None:
-    pixels = np.zeros((40, 120, 3), np.uint8)
-    pixels[:, 40:80] = 255
-    path = tmp_path / "wide.png"
-    Image.fromarray(pixels).save(path)
-    assert load_square(path, 40).min() == 255
+PHOTOGRAPH = centred_square(held_out_photographs()["astronaut.png"], 64)
 
 
 def test_figures_of_known_pictures() -> None:
@@ -84,7 +75,7 @@ def test_report_of_a_checkpoint(tmp_path: Path) -> None:
     write_report(tmp_path / "checkpoint", tmp_path / "new" / "report")
     report = json.loads((tmp_path / "new" / "report.json").read_text(encoding="utf-8"))
     assert report["token_bytes"] == 640
-    assert set(report["photographs"]) == {p.stem for p in photograph_paths()}
+    assert set(report["photographs"]) == {Path(name).stem for name in HELD_OUT_SHA256}
     assert {"flowmo", "mean_colour", "webp"} <= set(report["averages"])
     with Image.open(tmp_path / "new" / "report.png") as picture:
         assert picture.width > 6 * 32

@@ -85,6 +85,13 @@ def test_config_json_has_this_form(folder: Path) -> None:
     }
 
 
+def test_whoever_may_read_the_folder_may_read_the_weights(folder: Path, sharded: Path) -> None:
+    ordinary = folder / "ordinary"
+    ordinary.touch()
+    for path in (*folder.iterdir(), *sharded.iterdir()):
+        assert path.stat().st_mode == ordinary.stat().st_mode, path
+
+
 def test_large_models_are_sharded_as_the_hub_does(sharded: Path) -> None:
     files = sorted(path.name for path in sharded.glob("*.safetensors"))
     assert len(files) > 2
