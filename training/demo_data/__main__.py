@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default = {field.name: field.default for field in fields(DemoDataConfig)}
     parser = argparse.ArgumentParser(
         prog="python -m training.demo_data",
-        description="Make a data set of photographs from Debian packages (about 1.6 GB to fetch).",
+        description="Make a data set of photographs from Debian packages (about 1.5 GB to fetch).",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
