@@ -32,6 +32,7 @@ MIB = 2**20
 # What a large GPU wants of the CPU recipe: whole batches, compiled, decoding in workers.
 GPU_DEFAULTS = {
     "batch_size": "256",
+    "data.workers": "12",
     "compile": "true",
     "optimizer.learning_rate": "1e-3",
     "ema_decay": "0.9995",

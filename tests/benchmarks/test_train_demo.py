@@ -3,8 +3,6 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from benchmarks.gpu.train_demo import demo_config, main, split_file
 from flowmo.photographs import photograph_paths
 
@@ -58,8 +56,14 @@ def test_parts_are_numbered_in_order(tmp_path: Path) -> None:
     assert [len(p.read_bytes()) for p in parts] == [4, 4, 2]
 
 
-@pytest.mark.parametrize(("gpu", "batch"), [(True, 256), (False, 16)])
-def test_a_gpu_gets_larger_batches(tmp_path: Path, gpu: bool, batch: int) -> None:
-    config = demo_config(["x.tar"], tmp_path, minutes=3, gpu=gpu, assignments=[])
-    assert (config.batch_size, config.compile, config.max_minutes) == (batch, gpu, 3)
-    assert config.optimizer.anneal_over_budget
+def test_a_gpu_gets_whole_batches_and_decoding_workers(tmp_path: Path) -> None:
+    on_gpu, on_cpu = (
+        demo_config(["x.tar"], tmp_path, minutes=3, gpu=gpu, assignments=[])
+        for gpu in (True, False)
+    )
+    assert on_gpu.batch_size >= 16 * on_cpu.batch_size
+    assert on_gpu.data.workers > 0 == on_cpu.data.workers
+    assert (on_gpu.compile, on_cpu.compile) == (True, False)
+    for config in (on_gpu, on_cpu):
+        assert config.max_minutes == 3
+        assert config.optimizer.anneal_over_budget
