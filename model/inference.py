@@ -40,8 +40,8 @@ from model.transformer import (
     time_embedding,
 )
 
-# Time grids whose modulation is kept; a Lo grid of 25 steps is 11 MB in bf16.
-MAX_TABLES = 8
+# Times whose modulation is kept; a row of Lo is 0.45 MB in bf16.
+MAX_MODULATION_ROWS = 256
 
 
 def _frozen(module: nn.Linear, rows: slice = slice(None)) -> nn.Linear:
@@ -277,45 +277,43 @@ class InferenceModel:
         for half in (self.encoder, self.decoder):
             _place(half, self.device, dtype)
         self._rotary: dict[tuple[bool, int, int], Tensor] = {}
-        self._tables: OrderedDict[tuple[float, ...], Tensor] = OrderedDict()
+        self._rows: OrderedDict[float, Tensor] = OrderedDict()
         self._modulator: Modulator | None = Modulator(model.decoder).to(self.device, dtype)
         if times is not None:
-            self._tables[tuple(times)] = self._compute_modulation(tuple(times))
+            self._rows.update(self._compute_modulation(times))
             self._modulator = None
 
-    def _compute_modulation(self, times: Sequence[float]) -> Tensor:
+    def _compute_modulation(self, times: Sequence[float]) -> dict[float, Tensor]:
         if not all(0.0 <= t <= 1.0 for t in times):
             raise ConfigError(f"decoding times lie in [0, 1], got {tuple(times)!r}")
         if self._modulator is None:
-            known = sorted({t for table in self._tables for t in table}, reverse=True)
+            known = sorted(self._rows, reverse=True)
             raise ConfigError(
                 f"this model was built for the times {known} only, asked for {tuple(times)!r}; "
                 f"build InferenceModel without times to decode on any grid"
             )
         with torch.inference_mode():
             t = torch.tensor(times, dtype=torch.float32, device=self.device)
-            table: Tensor = self._modulator(t)
-            return table.to(self.dtype)
+            table = self._modulator(t).to(self.dtype)
+            # Each row by itself, so that forgetting one frees it.
+            return {time: row.clone() for time, row in zip(times, table, strict=True)}
 
     def modulation(self, times: Sequence[float]) -> Tensor:
-        """Modulation at each of ``times``, [len(times), M], kept for the grids used last.
+        """Modulation at each of ``times``, [len(times), M]; that of the times used last is kept.
 
         Raises:
             ConfigError: a time outside [0, 1], or not one of those the model was built for.
         """
-        key = tuple(times)
-        if (table := self._tables.get(key)) is not None:
-            self._tables.move_to_end(key)
-            return table
-        if self._modulator is None:  # rows of the one table there is
-            ((known, table),) = self._tables.items()
-            if set(key) <= set(known):
-                return table[[known.index(t) for t in key]]
-        table = self._compute_modulation(key)
-        self._tables[key] = table
-        if len(self._tables) > MAX_TABLES:
-            self._tables.popitem(last=False)
-        return table
+        missing = sorted({t for t in times if t not in self._rows}, reverse=True)
+        computed = self._compute_modulation(missing) if missing else {}
+        rows = torch.stack([computed[t] if t in computed else self._rows[t] for t in times])
+        if self._modulator is not None:
+            self._rows.update(computed)
+            for t in set(times) & self._rows.keys():
+                self._rows.move_to_end(t)
+            while len(self._rows) > MAX_MODULATION_ROWS:
+                self._rows.popitem(last=False)
+        return rows
 
     def rotary(self, *, encoder: bool, grid: tuple[int, int]) -> Tensor:
         """The rotary table for images of ``grid`` patches, kept for every shape seen."""

@@ -7,7 +7,7 @@ import torch
 from model.config import FlowMoConfig, SamplerConfig, TransformerConfig, preset
 from model.errors import ConfigError, TokenError
 from model.flowmo import FlowMo
-from model.inference import MAX_TABLES, InferenceModel
+from model.inference import MAX_MODULATION_ROWS, InferenceModel
 from model.network import with_mask
 from model.sampler import noise, time_grid
 from model.tokens import Tokens
@@ -111,11 +111,14 @@ def test_bfloat16_stays_near_float32(network: FlowMo, images: torch.Tensor) -> N
     assert float((came - expected).norm() / expected.norm()) < 0.03
 
 
-def test_tables_of_many_grids_do_not_pile_up(network: FlowMo) -> None:
+def test_modulation_of_many_times_does_not_pile_up(network: FlowMo) -> None:
     model = InferenceModel(network)
-    for steps in range(1, MAX_TABLES + 5):
-        model.modulation(time_grid(SamplerConfig(steps=steps)))
-    assert len(model._tables) == MAX_TABLES
+    for steps in (25, MAX_MODULATION_ROWS, 40):
+        times = time_grid(SamplerConfig(steps=steps))
+        rows = model.modulation(times)
+        # What is forgotten and computed again is the same.
+        torch.testing.assert_close(rows, InferenceModel(network).modulation(times))
+        assert len(model._rows) <= MAX_MODULATION_ROWS
 
 
 @pytest.mark.parametrize("t", [-0.1, 1.5, float("nan")])
