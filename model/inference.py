@@ -414,6 +414,22 @@ class InferenceModel:
         rows = ids.to("cpu", torch.int32).numpy()
         return [Tokens(ids=row, group_bits=self.config.group_bits) for row in rows]
 
+    def check_tokens(self, tokens: Sequence[Tokens]) -> None:
+        """Whether this model can decode them.
+
+        Raises:
+            TokenError: tokens of another shape.
+        """
+        config = self.config
+        expected = (config.code_length, config.ids_per_token, config.group_bits)
+        for item in tokens:
+            if (came := (*item.ids.shape, item.group_bits)) != expected:
+                raise TokenError(
+                    f"tokens of {came[0]} x {came[1]} ids of {came[2]} bits came, model "
+                    f"{config.name!r} takes {expected[0]} x {expected[1]} ids of {expected[2]} "
+                    f"bits; were they made by another model?"
+                )
+
     def detokenize(
         self,
         tokens: Sequence[Tokens],
@@ -437,14 +453,7 @@ class InferenceModel:
             TokenError: tokens of another shape, or not as many seeds as tokens.
         """
         config = self.config
-        expected = (config.code_length, config.ids_per_token, config.group_bits)
-        for item in tokens:
-            if (came := (*item.ids.shape, item.group_bits)) != expected:
-                raise TokenError(
-                    f"tokens of {came[0]} x {came[1]} ids of {came[2]} bits came, model "
-                    f"{config.name!r} takes {expected[0]} x {expected[1]} ids of {expected[2]} "
-                    f"bits; were they made by another model?"
-                )
+        self.check_tokens(tokens)
         if len(seeds) != len(tokens):
             raise TokenError(f"{len(tokens)} token sets need as many seeds, got {len(seeds)}")
         size = config.image_size

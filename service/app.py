@@ -9,13 +9,14 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.codec import Codec
 from service.core import Service
-from service.engine import Engine
+from service.engine.local import EngineSettings, LocalEngines
+from service.engine.runner import CodecRunner
 from service.errors import FieldProblem, InvalidFieldsError
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext, request_id_of
 from service.openapi import describe
+from service.places import Places
 from service.problems import ANSWERS, Answer, answer_for, problem_response
 from service.routes import health, models, tokens
 from service.settings import Settings
@@ -24,25 +25,32 @@ from service.version import VERSION
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
-def create_app(codec: Codec, settings: Settings | None = None) -> FastAPI:
-    """An application that serves one codec.
+def create_app(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
+    """An application that serves one model.
 
-    Its engine starts, and warms up, with the application; it finishes what it has on shutdown.
+    Its engines start, and warm up, with the application; they finish what they have on shutdown.
 
     Args:
-        codec: what does the work.
+        runner: what computes.
         settings: limits; from the environment by default.
     """
     settings = settings or Settings()
-    engine = Engine(codec, capacity=settings.queue_size)
-    metrics = Metrics(engine)
+    metrics = Metrics()
+    places = Places(settings.queue_size, settings.queue_bytes)
+    engines = LocalEngines(
+        runner,
+        runner,
+        EngineSettings(max_queue=settings.max_queue, batching=settings.batching),
+        metrics,
+    )
+    metrics.watch(engines, places)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         Image.init()  # else the first picture of each format pays for loading its plugin
-        engine.start()
+        engines.start()
         yield
-        await engine.close(settings.drain_seconds)
+        await engines.close(settings.drain_seconds)
 
     app = FastAPI(
         title="flowmo-serve",
@@ -51,7 +59,7 @@ def create_app(codec: Codec, settings: Settings | None = None) -> FastAPI:
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
     )
-    app.state.service = Service(engine, settings, metrics)
+    app.state.service = Service(engines, places, settings, metrics)
     for router in (tokens.router, models.router, health.router):
         app.include_router(router)
     # The last one added is the outermost.

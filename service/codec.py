@@ -6,13 +6,14 @@ thread at a time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from model.config import FlowMoConfig, SamplerConfig
 from model.tokens import Tokens
 from service.images import Pixels
 
 if TYPE_CHECKING:  # the contract itself does not need torch
+    from model.inference import InferenceModel
     from model.sampler import Observer
 
 
@@ -31,6 +32,16 @@ class CodecInfo:
     config: FlowMoConfig
     device: str
     dtype: str
+
+    @classmethod
+    def of(cls, model: "InferenceModel") -> Self:
+        """Of a PyTorch model."""
+        return cls(
+            fingerprint=model.fingerprint,
+            config=model.config,
+            device=str(model.device),
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
 
     @property
     def name(self) -> str:

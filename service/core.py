@@ -2,18 +2,22 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from starlette.requests import Request
 
 from model.tokens import Tokens
-from service.engine import DecodeOptions, Engine
+from service.deadlines import call_of
+from service.engine.calls import Call, Decoded, DecodeOptions, Watch
+from service.engine.local import LocalEngines
 from service.errors import ClientLeftError
 from service.fit import Fit, FittedImage, fit_image
 from service.images import DecodedImage, Pixels, read_image
 from service.metrics import Metrics
+from service.places import Places
 from service.render import ImageFormat, encode_image
 from service.settings import Settings
 
@@ -45,25 +49,59 @@ class Upload:
     fitted: FittedImage
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request while it is inside.
+
+    Attributes:
+        request: as it came.
+        call: its deadline and priority.
+        clock: what its stages took.
+    """
+
+    request: Request
+    call: Call
+    clock: StageClock
+
+
 class Service:
     """What the routes of one application share.
 
     Args:
-        engine: runs the codec.
+        engines: run the model.
+        places: for requests.
         settings: limits.
         metrics: where to count.
     """
 
-    def __init__(self, engine: Engine, settings: Settings, metrics: Metrics) -> None:
-        self.engine = engine
+    def __init__(
+        self, engines: LocalEngines, places: Places, settings: Settings, metrics: Metrics
+    ) -> None:
+        self.engines = engines
+        self.places = places
         self.settings = settings
         self.metrics = metrics
         # Decoding and encoding images are what may take much memory at once.
         self._image_slots = asyncio.Semaphore(settings.image_threads)
 
-    def clock(self) -> StageClock:
-        """A clock for one request."""
-        return StageClock(self.metrics)
+    @contextmanager
+    def admit(self, request: Request) -> Iterator[Visit]:
+        """A place for a request, from before its body is read until it is answered.
+
+        Raises:
+            InvalidFieldsError: headers that say how to treat it cannot be used.
+            QueueFullError: there is no place.
+        """
+        settings = self.settings
+        call = call_of(
+            request.headers,
+            default=settings.default_deadline_seconds,
+            most=settings.max_deadline_seconds,
+        )
+        declared = request.headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else settings.max_body_bytes
+        with self.places.take(size, backlog_seconds=self.engines.decoder.backlog_seconds):
+            yield Visit(request, call, StageClock(self.metrics))
 
     async def read(self, data: bytes, fit: Fit, clock: StageClock) -> Upload:
         """Decode an upload and fit it to the model's square.
@@ -71,7 +109,7 @@ class Service:
         Raises:
             ImageError: it is no image that can be used.
         """
-        size, limit = self.engine.info.image_size, self.settings.max_pixels
+        size, limit = self.engines.info.image_size, self.settings.max_pixels
 
         def work() -> Upload:
             image = read_image(data, max_pixels=limit, side=size)
@@ -79,22 +117,22 @@ class Service:
 
         return await self._in_image_thread(work, "decode_image", clock)
 
-    async def encode(self, request: Request, pixels: Pixels, clock: StageClock) -> Tokens:
+    async def encode(self, visit: Visit, pixels: Pixels) -> Tokens:
         """Tokens of a picture, unless the client leaves first."""
-        encoded = await until_disconnect(request, self.engine.encode(pixels))
-        clock.add("queue", encoded.timings.queue)
-        clock.add("encode", encoded.timings.run)
+        encoded = await until_disconnect(visit.request, self.engines.encode(pixels, visit.call))
+        visit.clock.add("queue", encoded.timings.queue)
+        visit.clock.add("encode", encoded.timings.run)
         return encoded.tokens
 
     async def decode(
-        self, request: Request, tokens: Tokens, options: DecodeOptions, clock: StageClock
-    ) -> Pixels:
+        self, visit: Visit, tokens: Tokens, options: DecodeOptions, watch: Watch | None = None
+    ) -> Decoded:
         """The picture of a token set, unless the client leaves first."""
-        decoded = await until_disconnect(request, self.engine.decode(tokens, options))
-        clock.add("queue", decoded.timings.queue)
-        clock.add("sample", decoded.timings.run)
-        self.metrics.steps(decoded.timings)
-        return decoded.pixels
+        work = self.engines.decode(tokens, options, visit.call, watch)
+        decoded = await until_disconnect(visit.request, work)
+        visit.clock.add("queue", decoded.timings.queue)
+        visit.clock.add("sample", decoded.timings.run)
+        return decoded
 
     async def render(
         self, pixels: Pixels, format: ImageFormat, quality: int, clock: StageClock

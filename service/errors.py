@@ -10,8 +10,12 @@ each kind is answered.
      ├── NotAcceptableError      nothing that the Accept header names is on offer
      ├── BodyTooLargeError       more bytes than the limit
      ├── BodyTimeoutError        the body did not arrive in time
-     ├── QueueFullError          all places are taken
-     ├── NotReadyError           the warm-up is not done
+     ├── UnavailableError        not now, but later
+     │    ├── QueueFullError          all places are taken
+     │    ├── DeadlineUnreachableError  it would be done too late
+     │    └── NotReadyError           the warm-up is not done
+     ├── DeadlineExceededError   it was not done in time
+     ├── ComputeError            the device failed on it
      ├── EngineStoppedError      the device thread has ended
      └── ClientLeftError         nobody waits for the answer any more
 """
@@ -86,8 +90,20 @@ class QueueFullError(UnavailableError):
     """All places are taken."""
 
 
+class DeadlineUnreachableError(UnavailableError):
+    """It would be done too late, so it is not begun."""
+
+
 class NotReadyError(UnavailableError):
     """The warm-up is not done."""
+
+
+class DeadlineExceededError(RequestError):
+    """It was begun, and not done by its deadline."""
+
+
+class ComputeError(RequestError):
+    """The device failed on a batch that the request was in."""
 
 
 class EngineStoppedError(RequestError):

@@ -1,10 +1,11 @@
-"""The one place where a checkpoint becomes a codec."""
+"""The one place where a checkpoint becomes something that computes."""
 
 import torch
 
 from model.errors import CheckpointError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
+from service.engine.torch_runner import TorchRunner
 from service.local_codec import LocalCodec
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -13,6 +14,34 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load_codec(
     checkpoint: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
 ) -> LocalCodec:
+    """Load a checkpoint to compute with it directly; arguments and errors of :func:`load_model`."""
+    return LocalCodec(load_model(checkpoint, device=device, dtype=dtype, threads=threads))
+
+
+def load_runner(
+    checkpoint: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    max_batch: int | None = None,
+) -> TorchRunner:
+    """Load a checkpoint for the engines.
+
+    Args:
+        checkpoint: a folder or hub repository.
+        device: of :func:`load_model`.
+        dtype: of :func:`load_model`.
+        threads: of :func:`load_model`.
+        max_batch: most rows of one batch, at least 2; what suits the device by default.
+    """
+    model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
+    return TorchRunner(model, max_batch=max_batch)
+
+
+def load_model(
+    checkpoint: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
+) -> InferenceModel:
     """Load a checkpoint for serving.
 
     Args:
@@ -47,4 +76,4 @@ def load_codec(
             f"{checkpoint} is a continuous model ({model.config.name!r}): it has no tokens to "
             f"serve; use a checkpoint with quantizer='lfq'"
         )
-    return LocalCodec(InferenceModel(model, dtype=DTYPES[dtype], device=place))
+    return InferenceModel(model, dtype=DTYPES[dtype], device=place)

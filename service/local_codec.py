@@ -10,6 +10,7 @@ from model.inference import InferenceModel
 from model.sampler import Observer, Preview
 from model.tokens import Tokens
 from service.codec import CodecInfo
+from service.engine.torch_runner import to_images, to_pixels
 from service.images import Pixels
 
 
@@ -22,12 +23,7 @@ class LocalCodec:
 
     def __init__(self, model: InferenceModel) -> None:
         self._model = model
-        self._info = CodecInfo(
-            fingerprint=model.fingerprint,
-            config=model.config,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-        )
+        self._info = CodecInfo.of(model)
 
     @property
     def info(self) -> CodecInfo:
@@ -38,9 +34,7 @@ class LocalCodec:
         """See :meth:`Codec.tokenize`."""
         size = self._info.image_size
         assert pixels.dtype == np.uint8 and pixels.shape[1:] == (size, size, 3), pixels.shape
-        # A copy, because Pillow's buffers are read-only and torch has no such tensors.
-        images = torch.from_numpy(pixels.copy()).to(self._model.device)
-        return self._model.tokenize(images.permute(0, 3, 1, 2).float() / 127.5 - 1.0)
+        return self._model.tokenize(to_images(pixels, self._model.device))
 
     def detokenize(
         self,
@@ -54,9 +48,7 @@ class LocalCodec:
         if observer is not None and self._model.device.type == "cuda":
             observer = _after_the_device(observer)
         images = self._model.detokenize(tokens, seeds=seeds, sampler=sampler, observer=observer)
-        levels = ((images + 1.0) * 127.5).round_().clamp_(0, 255).to(torch.uint8)
-        result: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        return result
+        return to_pixels(images)
 
     def warm_up(self) -> None:
         """One picture there and back, with the default sampler."""

@@ -3,7 +3,9 @@
 One registry an application, so that several can live in one process (tests do).
 """
 
+import logging
 import platform
+from typing import get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,8 +18,12 @@ from prometheus_client import (
 )
 
 from service.codec import CodecInfo
-from service.engine import Engine, Timings
+from service.engine.local import LocalEngines
+from service.engine.observer import Half, Refusal
+from service.places import Places
 from service.version import VERSION
+
+logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,17 +32,17 @@ _REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30,
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+HALVES: tuple[Half, ...] = get_args(Half)
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 STAGES = ("decode_image", "queue", "encode", "sample", "encode_image")
 
 
 class Metrics:
-    """The series of one application.
+    """The series of one application; the observer of its engines."""
 
-    Args:
-        engine: its places and queue are read at each scrape.
-    """
-
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         self.requests = Histogram(
@@ -55,7 +61,7 @@ class Metrics:
         )
         self._steps = Histogram(
             "flowmo_step_duration_seconds",
-            "One sampler step of one batch.",
+            "One batch of the decoder: a sampler step of each picture in it.",
             buckets=_STEP_BUCKETS,
             registry=registry,
         )
@@ -68,14 +74,48 @@ class Metrics:
             ["code"],
             registry=registry,
         )
-        for name, text, read in (
-            ("flowmo_admitted_requests", "Requests that hold a place.", lambda: engine.admitted),
-            ("flowmo_capacity_requests", "Places for requests.", lambda: engine.capacity),
-            ("flowmo_queue_depth", "Work that waits for the device.", lambda: engine.waiting),
-            ("flowmo_ready", "1 after the warm-up.", lambda: float(engine.ready)),
-        ):
-            Gauge(name, text, registry=registry).set_function(read)
-        Info("flowmo_build", "What runs here.", registry=registry).info(_build(engine.info))
+        self._rows = Histogram(
+            "flowmo_batch_rows",
+            "Rows of a batch, padding left out.",
+            ["half"],
+            buckets=_ROW_BUCKETS,
+            registry=registry,
+        )
+        self._padding = Counter(
+            "flowmo_batch_padding_rows",
+            "Rows computed only to fill a batch size.",
+            ["half"],
+            registry=registry,
+        )
+        self._refused = Counter(
+            "flowmo_engine_refused",
+            "Pictures that an engine did not take, by reason.",
+            ["half", "reason"],
+            registry=registry,
+        )
+        self._cancelled = Counter(
+            "flowmo_engine_cancelled",
+            "Pictures that nobody waited for any more.",
+            ["half"],
+            registry=registry,
+        )
+        self._failed = Counter(
+            "flowmo_engine_failed", "Pictures whose batch failed.", ["half"], registry=registry
+        )
+        self._saved = Counter(
+            "flowmo_steps_saved",
+            "Sampler steps not made: of cancelled decodes, or by degrading.",
+            ["reason"],
+            registry=registry,
+        )
+        for half in HALVES:  # so that every series is there from the first scrape
+            for counter in (self._padding, self._cancelled, self._failed):
+                counter.labels(half)
+            for reason in REFUSALS:
+                self._refused.labels(half, reason)
+            self._rows.labels(half)
+        for why in ("cancelled", "degraded"):
+            self._saved.labels(why)
         for stage in STAGES:  # so that every series is there from the first scrape
             self._stages.labels(stage)
 
@@ -84,10 +124,54 @@ class Metrics:
         assert stage in STAGES, stage
         self._stages.labels(stage).observe(seconds)
 
-    def steps(self, timings: Timings) -> None:
-        """Count the sampler steps of a decode."""
-        for seconds in timings.steps:
+    def watch(self, engines: LocalEngines, places: Places) -> None:
+        """Read engines and places at each scrape."""
+        device = engines.device
+        for name, text, read in (
+            ("flowmo_admitted_requests", "Requests that hold a place.", lambda: places.taken),
+            ("flowmo_capacity_requests", "Places for requests.", lambda: places.capacity),
+            ("flowmo_admitted_bytes", "Bytes of bodies inside.", lambda: places.taken_bytes),
+            ("flowmo_queue_depth", "Pictures inside the engines.", lambda: engines.waiting),
+            (
+                "flowmo_backlog_seconds",
+                "Time until all decodes that are inside would be done.",
+                lambda: engines.decoder.backlog_seconds,
+            ),
+            (
+                "flowmo_device_busy_seconds",
+                "Age of the running batch.",
+                lambda: device.busy_seconds,
+            ),
+            ("flowmo_ready", "1 after the warm-up.", lambda: float(engines.ready)),
+        ):
+            Gauge(name, text, registry=self._registry).set_function(read)
+        Info("flowmo_build", "What runs here.", registry=self._registry).info(_build(engines.info))
+
+    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+        """See :class:`EngineObserver`."""
+        self._rows.labels(half).observe(rows)
+        self._padding.labels(half).inc(bucket - rows)
+        if half == "decode":
             self._steps.observe(seconds)
+
+    def refused(self, half: Half, why: Refusal) -> None:
+        """See :class:`EngineObserver`."""
+        self._refused.labels(half, why).inc()
+
+    def cancelled(self, half: Half, steps_saved: int) -> None:
+        """See :class:`EngineObserver`."""
+        self._cancelled.labels(half).inc()
+        if half == "decode":
+            self._saved.labels("cancelled").inc(steps_saved)
+
+    def failed(self, half: Half, works: int, error: Exception) -> None:
+        """See :class:`EngineObserver`."""
+        self._failed.labels(half).inc(works)
+        logger.error("a batch of %d failed to %s", works, half, exc_info=error)
+
+    def degraded(self, steps_saved: int) -> None:
+        """See :class:`EngineObserver`."""
+        self._saved.labels("degraded").inc(steps_saved)
 
     def render(self) -> bytes:
         """All series in Prometheus' text format."""

@@ -26,6 +26,9 @@ from service.errors import (
     BodyTimeoutError,
     BodyTooLargeError,
     ClientLeftError,
+    ComputeError,
+    DeadlineExceededError,
+    DeadlineUnreachableError,
     EngineStoppedError,
     InvalidFieldsError,
     MalformedBodyError,
@@ -83,9 +86,12 @@ ANSWERS: dict[type[Exception], Answer] = {
         (TokenError, 422, "invalid-tokens", "The tokens cannot be used", "Send ids of the shape and range that GET /v1/models states."),
         (ConfigError, 422, "invalid-options", "The options cannot be used", "Correct the options; docs/api.md describes them."),
         (QueueFullError, 429, "queue-full", "The server is at capacity", "Wait as long as Retry-After says, then send it again."),
+        (DeadlineUnreachableError, 429, "deadline-unreachable", "The deadline cannot be met", "Wait as long as Retry-After says, allow more time, ask for fewer steps, or send degrade=allow."),
         (ClientLeftError, 499, "client-left", "The client has left", "Wait for the answer."),
         (ClientDisconnect, 499, "client-left", "The client has left", "Wait for the answer."),
         (NotReadyError, 503, "not-ready", "The server is warming up", "Wait as long as Retry-After says, then ask again."),
+        (ComputeError, 500, "compute-failed", "The device failed", "Send it again; the server's log has the details."),
+        (DeadlineExceededError, 504, "deadline-exceeded", "The deadline has passed", "Allow more time, or ask for fewer steps."),
         (EngineStoppedError, 503, "engine-stopped", "The server cannot compute", "Restart the server; its log says why it stopped."),
     )
 }

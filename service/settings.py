@@ -10,8 +10,9 @@ from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.config import MAX_STEPS
-from service.engine import DEFAULT_CAPACITY
+from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
 from service.images import DEFAULT_MAX_PIXELS
+from service.places import DEFAULT_PLACES
 
 # The demo checkpoint that ships with the repository.
 DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoints" / "tiny"
@@ -20,6 +21,9 @@ DEFAULT_PORT = 8000
 DEFAULT_MAX_BODY_BYTES = 32 * 1024 * 1024
 DEFAULT_BODY_SECONDS = 30.0
 DEFAULT_DRAIN_SECONDS = 30.0
+DEFAULT_QUEUE_BYTES = 256 * 1024 * 1024
+DEFAULT_DEADLINE_SECONDS = 120.0
+DEFAULT_MAX_DEADLINE_SECONDS = 600.0
 DEFAULT_IMAGE_THREADS = 2
 
 Device = str
@@ -60,7 +64,36 @@ class Settings(BaseSettings):
         description="Most sampler steps a client may ask for.",
     )
     queue_size: int = Field(
-        default=DEFAULT_CAPACITY, ge=1, description="Requests inside at once; more get 429."
+        default=DEFAULT_PLACES, ge=1, description="Requests inside at once; more get 429."
+    )
+    queue_bytes: int = Field(
+        default=DEFAULT_QUEUE_BYTES,
+        ge=1024,
+        description="Bytes of request bodies inside at once; more get 429.",
+    )
+    max_queue: int = Field(
+        default=DEFAULT_MAX_QUEUE,
+        ge=1,
+        description="Pictures inside each of a model's engines at once; more get 429.",
+    )
+    max_batch: int | None = Field(
+        default=None,
+        ge=2,
+        description="Most rows of one batch; what suits the device by default.",
+    )
+    batching: Batching = Field(
+        default="step",
+        description="step; request and single are there to be compared with it.",
+    )
+    default_deadline_seconds: float = Field(
+        default=DEFAULT_DEADLINE_SECONDS,
+        gt=0,
+        description="Time for a request that does not say how long it may take.",
+    )
+    max_deadline_seconds: float = Field(
+        default=DEFAULT_MAX_DEADLINE_SECONDS,
+        gt=0,
+        description="Most time a request can have, whatever it says.",
     )
     image_threads: int = Field(
         default=DEFAULT_IMAGE_THREADS, ge=1, description="Images decoded or encoded at once."

@@ -60,6 +60,12 @@ class SamplingOptions(_Message):
         description="Classifier-free guidance weight; 1 is none.",
     )
 
+    degrade: Literal["never", "allow"] = Field(
+        default="never",
+        description="allow: down to a quarter of the steps if the deadline cannot be met "
+        "otherwise; Flowmo-Steps says how many were made.",
+    )
+
     def sampler(self, default: SamplerConfig) -> SamplerConfig:
         """The default sampler with what was asked for changed.
 

@@ -59,6 +59,24 @@ def serve_command(
         int | None,
         typer.Option(help="Images decoded at once [env FLOWMO_IMAGE_THREADS; 2]."),
     ] = None,
+    max_queue: Annotated[
+        int | None,
+        typer.Option(help="Pictures inside each engine at once [env FLOWMO_MAX_QUEUE; 256]."),
+    ] = None,
+    max_batch: Annotated[
+        int | None,
+        typer.Option(help="Most rows of a batch [env FLOWMO_MAX_BATCH; 8, on a GPU 16]."),
+    ] = None,
+    default_deadline_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Time of a request that does not say [env FLOWMO_DEFAULT_DEADLINE_SECONDS; 120]."
+        ),
+    ] = None,
+    max_deadline_seconds: Annotated[
+        float | None,
+        typer.Option(help="Most time of a request [env FLOWMO_MAX_DEADLINE_SECONDS; 600]."),
+    ] = None,
     drain_seconds: Annotated[
         float | None,
         typer.Option(help="Longest wait for requests at the end [env FLOWMO_DRAIN_SECONDS; 30]."),
@@ -75,23 +93,24 @@ def serve_command(
     import uvicorn
 
     from service.app import create_app
-    from service.loader import load_codec
+    from service.loader import load_runner
 
-    codec = load_codec(
+    runner = load_runner(
         settings.checkpoint,
         device=settings.device,
         dtype=settings.dtype,
         threads=settings.threads,
+        max_batch=settings.max_batch,
     )
     config = uvicorn.Config(
-        create_app(codec, settings),
+        create_app(runner, settings),
         log_level=settings.log_level,
         log_config=_log_config(),
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     listener.listen(BACKLOG)
-    info = codec.info
+    info = runner.info
     typer.echo(
         f"flowmo: {ANNOUNCEMENT}{_url(listener)} "
         f"(model {info.name}, {info.image_size} px, {info.config.payload_bytes} B a picture, "

@@ -12,7 +12,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/healthz", responses=problems(503))
 async def healthz(service: ServiceOf) -> dict[str, str]:
     """Whether the process should go on living: 503 when its device thread has ended."""
-    if not service.engine.alive:
+    if not service.engines.alive:
         raise EngineStoppedError("the device thread has ended")
     return {"status": "ok"}
 
@@ -20,9 +20,9 @@ async def healthz(service: ServiceOf) -> dict[str, str]:
 @router.get("/readyz", responses=problems(503))
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """Whether to send requests here: 503 until the warm-up is done."""
-    if not service.engine.alive:
+    if not service.engines.alive:
         raise EngineStoppedError("the device thread has ended")
-    if not service.engine.ready:
+    if not service.engines.ready:
         raise NotReadyError("the model is warming up")
     return {"status": "ready"}
 

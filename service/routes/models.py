@@ -11,6 +11,8 @@ router = APIRouter(prefix="/v1", tags=["models"])
 @router.get("/models")
 async def list_models(service: ServiceOf) -> ModelsAnswer:
     """Name, weights, token shape and default sampler of what is served."""
-    engine = service.engine
-    message = ModelMessage.of(engine.info, max_steps=service.settings.max_steps, ready=engine.ready)
+    engines = service.engines
+    message = ModelMessage.of(
+        engines.info, max_steps=service.settings.max_steps, ready=engines.ready
+    )
     return ModelsAnswer(models=[message])

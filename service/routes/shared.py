@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from model.config import SamplerConfig
 from service.core import Service, StageClock, Upload
-from service.engine import DecodeOptions
+from service.engine.calls import Decoded, DecodeOptions
 from service.errors import FieldProblem, InvalidFieldsError
 from service.images import MEDIA_TYPES
 from service.openapi import schema_ref
@@ -36,12 +36,16 @@ def decode_options(service: Service, options: SamplingOptions) -> DecodeOptions:
     if options.steps is not None and options.steps > limit:
         problem = FieldProblem(field="steps", message=f"must be 1 to {limit}, got {options.steps}")
         raise InvalidFieldsError([problem])
-    return DecodeOptions(seed=options.seed, sampler=options.sampler(service.engine.info.sampler))
+    return DecodeOptions(
+        seed=options.seed,
+        sampler=options.sampler(service.engines.info.sampler),
+        degrade=options.degrade == "allow",
+    )
 
 
 def model_headers(service: Service, clock: StageClock) -> dict[str, str]:
     """Headers of every answer that a model had a part in."""
-    info = service.engine.info
+    info = service.engines.info
     return {
         "Flowmo-Model": quote(info.name),
         "Flowmo-Fingerprint": info.fingerprint,
@@ -50,9 +54,9 @@ def model_headers(service: Service, clock: StageClock) -> dict[str, str]:
     }
 
 
-def sampling_headers(options: DecodeOptions) -> dict[str, str]:
+def sampling_headers(options: DecodeOptions, decoded: Decoded) -> dict[str, str]:
     """Headers that say how a picture was decoded; sent back as parameters they repeat it."""
-    sampler: SamplerConfig = options.sampler
+    sampler: SamplerConfig = decoded.sampler
     headers = {
         "Flowmo-Seed": str(options.seed),
         "Flowmo-Steps": str(sampler.steps),
@@ -61,6 +65,8 @@ def sampling_headers(options: DecodeOptions) -> dict[str, str]:
     }
     if sampler.schedule == "power":
         headers["Flowmo-Rho"] = f"{sampler.rho:g}"
+    if sampler.steps != options.sampler.steps:
+        headers["Flowmo-Degraded-From"] = str(options.sampler.steps)
     return headers
 
 

@@ -49,7 +49,7 @@ IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
             "description": "Tokens, as JSON ids or as a packed container.",
             "content": binary_content(CONTAINER_MEDIA_TYPE),
         },
-        **problems(400, 406, 408, 413, 415, 422, 429, 503),
+        **problems(400, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra=image_request_body(TokenizeBody, FitOptions),
 )
@@ -59,13 +59,13 @@ async def tokenize(
     """Turn an image into tokens."""
     media_type = choose(request.headers.get("accept"), TOKEN_OFFERS)
     seconds = service.settings.body_seconds
-    clock = service.clock()
-    with service.engine.admit():
+    with service.admit(request) as visit:
+        clock = visit.clock
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
         upload = await service.read(sent.data, sent.options.fit, clock)
-        tokens = await service.encode(request, upload.fitted.pixels, clock)
-    info = service.engine.info
-    headers = model_headers(service, clock) | upload_headers(upload)
+        tokens = await service.encode(visit, upload.fitted.pixels)
+    info = service.engines.info
+    headers = model_headers(service, visit.clock) | upload_headers(upload)
     headers["Flowmo-Token-Bytes"] = str(info.config.payload_bytes)
     if media_type == CONTAINER_MEDIA_TYPE:
         container = Container(
@@ -88,7 +88,7 @@ async def tokenize(
     response_class=Response,
     responses={
         200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
-        **problems(400, 406, 408, 409, 413, 415, 422, 429, 503),
+        **problems(400, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra={
         "requestBody": {
@@ -106,14 +106,16 @@ async def detokenize(
     """Turn tokens into an image; the same tokens, seed and options give the same image."""
     media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
     seconds = service.settings.body_seconds
-    clock = service.clock()
-    with service.engine.admit():
+    with service.admit(request) as visit:
+        clock = visit.clock
         sent, wanted = await bodies.read_tokens(request, query, seconds=seconds)
         options = decode_options(service, wanted)
         tokens = _checked(sent, service)
-        pixels = await service.decode(request, tokens, options, clock)
-        data = await service.render(pixels, OUTPUT_MEDIA_TYPES[media_type], wanted.quality, clock)
-    headers = model_headers(service, clock) | sampling_headers(options)
+        decoded = await service.decode(visit, tokens, options)
+        data = await service.render(
+            decoded.pixels, OUTPUT_MEDIA_TYPES[media_type], wanted.quality, clock
+        )
+    headers = model_headers(service, visit.clock) | sampling_headers(options, decoded)
     return Response(data, headers=headers, media_type=media_type)
 
 
@@ -122,7 +124,7 @@ async def detokenize(
     response_class=Response,
     responses={
         200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
-        **problems(400, 406, 408, 413, 415, 422, 429, 503),
+        **problems(400, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra=image_request_body(ReconstructBody, ReconstructOptions),
 )
@@ -132,18 +134,22 @@ async def reconstruct(
     """Turn an image into tokens and these into an image."""
     media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
     seconds = service.settings.body_seconds
-    clock = service.clock()
-    with service.engine.admit():
+    with service.admit(request) as visit:
+        clock = visit.clock
         sent = await bodies.read_image(request, ReconstructBody, query, seconds=seconds)
         options = decode_options(service, sent.options)
         upload = await service.read(sent.data, sent.options.fit, clock)
-        tokens = await service.encode(request, upload.fitted.pixels, clock)
-        pixels = await service.decode(request, tokens, options, clock)
+        tokens = await service.encode(visit, upload.fitted.pixels)
+        decoded = await service.decode(visit, tokens, options)
         data = await service.render(
-            pixels, OUTPUT_MEDIA_TYPES[media_type], sent.options.quality, clock
+            decoded.pixels, OUTPUT_MEDIA_TYPES[media_type], sent.options.quality, clock
         )
-    headers = model_headers(service, clock) | sampling_headers(options) | upload_headers(upload)
-    headers["Flowmo-Token-Bytes"] = str(service.engine.info.config.payload_bytes)
+    headers = (
+        model_headers(service, visit.clock)
+        | sampling_headers(options, decoded)
+        | upload_headers(upload)
+    )
+    headers["Flowmo-Token-Bytes"] = str(service.engines.info.config.payload_bytes)
     return Response(data, headers=headers, media_type=media_type)
 
 
@@ -154,7 +160,7 @@ def _checked(sent: Container | DetokenizeBody, service: Service) -> Tokens:
         ContainerMismatchError: made by another model.
         TokenError: of another shape.
     """
-    info = service.engine.info
+    info = service.engines.info
     if isinstance(sent, DetokenizeBody):
         return sent.tokens.to_tokens(info)
     sent.check_model(info.fingerprint, info.config)

@@ -1,3 +1,3 @@
-from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, server
+from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, runner, server
 
-__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "server"]
+__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "runner", "server"]

@@ -15,7 +15,8 @@ from flowmo.cli.server_process import ServerProcess
 from model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
 from model.flowmo import FlowMo
 from service.codec import Codec
-from service.loader import load_codec
+from service.engine.runner import CodecRunner
+from service.loader import load_codec, load_runner
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PIXELS = 1_000_000
@@ -61,6 +62,11 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def codec(checkpoint: Path) -> Codec:
     return load_codec(str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def runner(checkpoint: Path) -> CodecRunner:
+    return load_runner(str(checkpoint), device="cpu")
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,9 @@ from model.container import MEDIA_TYPE, Container
 from model.tokens import Tokens
 from service.app import create_app
 from service.codec import Codec
-from tests.service.pictures import as_file, gradient
-from tests.service.test_engine import Gated
+from service.engine.runner import CodecRunner
+from tests.service.pictures import as_file, from_file, gradient
+from tests.service.runners import Gated
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
@@ -178,7 +179,9 @@ def test_many_clients_at_once_get_their_own_pictures(http: httpx.Client, contain
     alone = [decode(seed) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(decode, range(8)))
-    assert together == alone
+    for one, other in zip(together, alone, strict=True):
+        difference = np.abs(from_file(one).astype(int) - from_file(other))
+        assert (difference <= 1).mean() >= 0.999
     assert len(set(alone)) == 8
 
 
@@ -259,8 +262,8 @@ def test_the_servers_own_limit_of_steps_holds(small_server: httpx.Client) -> Non
 # --- start and stop -----------------------------------------------------------------------------
 
 
-def test_readiness_waits_for_the_warm_up(codec: Codec) -> None:
-    gated = Gated(codec)
+def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
+    gated = Gated(runner)
     gated.warm_up_gate.clear()
 
     async def main() -> None:
@@ -287,9 +290,11 @@ def test_readiness_waits_for_the_warm_up(codec: Codec) -> None:
     asyncio.run(main())
 
 
-def test_a_dead_device_thread_is_unhealthy(codec: Codec, caplog: pytest.LogCaptureFixture) -> None:
-    gated = Gated(codec)
-    gated.warm_up_error = RuntimeError("no such kernel")
+def test_a_dead_device_thread_is_unhealthy(
+    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    gated = Gated(runner)
+    gated.error = RuntimeError("no such kernel")
 
     async def main() -> None:
         app = create_app(gated)
@@ -308,13 +313,10 @@ def test_a_dead_device_thread_is_unhealthy(codec: Codec, caplog: pytest.LogCaptu
     asyncio.run(main())
 
 
-def test_a_bug_is_a_500_that_tells_nothing(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    gated = Gated(codec)
-
-    def broken(_: object) -> list[Tokens]:
-        raise RuntimeError("secret internals")
-
-    monkeypatch.setattr(gated, "tokenize", broken)
+def test_a_failing_device_is_a_500_that_tells_nothing(
+    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    gated = Gated(runner)
 
     async def main() -> None:
         app = create_app(gated)
@@ -323,13 +325,19 @@ def test_a_bug_is_a_500_that_tells_nothing(codec: Codec, monkeypatch: pytest.Mon
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            gated.error = RuntimeError("secret internals")
             answer = await client.post("/v1/tokenize", content=PNG, headers=RAW)
             assert answer.status_code == 500
-            assert answer.json()["code"] == "internal"
+            assert answer.json()["code"] == "compute-failed"
             assert "secret" not in answer.text
             assert (await client.get("/readyz")).status_code == 200
+            gated.error = None
+            assert (await client.post("/v1/tokenize", content=PNG, headers=RAW)).is_success
 
     asyncio.run(main())
+    assert "secret internals" in caplog.text  # the operator is told
 
 
 def test_a_stopping_server_finishes_what_it_has(

@@ -1,0 +1,358 @@
+"""The decoder's engine: one velocity batch a tick, its rows at any step of any request.
+
+    dx/dt = v(x, t), t from 1 to 0: a step is one or, where it is guided, two rows of a batch.
+
+Work joins and leaves between ticks, so a short decode never waits for a long one, and a client
+that leaves frees its rows before the next tick.
+"""
+
+import asyncio
+import bisect
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from model.config import FlowMoConfig, SamplerConfig
+from model.sampler import is_guided, time_grid
+from model.tokens import Tokens
+from service.engine.calls import (
+    DEFAULT_MAX_QUEUE,
+    Batching,
+    Call,
+    Decoded,
+    DecodeOptions,
+    Progress,
+    Timings,
+    Watch,
+)
+from service.engine.device import DeviceThread
+from service.engine.observer import EngineObserver
+from service.engine.runner import DecoderRunner
+from service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
+from service.engine.work import Work, refuse_late, result_by_deadline, stopped
+from service.errors import ComputeError, DeadlineUnreachableError, QueueFullError
+from service.images import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A guided step is two rows of one tick, so a runner must compute at least two.
+MIN_ROWS = 2
+# How far a request that allows it is degraded, at most: a quarter of its steps.
+DEGRADE_LIMIT = 4
+_WARM_RUNS = 2
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Work(Work[Decoded]):
+    """A decode.
+
+    Attributes:
+        tokens, options, watch: what was asked for.
+        times: N + 1 of them; step i goes from times[i] to times[i + 1].
+        rows: of each step, 1 or 2.
+        step: steps done.
+        x, condition: on the device, from the first tick on.
+    """
+
+    tokens: Tokens
+    options: DecodeOptions
+    watch: Watch | None
+    loop: asyncio.AbstractEventLoop
+    times: tuple[float, ...]
+    rows: tuple[int, ...]
+    step: int = 0
+    x: "Tensor | None" = None
+    condition: "Tensor | None" = None
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def load(self) -> Load:
+        """What is left to do."""
+        return Load(steps=len(self.rows) - self.step, rows=sum(self.rows[self.step :]))
+
+
+class DecoderEngine:
+    """Decodes for many clients.
+
+    Args:
+        runner: what computes.
+        device: the thread it computes on.
+        observer: is told what happens.
+        max_queue: decodes inside at once; more are refused.
+        batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
+            when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
+    """
+
+    def __init__(
+        self,
+        runner: DecoderRunner,
+        device: DeviceThread,
+        observer: EngineObserver,
+        *,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        batching: Batching = "step",
+    ) -> None:
+        assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
+        self._runner, self._device, self._observer = runner, device, observer
+        self._max_queue, self._batching = max_queue, batching
+        self._works: list[_Work] = []  # by order
+        self._cohort: list[_Work] = []  # of batching other than by step
+        self._times: BucketTimes | None = None
+
+    @property
+    def inside(self) -> int:
+        """Decodes that wait or are under way."""
+        return len(self._works)
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Time until all that is inside now would be done."""
+        with self._device.changed:
+            return self._completion(self._works, Load(steps=0, rows=0))
+
+    async def decode(
+        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
+    ) -> Decoded:
+        """The picture of a token set.
+
+        Args:
+            tokens: of the runner's model.
+            options: seed, sampler, and whether fewer steps will do.
+            call: deadline and priority.
+            watch: sees its progress.
+
+        Raises:
+            model.errors.TokenError: tokens of another shape.
+            QueueFullError: too many are inside.
+            DeadlineUnreachableError: it would not be done in time.
+            DeadlineExceededError: it was not done in time.
+            ComputeError: a batch it was in failed.
+            EngineStoppedError: the device thread has ended.
+        """
+        self._runner.check(tokens)
+        loop = asyncio.get_running_loop()
+        with self._device.changed:
+            if self._device.ended:
+                raise stopped()
+            options = self._admit(options, call)
+            times = time_grid(options.sampler)
+            work = _Work(
+                call=call,
+                tokens=tokens,
+                options=options,
+                watch=watch,
+                loop=loop,
+                times=times,
+                rows=tuple(1 + is_guided(t, options.sampler) for t in times[:-1]),
+            )
+            bisect.insort(self._works, work, key=lambda w: w.order)
+            self._device.changed.notify_all()
+        return await result_by_deadline(work)
+
+    def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
+        """The options it is taken with. Lock held."""
+        ahead = self._ahead(call)
+        if len(self._works) >= self._max_queue:
+            seconds = self._completion(self._works, Load(steps=0, rows=0))
+            self._observer.refused("decode", "queue-full")
+            raise QueueFullError(
+                f"{len(self._works)} decodes are inside, {seconds:.2f} s of work",
+                retry_after=max(1, round(seconds)),
+            )
+        try:
+            refuse_late(call, self._completion(ahead, _load(options.sampler)), "the decode")
+        except DeadlineUnreachableError:
+            for sampler in _fewer(options):
+                if self._completion(ahead, _load(sampler)) <= call.remaining:
+                    self._observer.degraded(options.sampler.steps - sampler.steps)
+                    return replace(options, sampler=sampler)
+            self._observer.refused("decode", "deadline")
+            raise
+        return options
+
+    def _ahead(self, call: Call) -> Sequence[_Work]:
+        """What would go before new work of such a call."""
+        probe = Work[None](call=call)
+        return self._works[: bisect.bisect(self._works, probe.order, key=lambda w: w.order)]
+
+    def _completion(self, ahead: Sequence[_Work], new: Load) -> float:
+        if self._times is None:  # the warm-up is not done: nothing is known yet
+            return 0.0
+        return completion([work.load for work in ahead], new, self._times)
+
+    def warm_up(self) -> float:
+        """See :meth:`Worker.warm_up`."""
+        config = self._runner.info.config
+        size = config.image_size
+        times = time_grid(config.sampler)[:-1]
+        x, condition = self._runner.begin(_any_tokens(config), 0)
+        seconds: dict[int, float] = {}
+        for bucket in self._runner.buckets:
+            xs = x.expand(bucket, 3, size, size)
+            conditions = condition.expand(bucket, -1, -1)
+            at = [times[i % len(times)] for i in range(bucket)]
+            for _ in range(_WARM_RUNS):
+                begin = time.perf_counter()
+                self._runner.velocity(xs, at, conditions)
+                self._runner.synchronize()
+                seconds[bucket] = time.perf_counter() - begin
+        for t in times:  # what is kept of each time of the default grid
+            least = self._runner.buckets[0]
+            self._runner.velocity(
+                x.expand(least, 3, size, size), [t] * least, condition.expand(least, -1, -1)
+            )
+        self._runner.pixels(x[None])
+        self._times = BucketTimes(worthwhile(seconds, keep=MIN_ROWS))
+        return max(seconds.values())
+
+    def due(self) -> float | None:
+        """See :meth:`Worker.due`."""
+        self._leave([work for work in self._works if work.future.cancelled()])
+        return 0.0 if self._works else None
+
+    def _leave(self, gone: Sequence[_Work]) -> None:
+        """Forget work that nobody waits for. Lock held."""
+        for work in gone:
+            self._works.remove(work)
+            self._observer.cancelled("decode", work.load.steps)
+
+    def run(self) -> None:
+        """See :meth:`Worker.run`: one tick."""
+        assert self._times is not None
+        with self._device.changed:
+            self._leave([work for work in self._works if work.future.cancelled()])
+            candidates = self._candidates()
+            if not candidates:
+                return
+            tick = choose([work.rows[work.step] for work in candidates], self._times)
+            batch = [candidates[place] for place in tick.chosen]
+        begin = time.monotonic()
+        for work in batch:
+            work.begun = begin if work.begun is None else work.begun
+        try:
+            self._step(batch, tick.bucket)
+            seconds = time.monotonic() - begin
+            done = [work for work in batch if work.step == len(work.rows)]
+            pictures = self._pictures(done)
+        except Exception as error:  # noqa: BLE001
+            # A failure is its own batch's affair; the thread serves the next one.
+            self._observer.failed("decode", len(batch), error)
+            self._end(batch)
+            for work in batch:
+                work.fail(ComputeError("a step of this decode failed on the device; try again"))
+            return
+        self._times.observe(tick.bucket, seconds)
+        rows = sum(work.rows[work.step - 1] for work in batch)
+        self._observer.batch("decode", rows=rows, bucket=tick.bucket, seconds=seconds)
+        for work in batch:
+            work.seconds.append(seconds)
+        self._end(done)
+        now = time.monotonic()
+        for work, pixels in zip(done, pictures, strict=True):
+            assert work.begun is not None
+            timings = Timings(
+                queue=work.begun - work.submitted, run=now - work.begun, steps=tuple(work.seconds)
+            )
+            work.succeed(Decoded(pixels=pixels, sampler=work.options.sampler, timings=timings))
+
+    def _candidates(self) -> list[_Work]:
+        """Who may be in the next tick, the oldest first. Lock held."""
+        if self._batching == "step":
+            return self._works
+        inside = set(self._works)
+        self._cohort = [work for work in self._cohort if work in inside]
+        if not self._cohort:
+            assert self._times is not None
+            places = 1 if self._batching == "single" else self._times.buckets[-1]
+            for work in self._works:
+                # A later step may be guided, and must fit into a tick then.
+                need = 1 if self._batching == "single" else max(work.rows)
+                if need > places:
+                    break
+                places -= need
+                self._cohort.append(work)
+        return list(self._cohort)
+
+    @torch.inference_mode()
+    def _step(self, batch: Sequence[_Work], bucket: int) -> None:
+        """One Euler step of each."""
+        for work in batch:
+            if work.x is None:
+                work.x, work.condition = self._runner.begin(work.tokens, work.options.seed)
+        guided = [work for work in batch if work.rows[work.step] == MIN_ROWS]
+        conditions = [_present(work.condition) for work in batch]
+        conditions += [torch.zeros_like(_present(work.condition)) for work in guided]
+        rows = [*batch, *guided]
+        missing = bucket - len(rows)
+        rows += rows[-1:] * missing
+        conditions += conditions[-1:] * missing
+        x = torch.stack([_present(work.x) for work in rows])
+        v = self._runner.velocity(
+            x, [work.times[work.step] for work in rows], torch.stack(conditions)
+        )
+        for place, work in enumerate(batch):
+            own = v[place]
+            if work in guided:
+                null = v[len(batch) + guided.index(work)]
+                own = null + work.options.sampler.guidance * (own - null)
+            t, t_next = work.times[work.step], work.times[work.step + 1]
+            state = x[place]
+            work.x = state - (t - t_next) * own
+            work.step += 1
+            if work.watch is not None:
+                self._report(work, work.watch, state - t * own)
+        self._runner.synchronize()
+
+    def _report(self, work: _Work, watch: Watch, estimate: "Tensor") -> None:
+        wanted = work.step in watch.previews
+        preview = self._runner.pixels(estimate[None])[0] if wanted else None
+        progress = Progress(step=work.step, steps=len(work.rows), preview=preview)
+        # The loop is closed when its server was stopped hard.
+        with contextlib.suppress(RuntimeError):
+            work.loop.call_soon_threadsafe(watch.on_progress, progress)
+
+    def _pictures(self, done: Sequence[_Work]) -> Sequence[Pixels]:
+        if not done:
+            return []
+        return list(self._runner.pixels(torch.stack([_present(work.x) for work in done])))
+
+    def _end(self, works: Sequence[_Work]) -> None:
+        with self._device.changed:
+            for work in works:
+                if work in self._works:
+                    self._works.remove(work)
+
+    def abandon(self) -> None:
+        """See :meth:`Worker.abandon`."""
+        while self._works:
+            self._works.pop().fail(stopped())
+
+
+def _any_tokens(config: FlowMoConfig) -> Tokens:
+    ids = np.zeros((config.code_length, config.ids_per_token), np.int32)
+    return Tokens(ids=ids, group_bits=config.group_bits)
+
+
+def _present(tensor: "Tensor | None") -> "Tensor":
+    assert tensor is not None
+    return tensor
+
+
+def _load(sampler: SamplerConfig) -> Load:
+    times = time_grid(sampler)[:-1]
+    return Load(steps=len(times), rows=sum(1 + is_guided(t, sampler) for t in times))
+
+
+def _fewer(options: DecodeOptions) -> list[SamplerConfig]:
+    """Samplers of fewer steps, the most first; none for an explicit grid or without leave."""
+    sampler = options.sampler
+    if not options.degrade or sampler.schedule == "explicit":
+        return []
+    least = -(-sampler.steps // DEGRADE_LIMIT)
+    return [replace(sampler, steps=steps) for steps in range(sampler.steps - 1, least - 1, -1)]

@@ -1,0 +1,145 @@
+"""One thread owns the device; the encoder's and the decoder's engine take turns on it.
+
+Everything that other threads and the device thread both touch is guarded by one lock,
+:attr:`DeviceThread.changed`. Batches run outside it.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+# A device that has been busy with one batch for so long, and for so many times the slowest batch
+# it was measured with, is taken for stuck.
+STUCK_SECONDS = 30.0
+STUCK_BATCHES = 20.0
+_IDLE_BEAT = 1.0
+
+
+class Worker(Protocol):
+    """Has batches to run."""
+
+    def warm_up(self) -> float:
+        """Make later batches quick, and measure them: seconds of the slowest."""
+        ...
+
+    def due(self) -> float | None:
+        """When it wants the device, in ``time.monotonic()``; None has nothing. Lock held."""
+        ...
+
+    def run(self) -> None:
+        """Run one batch. The lock is not held."""
+        ...
+
+    def abandon(self) -> None:
+        """Refuse everything that waits: the device thread has ended. Lock held."""
+        ...
+
+
+class DeviceThread:
+    """The thread.
+
+    Args:
+        stuck_seconds: a batch that takes longer, and :data:`STUCK_BATCHES` times the slowest one
+            measured, counts as stuck.
+    """
+
+    def __init__(self, *, stuck_seconds: float = STUCK_SECONDS) -> None:
+        self.changed = threading.Condition()
+        self._workers: Sequence[Worker] = ()
+        self._stuck_seconds = stuck_seconds
+        self._slowest = 0.0
+        self._warm = False
+        self._closing = False
+        self._ended = False
+        self._busy_since: float | None = None
+        self._thread = threading.Thread(target=self._main, name="flowmo-device", daemon=True)
+
+    @property
+    def ready(self) -> bool:
+        """Warmed up and working."""
+        return self._warm and self.alive
+
+    @property
+    def alive(self) -> bool:
+        """The thread runs and its device answers."""
+        return self._thread.is_alive() and not self._ended and not self.stuck
+
+    @property
+    def ended(self) -> bool:
+        """It takes no more work."""
+        return self._ended
+
+    @property
+    def busy_seconds(self) -> float:
+        """How long the batch that runs now has been running; 0 when idle. The heartbeat."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def stuck(self) -> bool:
+        """One batch takes so long that the device must be taken for dead."""
+        limit = max(self._stuck_seconds, STUCK_BATCHES * self._slowest)
+        return self._warm and self.busy_seconds > limit
+
+    def start(self, workers: Sequence[Worker]) -> None:
+        """Start; the workers warm up first. Work may be submitted at once."""
+        self._workers = workers
+        self._thread.start()
+
+    async def close(self, seconds: float) -> None:
+        """Finish what was submitted, then end.
+
+        Args:
+            seconds: longest wait for it; what is not done then is refused.
+        """
+        with self.changed:
+            self._closing = True
+            self.changed.notify_all()
+        await asyncio.to_thread(self._thread.join, seconds)
+        if self._thread.is_alive():
+            with self.changed:
+                self._end()
+
+    def _main(self) -> None:
+        try:
+            self._slowest = max(worker.warm_up() for worker in self._workers)
+            self._warm = True
+            while (worker := self._next()) is not None:
+                self._busy_since = time.monotonic()
+                try:
+                    worker.run()
+                finally:
+                    self._busy_since = None
+        except Exception:
+            logger.exception("the device thread has ended")
+        finally:
+            with self.changed:
+                self._end()
+
+    def _end(self) -> None:
+        self._ended = True
+        for worker in self._workers:
+            worker.abandon()
+
+    def _next(self) -> Worker | None:
+        """The worker whose turn it is; None to end."""
+        with self.changed:
+            while not self._ended:
+                now = time.monotonic()
+                due = [(at, worker) for worker in self._workers if (at := worker.due()) is not None]
+                if not due and self._closing:
+                    return None
+                for at, worker in due:
+                    if at <= now or self._closing:
+                        # The others go first the next time.
+                        others = [w for w in self._workers if w is not worker]
+                        self._workers = (*others, worker)
+                        return worker
+                wait = min((at - now for at, _ in due), default=_IDLE_BEAT)
+                self.changed.wait(wait)
+            return None

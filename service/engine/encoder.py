@@ -1,0 +1,166 @@
+"""The encoder's engine: micro-batches by size and a short wait."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
+from service.engine.device import DeviceThread
+from service.engine.observer import EngineObserver
+from service.engine.runner import EncoderRunner
+from service.engine.schedule import BucketTimes, worthwhile
+from service.engine.work import Work, refuse_late, result_by_deadline, stopped
+from service.errors import ComputeError, QueueFullError
+from service.images import Pixels
+
+DEFAULT_BATCH_WAIT = 0.002
+_WARM_RUNS = 2
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Work(Work[Encoded]):
+    pixels: Pixels
+
+
+class EncoderEngine:
+    """Encodes for many clients.
+
+    Args:
+        runner: what computes.
+        device: the thread it computes on.
+        observer: is told what happens.
+        max_queue: pictures that may wait; more are refused.
+        batch_wait: how long a batch that is not full waits for company, in seconds.
+    """
+
+    def __init__(
+        self,
+        runner: EncoderRunner,
+        device: DeviceThread,
+        observer: EngineObserver,
+        *,
+        max_queue: int = DEFAULT_MAX_QUEUE,
+        batch_wait: float = DEFAULT_BATCH_WAIT,
+    ) -> None:
+        self._runner, self._device, self._observer = runner, device, observer
+        self._max_queue, self._batch_wait = max_queue, batch_wait
+        self._waiting: deque[_Work] = deque()
+        self._times: BucketTimes | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that wait for the device."""
+        return len(self._waiting)
+
+    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
+        """Tokens of a picture.
+
+        Args:
+            pixels: uint8 [S, S, 3].
+            call: its deadline.
+
+        Raises:
+            QueueFullError: too many wait.
+            DeadlineUnreachableError: it would not be done in time.
+            DeadlineExceededError: it was not done in time.
+            ComputeError: its batch failed.
+            EngineStoppedError: the device thread has ended.
+        """
+        work = _Work(call=call, pixels=pixels)
+        with self._device.changed:
+            if self._device.ended:
+                raise stopped()
+            self._admit(call)
+            self._waiting.append(work)
+            self._device.changed.notify_all()
+        return await result_by_deadline(work)
+
+    def _admit(self, call: Call) -> None:
+        seconds = self._backlog_seconds(len(self._waiting) + 1)
+        try:
+            if len(self._waiting) >= self._max_queue:
+                raise QueueFullError(
+                    f"{len(self._waiting)} pictures wait to be encoded, {seconds:.2f} s of work",
+                    retry_after=max(1, round(seconds)),
+                )
+            refuse_late(call, seconds, "the encoding")
+        except QueueFullError:
+            self._observer.refused("encode", "queue-full")
+            raise
+        except Exception:
+            self._observer.refused("encode", "deadline")
+            raise
+
+    def _backlog_seconds(self, pictures: int) -> float:
+        if self._times is None:  # the warm-up is not done: nothing is known yet
+            return 0.0
+        full, rest = divmod(pictures, self._times.buckets[-1])
+        seconds = full * self._times.seconds(self._times.buckets[-1])
+        return seconds + (self._times.seconds(self._times.smallest(rest)) if rest else 0.0)
+
+    def warm_up(self) -> float:
+        """See :meth:`Worker.warm_up`."""
+        size = self._runner.info.image_size
+        seconds: dict[int, float] = {}
+        for bucket in self._runner.buckets:
+            pixels = np.zeros((bucket, size, size, 3), np.uint8)
+            for _ in range(_WARM_RUNS):
+                begin = time.perf_counter()
+                self._runner.encode(pixels)
+                self._runner.synchronize()
+                seconds[bucket] = time.perf_counter() - begin
+        self._times = BucketTimes(worthwhile(seconds, keep=1))
+        return max(seconds.values())
+
+    def due(self) -> float | None:
+        """See :meth:`Worker.due`."""
+        while self._waiting and self._waiting[0].future.cancelled():
+            self._drop(self._waiting.popleft())
+        if not self._waiting:
+            return None
+        assert self._times is not None
+        if len(self._waiting) >= self._times.buckets[-1]:
+            return 0.0
+        return self._waiting[0].submitted + self._batch_wait
+
+    def _drop(self, work: _Work) -> None:
+        del work
+        self._observer.cancelled("encode", 1)
+
+    def run(self) -> None:
+        """See :meth:`Worker.run`."""
+        assert self._times is not None
+        batch: list[_Work] = []
+        with self._device.changed:
+            while self._waiting and len(batch) < self._times.buckets[-1]:
+                work = self._waiting.popleft()
+                if work.future.cancelled():
+                    self._drop(work)
+                else:
+                    batch.append(work)
+        if not batch:
+            return
+        bucket = self._times.smallest(len(batch))
+        padded = [*batch, *([batch[-1]] * (bucket - len(batch)))]
+        begin = time.monotonic()
+        try:
+            tokens = self._runner.encode(np.stack([work.pixels for work in padded]))
+        except Exception as error:  # noqa: BLE001
+            # A failure is its own batch's affair; the thread serves the next one.
+            self._observer.failed("encode", len(batch), error)
+            for work in batch:
+                work.fail(ComputeError("the encoder failed on this batch; try again"))
+            return
+        seconds = time.monotonic() - begin
+        self._times.observe(bucket, seconds)
+        self._observer.batch("encode", rows=len(batch), bucket=bucket, seconds=seconds)
+        for work, item in zip(batch, tokens, strict=False):
+            queued = begin - work.submitted
+            work.succeed(Encoded(tokens=item, timings=Timings(queue=queued, run=seconds)))
+
+    def abandon(self) -> None:
+        """See :meth:`Worker.abandon`."""
+        while self._waiting:
+            self._waiting.popleft().fail(stopped())

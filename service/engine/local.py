@@ -1,0 +1,106 @@
+"""Both engines over one device of this process."""
+
+from dataclasses import dataclass
+
+from model.tokens import Tokens
+from service.codec import CodecInfo
+from service.engine.calls import (
+    DEFAULT_MAX_QUEUE,
+    Batching,
+    Call,
+    Decoded,
+    DecodeOptions,
+    Encoded,
+    Watch,
+)
+from service.engine.decoder import DecoderEngine
+from service.engine.device import DeviceThread
+from service.engine.encoder import EncoderEngine
+from service.engine.observer import EngineObserver, Silent
+from service.engine.runner import DecoderRunner, EncoderRunner
+from service.images import Pixels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSettings:
+    """How engines of one process work.
+
+    Attributes:
+        max_queue: pictures inside each engine at once; more are refused.
+        batching: see :class:`DecoderEngine`.
+    """
+
+    max_queue: int = DEFAULT_MAX_QUEUE
+    batching: Batching = "step"
+
+
+class LocalEngines:
+    """One model in this process: both engines on one device thread.
+
+    Args:
+        encoder: computes tokens.
+        decoder: computes steps.
+        settings: how.
+        observer: is told what happens.
+    """
+
+    def __init__(
+        self,
+        encoder: EncoderRunner,
+        decoder: DecoderRunner,
+        settings: EngineSettings | None = None,
+        observer: EngineObserver | None = None,
+    ) -> None:
+        settings, observer = settings or EngineSettings(), observer or Silent()
+        self._info = decoder.info
+        self.device = DeviceThread()
+        self.encoder = EncoderEngine(encoder, self.device, observer, max_queue=settings.max_queue)
+        self.decoder = DecoderEngine(
+            decoder,
+            self.device,
+            observer,
+            max_queue=settings.max_queue,
+            batching=settings.batching,
+        )
+
+    @property
+    def info(self) -> CodecInfo:
+        """What the model is."""
+        return self._info
+
+    @property
+    def ready(self) -> bool:
+        """Warmed up and working."""
+        return self.device.ready
+
+    @property
+    def alive(self) -> bool:
+        """The device thread runs and is not stuck."""
+        return self.device.alive
+
+    @property
+    def waiting(self) -> int:
+        """Pictures inside both engines."""
+        return self.encoder.waiting + self.decoder.inside
+
+    def start(self) -> None:
+        """Start the device thread; it warms up first. Work may be submitted at once."""
+        self.device.start([self.encoder, self.decoder])
+
+    async def close(self, seconds: float = 30.0) -> None:
+        """Finish what was submitted, then end; what is not done after ``seconds`` is refused."""
+        await self.device.close(seconds)
+
+    async def encode(self, pixels: Pixels, call: Call | None = None) -> Encoded:
+        """See :meth:`EncoderEngine.encode`."""
+        return await self.encoder.encode(pixels, call or Call())
+
+    async def decode(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call | None = None,
+        watch: Watch | None = None,
+    ) -> Decoded:
+        """See :meth:`DecoderEngine.decode`."""
+        return await self.decoder.decode(tokens, options, call or Call(), watch)

@@ -1,0 +1,137 @@
+"""Which rows share a tick, and when a piece of work will be done: pure arithmetic.
+
+A *row* is one evaluation of the network for one picture; a guided step takes two rows of the same
+tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes.
+"""
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# Weight of the newest tick in the running mean of how much slower ticks are than at warm-up.
+_SMOOTHING = 0.1
+# A larger bucket is worth having only if it finishes this many times the rows a second.
+_WORTHWHILE = 1.02
+
+
+class BucketTimes:
+    """How long a batch of each size takes.
+
+    The ratio between sizes is kept as measured at warm-up; one factor follows the machine's speed,
+    so that sizes which have not been used lately stay comparable.
+
+    Args:
+        seconds: measured time of each bucket.
+    """
+
+    def __init__(self, seconds: Mapping[int, float]) -> None:
+        assert seconds and all(s > 0 for s in seconds.values())
+        self._base = dict(sorted(seconds.items()))
+        self._factor = 1.0
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Ascending."""
+        return tuple(self._base)
+
+    def seconds(self, bucket: int) -> float:
+        """Expected time of a batch."""
+        return self._base[bucket] * self._factor
+
+    def smallest(self, rows: int) -> int:
+        """The smallest bucket that holds so many rows; the largest if none does."""
+        return next((b for b in self._base if b >= rows), self.buckets[-1])
+
+    def observe(self, bucket: int, seconds: float) -> None:
+        """Learn from a batch that was run."""
+        self._factor += _SMOOTHING * (seconds / self._base[bucket] - self._factor)
+
+
+def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
+    """The buckets worth using: those that finish more rows a second than every smaller one.
+
+    Args:
+        seconds: measured time of each bucket.
+        keep: buckets up to this size stay in any case.
+    """
+    kept: dict[int, float] = {}
+    best = 0.0
+    for bucket, time in sorted(seconds.items()):
+        rate = bucket / time
+        if bucket <= keep or rate > best * _WORTHWHILE:
+            kept[bucket] = time
+        best = max(best, rate)
+    return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What to run next.
+
+    Attributes:
+        chosen: positions in the list that was chosen from.
+        bucket: batch size; rows beyond those of ``chosen`` are padding.
+    """
+
+    chosen: tuple[int, ...]
+    bucket: int
+
+
+def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
+    """The tick that finishes most rows a second and has the oldest work in it.
+
+    Args:
+        rows: rows of each waiting step, 1 or 2, the oldest first; not empty.
+        times: of the buckets; the largest holds ``rows[0]``.
+    """
+    best: Tick | None = None
+    best_rate = 0.0
+    for bucket in times.buckets:
+        chosen, used = _fill(rows, bucket)
+        # Without the oldest in every tick, two rows could wait for ever for a place.
+        if not chosen or chosen[0] != 0:
+            continue
+        rate = used / times.seconds(bucket)
+        if best is None or rate > best_rate:
+            best, best_rate = Tick(chosen, bucket), rate
+    assert best is not None, (rows, times.buckets)
+    return best
+
+
+def _fill(rows: Sequence[int], bucket: int) -> tuple[tuple[int, ...], int]:
+    chosen, used = [], 0
+    for place, need in enumerate(rows):
+        if used + need <= bucket:
+            chosen.append(place)
+            used += need
+            if used == bucket:
+                break
+    return tuple(chosen), used
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is left of a decode.
+
+    Attributes:
+        steps: still to do, one after the other.
+        rows: network evaluations of these, guided steps counting twice.
+    """
+
+    steps: int
+    rows: int
+
+
+def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
+    """Seconds until ``new`` is done, if everything in ``ahead`` goes first.
+
+    Rows are places of a batch that work takes up in its order; each tick takes as long as a batch
+    of as many rows as there are, at most the largest bucket.
+    """
+    places = times.buckets[-1]
+    together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))
+    bucket = times.smallest(min(together, places))
+    free = [0] * places
+    for load in ahead:
+        heapq.heapreplace(free, free[0] + load.rows)
+    return (free[0] + new.steps) * times.seconds(bucket)

@@ -1,0 +1,90 @@
+"""The runners over a PyTorch model in this process."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.inference import InferenceModel
+from model.network import with_mask
+from model.quantizer import ids_to_signs
+from model.sampler import noise
+from model.tokens import Tokens
+from service.codec import CodecInfo
+from service.images import Pixels
+
+CPU_MAX_BATCH = 8
+GPU_MAX_BATCH = 16
+
+
+class TorchRunner:
+    """Both halves of a codec over an :class:`InferenceModel`.
+
+    Args:
+        model: the network; used from one thread at a time.
+        max_batch: most rows of one batch, at least 2; by default what suits the device.
+    """
+
+    def __init__(self, model: InferenceModel, *, max_batch: int | None = None) -> None:
+        self._model = model
+        self._cuda = model.device.type == "cuda"
+        most = max_batch or (GPU_MAX_BATCH if self._cuda else CPU_MAX_BATCH)
+        # Powers of two below it, and itself.
+        powers = itertools.takewhile(lambda size: size < most, (2**i for i in itertools.count()))
+        self._buckets = (*powers, most)
+        self._info = CodecInfo.of(model)
+
+    @property
+    def info(self) -> CodecInfo:
+        """What it is; constant."""
+        return self._info
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes, ascending."""
+        return self._buckets
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        if self._cuda:
+            torch.cuda.synchronize(self._model.device)
+
+    def encode(self, pixels: Pixels) -> list[Tokens]:
+        """See :meth:`EncoderRunner.encode`."""
+        return self._model.tokenize(to_images(pixels, self._model.device))
+
+    def check(self, tokens: Tokens) -> None:
+        """See :meth:`DecoderRunner.check`."""
+        self._model.check_tokens([tokens])
+
+    def begin(self, tokens: Tokens, seed: int) -> tuple[Tensor, Tensor]:
+        """See :meth:`DecoderRunner.begin`."""
+        config, device = self._model.config, self._model.device
+        signs = ids_to_signs(torch.tensor(tokens.ids)[None], config.group_bits)
+        size = config.image_size
+        start = noise([seed], (3, size, size))
+        return start[0].to(device), with_mask(signs.to(device, self._model.dtype))[0]
+
+    def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:
+        """See :meth:`DecoderRunner.velocity`."""
+        return self._model.velocity(x, times, condition)
+
+    def pixels(self, x: Tensor) -> Pixels:
+        """See :meth:`DecoderRunner.pixels`."""
+        return to_pixels(x)
+
+
+def to_images(pixels: Pixels, device: torch.device) -> Tensor:
+    """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [-1, 1]."""
+    # A copy, because Pillow's buffers are read-only and torch has no such tensors.
+    images = torch.from_numpy(np.array(pixels)).to(device)
+    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def to_pixels(images: Tensor) -> Pixels:
+    """Float [B, 3, S, S] in [-1, 1], clipped, to uint8 [B, S, S, 3]."""
+    levels = ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    result: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return result

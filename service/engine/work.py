@@ -1,0 +1,100 @@
+"""What the two engines have in common: work that waits, its refusal, its end."""
+
+import asyncio
+import itertools
+import math
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from service.engine.calls import Call
+from service.errors import DeadlineExceededError, DeadlineUnreachableError, EngineStoppedError
+
+T = TypeVar("T")
+
+# How much younger interactive work may be and still pass batch work.
+BATCH_PATIENCE = 10.0
+
+_serial = itertools.count()
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Work(Generic[T]):
+    """A piece of work that waits for the device or is under way.
+
+    Attributes:
+        call: deadline and priority.
+        future: its result; cancelled when nobody waits any more.
+        submitted: when it came, in ``time.monotonic()``.
+        begun: when the device first took it up.
+    """
+
+    call: Call
+    future: Future[T] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.monotonic)
+    begun: float | None = None
+    serial: int = field(default_factory=lambda: next(_serial))
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Who goes first: the oldest, batch work as if it had come later by its patience.
+
+        One number for age and priority: whatever waits long enough becomes the oldest, so nothing
+        starves.
+        """
+        patience = BATCH_PATIENCE if self.call.priority == "batch" else 0.0
+        return self.submitted + patience, self.serial
+
+    def succeed(self, result: T) -> bool:
+        """Hand over the result; false when nobody waits for it."""
+        if not self.future.set_running_or_notify_cancel():
+            return False
+        self.future.set_result(result)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Hand over an error, if anybody waits."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+def refuse_late(call: Call, seconds: float, what: str) -> None:
+    """Refuse work that would not be done in time.
+
+    Args:
+        call: its deadline.
+        seconds: until it would be done.
+        what: it is, for the message.
+
+    Raises:
+        DeadlineUnreachableError: with the time after which the same request could be met.
+    """
+    if seconds > call.remaining:
+        late = seconds - max(0.0, call.remaining)
+        raise DeadlineUnreachableError(
+            f"{what} would be done in {seconds:.2f} s, the deadline is in "
+            f"{max(0.0, call.remaining):.2f} s",
+            retry_after=max(1, math.ceil(late)),
+        )
+
+
+def stopped() -> EngineStoppedError:
+    """The error of work that no device thread will ever do."""
+    return EngineStoppedError("the device thread has ended; the server must be restarted")
+
+
+async def result_by_deadline(work: Work[T]) -> T:
+    """The work's result; it is cancelled when the deadline passes or the waiter is cancelled.
+
+    Raises:
+        DeadlineExceededError: it was not done in time.
+    """
+    seconds = None if math.isinf(work.call.deadline) else work.call.remaining
+    try:
+        async with asyncio.timeout(seconds):
+            return await asyncio.wrap_future(work.future)
+    except TimeoutError:
+        raise DeadlineExceededError(
+            "the work was begun in time and not done by the deadline"
+        ) from None

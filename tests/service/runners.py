@@ -1,0 +1,141 @@
+"""A real runner behind gates, with a record of what ran."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from model.tokens import Tokens
+from service.codec import CodecInfo
+from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
+from service.engine.local import EngineSettings, LocalEngines
+from service.engine.observer import Half, Refusal, Silent
+from service.engine.runner import CodecRunner
+from service.images import Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Gated:
+    """The runner with gates, errors on demand, and a list of the times of each batch."""
+
+    def __init__(self, runner: CodecRunner, *, buckets: Sequence[int] | None = None) -> None:
+        self._runner = runner
+        self.buckets = tuple(buckets or runner.buckets)
+        self.warm_up_gate, self.gate = threading.Event(), threading.Event()
+        self.warm_up_gate.set()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+        self.batches: list[tuple[float, ...]] = []
+        self.encoded: list[int] = []
+        self.begun: list[int] = []
+
+    @property
+    def info(self) -> CodecInfo:
+        return self._runner.info
+
+    def synchronize(self) -> None:
+        self._runner.synchronize()
+
+    def encode(self, pixels: Pixels) -> list[Tokens]:
+        self.encoded.append(len(pixels))
+        self._pass()
+        return self._runner.encode(pixels)
+
+    def check(self, tokens: Tokens) -> None:
+        self._runner.check(tokens)
+
+    def begin(self, tokens: Tokens, seed: int) -> "tuple[Tensor, Tensor]":
+        self.begun.append(seed)
+        return self._runner.begin(tokens, seed)
+
+    def velocity(self, x: "Tensor", times: Sequence[float], condition: "Tensor") -> "Tensor":
+        assert len(x) == len(times) == len(condition)
+        assert len(x) in self.buckets
+        self.batches.append(tuple(times))
+        self._pass()
+        return self._runner.velocity(x, times, condition)
+
+    def pixels(self, x: "Tensor") -> Pixels:
+        return self._runner.pixels(x)
+
+    def _pass(self) -> None:
+        assert self.warm_up_gate.wait(60)
+        self.entered.set()
+        assert self.gate.wait(60)
+        if self.error is not None:
+            raise self.error
+
+    def forget(self) -> None:
+        """Clear the record, of the warm-up for example."""
+        self.batches.clear()
+        self.encoded.clear()
+        self.begun.clear()
+        self.entered.clear()
+
+
+class Recorder(Silent):
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Half, int, int]] = []
+        self.refusals: list[tuple[Half, Refusal]] = []
+        self.saved: list[int] = []
+        self.failures = 0
+        self.degradations: list[int] = []
+
+    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+        assert seconds > 0
+        self.batches.append((half, rows, bucket))
+
+    def refused(self, half: Half, why: Refusal) -> None:
+        self.refusals.append((half, why))
+
+    def cancelled(self, half: Half, steps_saved: int) -> None:
+        self.saved.append(steps_saved)
+
+    def failed(self, half: Half, works: int, error: Exception) -> None:
+        self.failures += works
+
+    def degraded(self, steps_saved: int) -> None:
+        self.degradations.append(steps_saved)
+
+
+def run(
+    runner: CodecRunner,
+    work: Callable[[LocalEngines], Awaitable[None]],
+    *,
+    observer: Recorder | None = None,
+    max_queue: int = DEFAULT_MAX_QUEUE,
+    batching: Batching = "step",
+) -> None:
+    """``work`` with warmed-up engines, which are closed afterwards."""
+
+    async def main() -> None:
+        settings = EngineSettings(max_queue=max_queue, batching=batching)
+        engines = LocalEngines(runner, runner, settings, observer)
+        engines.start()
+        await until(lambda: engines.ready)
+        if isinstance(runner, Gated):
+            runner.forget()
+        try:
+            await work(engines)
+        finally:
+            await engines.close()
+        assert not engines.alive
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110  (threads change it)
+            await asyncio.sleep(0.002)
+
+
+def some_tokens(value: int = 7) -> Tokens:
+    return Tokens(ids=np.full((16, 3), value, np.int32), group_bits=4)

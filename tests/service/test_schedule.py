@@ -1,0 +1,72 @@
+"""Ticks and completion times, in cases that can be worked out by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.engine.schedule import BucketTimes, Load, Tick, choose, completion, worthwhile
+
+# Two rows cost little more than one, eight cost as much as two batches of four.
+TIMES = {1: 1.0, 2: 1.2, 4: 2.0, 8: 4.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ([1], Tick((0,), 1)),
+        ([2], Tick((0,), 2)),
+        ([1, 1], Tick((0, 1), 2)),
+        # 3 rows in a batch of 4 take 2.0: 1.5 a second; 2 of them take 1.2: 1.67 a second.
+        ([1, 1, 1], Tick((0, 1), 2)),
+        ([1, 1, 1, 1], Tick((0, 1, 2, 3), 4)),
+        # The guided step in the middle does not fit any more; a younger single row does.
+        ([1, 1, 1, 2, 1], Tick((0, 1, 2, 4), 4)),
+        # Oldest first: the pair is in, although four single rows would fill the batch too.
+        ([2, 1, 1, 1, 1], Tick((0, 1, 2), 4)),
+    ],
+)
+def test_the_tick_that_finishes_most_rows_a_second(rows: list[int], expected: Tick) -> None:
+    assert choose(rows, BucketTimes(TIMES)) == expected
+
+
+@given(
+    st.lists(st.integers(1, 2), min_size=1, max_size=40),
+    st.dictionaries(st.integers(1, 32), st.floats(0.01, 10), min_size=1, max_size=6),
+)
+def test_a_tick_fits_and_has_the_oldest_in_it(rows: list[int], seconds: dict[int, float]) -> None:
+    times = BucketTimes(seconds | {2: 1.0})
+    tick = choose(rows, times)
+    assert tick.bucket in times.buckets
+    assert tick.chosen[0] == 0
+    assert list(tick.chosen) == sorted(set(tick.chosen))
+    assert 1 <= sum(rows[place] for place in tick.chosen) <= tick.bucket
+
+
+def test_times_follow_the_machine_and_keep_their_ratio() -> None:
+    times = BucketTimes(TIMES)
+    for _ in range(200):
+        times.observe(4, 6.0)  # three times slower than at warm-up
+    assert times.seconds(4) == pytest.approx(6.0, rel=0.01)
+    assert times.seconds(1) == pytest.approx(3.0, rel=0.01)
+    assert (times.smallest(3), times.smallest(4), times.smallest(99)) == (4, 4, 8)
+
+
+def test_buckets_that_gain_nothing_are_not_used() -> None:
+    assert worthwhile(TIMES, keep=2) == {1: 1.0, 2: 1.2, 4: 2.0}
+    # A guided step needs two rows, even where they gain nothing.
+    assert worthwhile({1: 1.0, 2: 2.0, 4: 4.0}, keep=2) == {1: 1.0, 2: 2.0}
+    assert worthwhile({1: 1.0, 2: 2.0, 4: 4.0}, keep=1) == {1: 1.0}
+
+
+def test_completion_times() -> None:
+    times = BucketTimes({1: 1.0, 2: 1.5})
+    # Alone: ten ticks of one row.
+    assert completion([], Load(steps=10, rows=10), times) == 10.0
+    # Alone and guided throughout: ten ticks of two rows.
+    assert completion([], Load(steps=10, rows=20), times) == 15.0
+    # Beside one other: ten ticks of two rows.
+    assert completion([Load(10, 10)], Load(10, 10), times) == 15.0
+    # Behind two: they keep both places for their 4 and 6 ticks; then ten ticks of its own.
+    assert completion([Load(4, 4), Load(6, 6)], Load(10, 10), times) == (4 + 10) * 1.5
+    # What is inside, for a request of no work: the first free place.
+    assert completion([Load(4, 4), Load(6, 6)], Load(0, 0), times) == 4 * 1.5
