@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 MIN_ROWS = 2
 # How far a request that allows it is degraded, at most: a quarter of its steps.
 DEGRADE_LIMIT = 4
+# The share of the time left that a degraded decode is planned for: an estimate is not exact, and the
+# picture must still be written as a file.
+DEGRADE_SHARE = 0.75
 _WARM_RUNS = 2
 
 
@@ -169,7 +172,7 @@ class DecoderEngine:
             refuse_late(call, self._completion(ahead, _load(options.sampler)), "the decode")
         except DeadlineUnreachableError:
             for sampler in _fewer(options):
-                if self._completion(ahead, _load(sampler)) <= call.remaining:
+                if self._completion(ahead, _load(sampler)) <= DEGRADE_SHARE * call.remaining:
                     self._observer.degraded(options.sampler.steps - sampler.steps)
                     return replace(options, sampler=sampler)
             self._observer.refused("decode", "deadline")

@@ -8,8 +8,10 @@ import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-# Weight of the newest tick in the running mean of how much slower ticks are than at warm-up.
-_SMOOTHING = 0.1
+# Seconds of ticks over which it is averaged how much slower they are than at warm-up, and the most
+# that one tick may count.
+_MEMORY = 1.0
+_MOST_WEIGHT = 0.5
 # A larger bucket is worth having only if it finishes this many times the rows a second.
 _WORTHWHILE = 1.02
 
@@ -43,8 +45,12 @@ class BucketTimes:
         return next((b for b in self._base if b >= rows), self.buckets[-1])
 
     def observe(self, bucket: int, seconds: float) -> None:
-        """Learn from a batch that was run."""
-        self._factor += _SMOOTHING * (seconds / self._base[bucket] - self._factor)
+        """Learn from a batch that was run.
+
+        It counts for as long as it took: one slow tick among hundreds of quick ones says little.
+        """
+        weight = min(_MOST_WEIGHT, self.seconds(bucket) / _MEMORY)
+        self._factor += weight * (seconds / self._base[bucket] - self._factor)
 
 
 def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
