@@ -45,8 +45,8 @@ if TYPE_CHECKING:
 MIN_ROWS = 2
 # How far a request that allows it is degraded, at most: a quarter of its steps.
 DEGRADE_LIMIT = 4
-# The share of the time left that a degraded decode is planned for: an estimate is not exact, and the
-# picture must still be written as a file.
+# The share of the time left that a degraded decode is planned for: an estimate is not exact, and
+# the picture must still be written as a file.
 DEGRADE_SHARE = 0.75
 _WARM_RUNS = 2
 
@@ -171,13 +171,29 @@ class DecoderEngine:
         try:
             refuse_late(call, self._completion(ahead, _load(options.sampler)), "the decode")
         except DeadlineUnreachableError:
-            for sampler in _fewer(options):
-                if self._completion(ahead, _load(sampler)) <= DEGRADE_SHARE * call.remaining:
-                    self._observer.degraded(options.sampler.steps - sampler.steps)
-                    return replace(options, sampler=sampler)
+            if (fewer := self._degraded(options, call, ahead)) is not None:
+                self._observer.degraded(options.sampler.steps - fewer.sampler.steps)
+                return fewer
             self._observer.refused("decode", "deadline")
             raise
         return options
+
+    def _degraded(
+        self, options: DecodeOptions, call: Call, ahead: Sequence[_Work]
+    ) -> DecodeOptions | None:
+        """The most steps that can be made in time, if fewer than asked for will do. Lock held."""
+        sampler = options.sampler
+        if not options.degrade or sampler.schedule == "explicit":
+            return None
+        least = -(-sampler.steps // DEGRADE_LIMIT)
+        seconds = DEGRADE_SHARE * call.remaining
+
+        def is_late(steps: int) -> bool:
+            return self._completion(ahead, _load(replace(sampler, steps=steps))) > seconds
+
+        # The more steps, the later: the first that is late, less one.
+        steps = bisect.bisect_left(range(least, sampler.steps), True, key=is_late) + least - 1
+        return None if steps < least else replace(options, sampler=replace(sampler, steps=steps))
 
     def _ahead(self, call: Call) -> Sequence[_Work]:
         """What would go before new work of such a call."""
@@ -350,12 +366,3 @@ def _present(tensor: "Tensor | None") -> "Tensor":
 def _load(sampler: SamplerConfig) -> Load:
     times = time_grid(sampler)[:-1]
     return Load(steps=len(times), rows=sum(1 + is_guided(t, sampler) for t in times))
-
-
-def _fewer(options: DecodeOptions) -> list[SamplerConfig]:
-    """Samplers of fewer steps, the most first; none for an explicit grid or without leave."""
-    sampler = options.sampler
-    if not options.degrade or sampler.schedule == "explicit":
-        return []
-    least = -(-sampler.steps // DEGRADE_LIMIT)
-    return [replace(sampler, steps=steps) for steps in range(sampler.steps - 1, least - 1, -1)]

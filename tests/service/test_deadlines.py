@@ -52,12 +52,14 @@ def test_with_leave_fewer_steps_are_made_and_said(http: httpx.Client, container:
     begin = time.perf_counter()
     assert decode(http, container, {}, steps=1000).is_success
     alone = time.perf_counter() - begin
-    limit = {"X-Request-Timeout-Seconds": f"{alone * 0.7:.3f}"}
-    for _ in range(5):  # a machine that becomes slower meanwhile is no fault of the server's
+    # The server's estimate and the machine's speed vary: tighten the deadline until it bites.
+    for share in (1.2, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4):
+        limit = {"X-Request-Timeout-Seconds": f"{alone * share:.3f}"}
         answer = decode(http, container, limit, steps=1000, degrade="allow", seed=3)
-        if answer.is_success:
+        if answer.is_success and "Flowmo-Degraded-From" in answer.headers:
             break
-    assert answer.status_code == 200
+    else:
+        pytest.fail("no deadline made it take fewer steps")
     made = int(answer.headers["Flowmo-Steps"])
     assert 250 <= made < 1000
     assert answer.headers["Flowmo-Degraded-From"] == "1000"

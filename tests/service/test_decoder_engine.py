@@ -12,9 +12,10 @@ from model.config import SamplerConfig
 from model.errors import TokenError
 from model.tokens import Tokens
 from service.codec import Codec
-from service.engine.calls import Call, Decoded, DecodeOptions, Priority, Progress, Watch
+from service.engine.calls import Batching, Call, Decoded, DecodeOptions, Priority, Progress, Watch
 from service.engine.local import LocalEngines
 from service.engine.runner import CodecRunner
+from service.engine.schedule import Load
 from service.errors import (
     ComputeError,
     DeadlineExceededError,
@@ -91,8 +92,8 @@ def test_rows_of_one_tick_are_at_different_steps(gated: Gated) -> None:
     run(gated, work)
 
 
-def test_a_guided_step_is_two_rows_of_one_tick(gated: Gated) -> None:
-    recorder = Recorder()
+def test_a_guided_step_is_two_rows_of_one_tick(runner: CodecRunner) -> None:
+    gated, recorder = Gated(runner, buckets=[2]), Recorder()
 
     async def work(engines: LocalEngines) -> None:
         sampler = SamplerConfig(steps=2, guidance=3.0, guidance_interval=(0.0, 1e17))
@@ -229,7 +230,7 @@ def test_fewer_steps_are_made_only_with_leave(runner: CodecRunner) -> None:
 
     async def work(engines: LocalEngines) -> None:
         wish = options(5, 1000)
-        needed = engines.decoder._completion([], _load(wish))
+        needed = engines.decoder._completion([], Load(steps=1000, rows=1000))
         call = Call(deadline=time.monotonic() + needed / 2)
         with pytest.raises(DeadlineUnreachableError):
             await engines.decode(some_tokens(), wish, call)
@@ -311,12 +312,19 @@ def test_progress_and_previews_are_seen(runner: CodecRunner) -> None:
     run(runner, work)
 
 
-def test_request_level_batches_form_only_when_the_last_has_ended(runner: CodecRunner) -> None:
-    gated = Gated(runner, buckets=[1, 2, 4])
+@pytest.mark.parametrize(
+    ("batching", "expected"), [("request", [1, 1, 1, 3, 3]), ("single", [1] * 9)]
+)
+def test_other_disciplines_form_batches_only_when_the_last_has_ended(
+    runner: CodecRunner, batching: Batching, expected: list[int]
+) -> None:
+    # Batches of four at any rate, so that nothing but the discipline splits them.
+    gated = Gated(runner, buckets=[4])
+    recorder = Recorder()
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        first = asyncio.create_task(engines.decode(some_tokens(), options(0, 5)))
+        first = asyncio.create_task(engines.decode(some_tokens(), options(0, 3)))
         await until(gated.entered.is_set)
         others = [
             asyncio.create_task(engines.decode(some_tokens(), options(seed, 2)))
@@ -325,11 +333,9 @@ def test_request_level_batches_form_only_when_the_last_has_ended(runner: CodecRu
         await until(lambda: engines.decoder.inside == 4)
         gated.gate.set()
         await asyncio.gather(first, *others)
-        # The first alone to its end, whatever came meanwhile.
-        assert gated.begun[0] == 0
-        assert [len(times) for times in gated.batches[:5]] == [1] * 5
 
-    run(gated, work, batching="request")
+    run(gated, work, batching=batching, observer=recorder)
+    assert [rows for _, rows, _ in recorder.batches] == expected
 
 
 def test_closing_finishes_what_was_submitted(gated: Gated) -> None:
