@@ -11,7 +11,7 @@ from starlette.requests import Request
 
 from model.tokens import Tokens
 from service.deadlines import call_of
-from service.engine.calls import Call, Decoded, DecodeOptions, Watch
+from service.engine.calls import Call, Decoded, DecodeOptions
 from service.engine.local import LocalEngines
 from service.errors import ClientLeftError
 from service.fit import Fit, FittedImage, fit_image
@@ -35,6 +35,11 @@ class StageClock:
         """Count a stage; one that comes twice (the queue, in reconstruct) adds up in the header."""
         self.metrics.stage(stage, seconds)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+
+    def add_decode(self, decoded: Decoded) -> None:
+        """Count the stages of a decode."""
+        self.add("queue", decoded.timings.queue)
+        self.add("sample", decoded.timings.run)
 
     def header(self) -> str:
         """The value of ``Server-Timing``, in milliseconds."""
@@ -124,14 +129,11 @@ class Service:
         visit.clock.add("encode", encoded.timings.run)
         return encoded.tokens
 
-    async def decode(
-        self, visit: Visit, tokens: Tokens, options: DecodeOptions, watch: Watch | None = None
-    ) -> Decoded:
+    async def decode(self, visit: Visit, tokens: Tokens, options: DecodeOptions) -> Decoded:
         """The picture of a token set, unless the client leaves first."""
-        work = self.engines.decode(tokens, options, visit.call, watch)
+        work = self.engines.decode(tokens, options, visit.call)
         decoded = await until_disconnect(visit.request, work)
-        visit.clock.add("queue", decoded.timings.queue)
-        visit.clock.add("sample", decoded.timings.run)
+        visit.clock.add_decode(decoded)
         return decoded
 
     async def render(

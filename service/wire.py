@@ -17,6 +17,9 @@ from service.render import DEFAULT_QUALITY
 MAX_GUIDANCE = 20.0
 MAX_RHO = 100.0
 MIN_RHO = 0.01
+MAX_PREVIEWS = 32
+
+PreviewStep = Annotated[int, Field(ge=1)]
 
 
 class _Message(BaseModel):
@@ -92,11 +95,23 @@ class QualityOptions(_Message):
     )
 
 
-class DetokenizeOptions(SamplingOptions, QualityOptions):
+class StreamOptions(_Message):
+    """Whether a decode is seen while it is made."""
+
+    stream: bool = Field(
+        default=False, description="Answer with Server-Sent Events: progress, previews, the image."
+    )
+    previews: Annotated[list[PreviewStep], Field(max_length=MAX_PREVIEWS)] = Field(
+        default=[],
+        description="With stream: steps, 1 for the first, after which the image so far is sent.",
+    )
+
+
+class DetokenizeOptions(SamplingOptions, QualityOptions, StreamOptions):
     """Query parameters of detokenize."""
 
 
-class ReconstructOptions(FitOptions, DetokenizeOptions):
+class ReconstructOptions(FitOptions, SamplingOptions, QualityOptions):
     """Query parameters of reconstruct."""
 
 

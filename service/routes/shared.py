@@ -1,5 +1,6 @@
 """What several routes need: their service, headers, and words for the OpenAPI document."""
 
+import logging
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,9 +12,19 @@ from service.core import Service, StageClock, Upload
 from service.engine.calls import Decoded, DecodeOptions
 from service.errors import FieldProblem, InvalidFieldsError
 from service.images import MEDIA_TYPES
+from service.middleware import request_id_of
 from service.openapi import schema_ref
-from service.problems import ANSWERS, PROBLEM_MEDIA_TYPE, Problem
+from service.problems import (
+    ANSWERS,
+    INTERNAL,
+    PROBLEM_MEDIA_TYPE,
+    Problem,
+    answer_for,
+    problem_response,
+)
 from service.wire import SamplingOptions
+
+logger = logging.getLogger(__name__)
 
 
 def get_service(request: Request) -> Service:
@@ -79,6 +90,19 @@ def upload_headers(upload: Upload) -> dict[str, str]:
         "Flowmo-Fit-Source": ",".join(map(str, report.source)),
         "Flowmo-Fit-Target": ",".join(map(str, report.target)),
     }
+
+
+def problem_text(service: Service, request: Request, error: Exception) -> str:
+    """An error as the JSON document that an answer would be, counted like one."""
+    answer = answer_for(error)
+    service.metrics.errors.labels(answer.code).inc()
+    if answer is INTERNAL:
+        logger.error("an answer that had begun could not be ended", exc_info=error)
+    detail = "an unexpected error occurred" if answer is INTERNAL else str(error)
+    response = problem_response(
+        answer, detail, request_id=request_id_of(request.scope), error=error
+    )
+    return bytes(response.body).decode()
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Image to tokens, tokens to image, and both."""
 
+from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -7,8 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from model.container import Container
 from model.tokens import Tokens
-from service import bodies
-from service.core import Service
+from service import bodies, streaming
+from service.core import Service, Visit, until_disconnect
+from service.engine.calls import Decoded, DecodeOptions
 from service.negotiation import choose
 from service.openapi import schema_ref
 from service.render import OUTPUT_MEDIA_TYPES
@@ -18,6 +20,7 @@ from service.routes.shared import (
     decode_options,
     image_request_body,
     model_headers,
+    problem_text,
     problems,
     sampling_headers,
     upload_headers,
@@ -87,7 +90,13 @@ async def tokenize(
     "/detokenize",
     response_class=Response,
     responses={
-        200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
+        200: {
+            "description": "The image, or its making as events.",
+            "content": {
+                **binary_content(*IMAGE_OFFERS),
+                streaming.MEDIA_TYPE: {"schema": {"type": "string"}},
+            },
+        },
         **problems(400, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra={
@@ -103,14 +112,21 @@ async def tokenize(
 async def detokenize(
     request: Request, service: ServiceOf, query: Annotated[DetokenizeOptions, Query()]
 ) -> Response:
-    """Turn tokens into an image; the same tokens, seed and options give the same image."""
-    media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
+    """Turn tokens into an image; the same tokens, seed and options give the same image.
+
+    With `stream=true`, or `Accept: text/event-stream`, the answer is Server-Sent Events: `progress`
+    after each step, `preview` at the steps in `previews`, then `image`, or `error`.
+    """
+    media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
     seconds = service.settings.body_seconds
-    with service.admit(request) as visit:
+    with ExitStack() as inside:
+        visit = inside.enter_context(service.admit(request))
         clock = visit.clock
         sent, wanted = await bodies.read_tokens(request, query, seconds=seconds)
         options = decode_options(service, wanted)
         tokens = _checked(sent, service)
+        if wanted.stream or media_type == streaming.MEDIA_TYPE:
+            return await _stream(service, visit, tokens, options, wanted, media_type, inside)
         decoded = await service.decode(visit, tokens, options)
         data = await service.render(
             decoded.pixels, OUTPUT_MEDIA_TYPES[media_type], wanted.quality, clock
@@ -151,6 +167,36 @@ async def reconstruct(
     )
     headers["Flowmo-Token-Bytes"] = str(service.engines.info.config.payload_bytes)
     return Response(data, headers=headers, media_type=media_type)
+
+
+async def _stream(
+    service: Service,
+    visit: Visit,
+    tokens: Tokens,
+    options: DecodeOptions,
+    wanted: DetokenizeOptions,
+    media_type: str,
+    inside: ExitStack,
+) -> Response:
+    """The decode as events; ``inside`` is theirs from the first on."""
+    if media_type == streaming.MEDIA_TYPE:
+        media_type = IMAGE_OFFERS[0]
+    stream = streaming.DecodeStream(service, visit, media_type=media_type, quality=wanted.quality)
+    start = stream.start(
+        lambda watch: service.engines.decode(tokens, options, visit.call, watch),
+        streaming.wanted_previews(wanted.previews, options),
+        inside,
+    )
+    await until_disconnect(visit.request, start)
+
+    def describe(decoded: Decoded) -> dict[str, str]:
+        return model_headers(service, visit.clock) | sampling_headers(options, decoded)
+
+    def explain(error: Exception) -> str:
+        return problem_text(service, visit.request, error)
+
+    headers = model_headers(service, visit.clock)
+    return streaming.EventStream(stream.events(describe, explain), inside.pop_all(), headers)
 
 
 def _checked(sent: Container | DetokenizeBody, service: Service) -> Tokens:

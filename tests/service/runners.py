@@ -30,6 +30,7 @@ class Gated:
         self.gate.set()
         self.entered = threading.Event()
         self.error: Exception | None = None
+        self.fail_after: int | None = None
         self.batches: list[tuple[float, ...]] = []
         self.encoded: list[int] = []
         self.begun: list[int] = []
@@ -57,6 +58,10 @@ class Gated:
         assert len(x) == len(times) == len(condition)
         assert len(x) in self.buckets
         self.batches.append(tuple(times))
+        if self.fail_after is not None:
+            self.fail_after -= 1
+            if self.fail_after < 0:
+                raise RuntimeError("an illegal memory access was encountered")
         self._pass()
         return self._runner.velocity(x, times, condition)
 

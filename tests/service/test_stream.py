@@ -1,0 +1,159 @@
+"""Decodes as Server-Sent Events, from the real server."""
+
+import asyncio
+import base64
+import json
+import socket
+from collections.abc import Iterator
+
+import httpx
+import numpy as np
+import pytest
+
+from flowmo.cli.server_process import ServerProcess
+from model.container import MEDIA_TYPE, Container
+from model.tokens import Tokens
+from service.app import create_app
+from service.codec import Codec
+from service.engine.runner import CodecRunner
+from tests.service.pictures import from_file
+from tests.service.runners import Gated
+from tests.service.test_operations import value, wait_for
+
+HEADERS = {"Content-Type": MEDIA_TYPE}
+
+
+@pytest.fixture(scope="module")
+def container(codec: Codec) -> bytes:
+    tokens = Tokens(ids=np.full((16, 3), 9, np.int32), group_bits=4)
+    return Container(
+        tokens=tokens, fingerprint=codec.info.fingerprint, width=32, height=32
+    ).to_bytes()
+
+
+def events(text: str) -> Iterator[tuple[str, dict[str, object]]]:
+    """As a client reads them."""
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        yield fields["event"], json.loads(fields["data"])
+
+
+def picture(data: dict[str, object]) -> bytes:
+    return base64.b64decode(str(data["image"]))
+
+
+def test_progress_previews_and_the_picture(http: httpx.Client, container: bytes) -> None:
+    params = {"steps": 4, "seed": 5}
+    plain = http.post("/v1/detokenize", content=container, headers=HEADERS, params=params)
+    answer = http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=HEADERS | {"X-Request-ID": "mine"},
+        params={**params, "stream": True, "previews": [2, 4, 99]},
+    )
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"].startswith("text/event-stream")
+    assert answer.headers["X-Request-ID"] == "mine"
+    came = list(events(answer.text))
+    assert [(name, data.get("step")) for name, data in came] == [
+        ("progress", 1),
+        ("progress", 2),
+        ("preview", 2),
+        ("progress", 3),
+        ("progress", 4),
+        ("preview", 4),
+        ("image", None),
+    ]
+    last = came[-1][1]
+    assert last["media_type"] == "image/png"
+    assert picture(last) == plain.content
+    headers = last["headers"]
+    assert isinstance(headers, dict)
+    assert (headers["Flowmo-Steps"], headers["Flowmo-Seed"]) == ("4", "5")
+    assert "sample;dur=" in headers["Server-Timing"]
+    early, late = (from_file(picture(data)).astype(int) for _, data in (came[2], came[5]))
+    final = from_file(picture(last))
+    assert np.abs(late - final).max() <= 1
+    assert np.abs(early - final).mean() > np.abs(late - final).mean()
+
+
+def test_an_accept_header_asks_for_events_too(http: httpx.Client, container: bytes) -> None:
+    answer = http.post(
+        "/v1/detokenize", content=container, headers=HEADERS | {"Accept": "text/event-stream"}
+    )
+    assert [name for name, _ in events(answer.text)][-1] == "image"
+    webp = http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=HEADERS | {"Accept": "image/webp"},
+        params={"stream": True},
+    )
+    *_, (_, last) = events(webp.text)
+    assert last["media_type"] == "image/webp"
+    assert picture(last)[8:12] == b"WEBP"
+
+
+def test_what_fails_before_the_first_step_is_an_ordinary_error(
+    http: httpx.Client, container: bytes
+) -> None:
+    params = {"stream": True}
+    broken = http.post("/v1/detokenize", content=b"no", headers=HEADERS, params=params)
+    assert (broken.status_code, broken.json()["code"]) == (400, "not-a-container")
+    late = http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=HEADERS | {"X-Request-Timeout-Seconds": "0.02"},
+        params=params | {"steps": 1000},
+    )
+    assert (late.status_code, late.json()["code"]) == (429, "deadline-unreachable")
+    wrong = http.post(
+        "/v1/detokenize", content=container, headers=HEADERS, params=params | {"previews": 0}
+    )
+    assert wrong.status_code == 422
+    assert value(http, "flowmo_admitted_requests") == 0
+
+
+def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> None:
+    gated = Gated(runner)
+
+    async def main() -> None:
+        app = create_app(gated)
+        transport = httpx.ASGITransport(app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            gated.fail_after = 3
+            answer = await client.post(
+                "/v1/detokenize",
+                content=container,
+                headers=HEADERS,
+                params={"stream": True, "steps": 50},
+            )
+            assert answer.status_code == 200
+            came = list(events(answer.text))
+            assert [name for name, _ in came] == ["progress"] * 3 + ["error"]
+            assert came[-1][1]["code"] == "compute-failed"
+            assert came[-1][1]["status"] == 500
+            assert "flowmo_admitted_requests 0.0" in (await client.get("/metrics")).text
+
+    asyncio.run(main())
+
+
+def test_a_client_that_leaves_its_stream_frees_its_rows(
+    http: httpx.Client, server: ServerProcess, container: bytes
+) -> None:
+    saved = value(http, "flowmo_steps_saved_total", reason="cancelled")
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = (
+            "POST /v1/detokenize?steps=1000&stream=true HTTP/1.1\r\n"
+            f"Host: {host}\r\nContent-Type: {MEDIA_TYPE}\r\n"
+            f"Content-Length: {len(container)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + container)
+        assert b"200 OK" in connection.recv(65536)
+    wait_for(http, "flowmo_steps_saved_total", saved + 1, reason="cancelled")
+    assert value(http, "flowmo_admitted_requests") == 0
