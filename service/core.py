@@ -17,6 +17,7 @@ from service.errors import ClientLeftError
 from service.fit import Fit, FittedImage, fit_image
 from service.images import DecodedImage, Pixels, read_image
 from service.metrics import Metrics
+from service.middleware import declared_bytes
 from service.places import Places
 from service.render import ImageFormat, encode_image
 from service.settings import Settings
@@ -103,8 +104,8 @@ class Service:
             default=settings.default_deadline_seconds,
             most=settings.max_deadline_seconds,
         )
-        declared = request.headers.get("content-length", "")
-        size = int(declared) if declared.isdecimal() else settings.max_body_bytes
+        declared = declared_bytes(request.headers)
+        size = settings.max_body_bytes if declared is None else declared
         with self.places.take(size, backlog_seconds=self.engines.decoder.backlog_seconds):
             yield Visit(request, call, StageClock(self.metrics))
 

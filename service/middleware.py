@@ -103,13 +103,18 @@ class BodyLimit:
         await self._app(scope, body.receive, send_then_linger)
 
 
+def declared_bytes(headers: Headers) -> int | None:
+    """Size of a body according to its Content-Length; None if that does not say."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
+
+
 class _Body:
     def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
         headers = Headers(scope=scope)
-        declared = headers.get("content-length", "")
         self._receive = receive
         self._max_bytes = max_bytes
-        self._declared = int(declared) if declared.isdecimal() else 0
+        self._declared = declared_bytes(headers) or 0
         self._seen = 0
         self._begun = False
         # A client that asks first, with Expect, has not sent anything until somebody reads.

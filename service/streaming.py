@@ -11,14 +11,14 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import ExitStack
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from service.core import Service, StageClock, Visit
-from service.engine.calls import Decoded, DecodeOptions, Progress, Watch
+from service.engine.calls import Decoded, Progress, Watch
 from service.images import Pixels
 from service.render import OUTPUT_MEDIA_TYPES
 
@@ -69,7 +69,7 @@ class DecodeStream:
 
     async def start(
         self,
-        work: Callable[[Watch], Awaitable[Decoded]],
+        work: Callable[[Watch], Coroutine[None, None, Decoded]],
         previews: Collection[int],
         resources: ExitStack,
     ) -> None:
@@ -79,7 +79,7 @@ class DecodeStream:
             Exception: whatever kept it from being made.
         """
         watch = Watch(on_progress=self._news.put_nowait, previews=previews)
-        self._task = task = asyncio.ensure_future(_awaited(work(watch)))
+        self._task = task = asyncio.create_task(work(watch))
         resources.callback(task.cancel)
         task.add_done_callback(lambda _: self._news.put_nowait(None))
         first = await self._news.get()
@@ -118,18 +118,9 @@ class DecodeStream:
         return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
 
 
-async def _awaited(work: Awaitable[Decoded]) -> Decoded:
-    return await work
-
-
 def _event(name: str, data: Mapping[str, object]) -> bytes:
     return _encoded(name, json.dumps(data, separators=(",", ":")))
 
 
 def _encoded(name: str, data: str) -> bytes:
     return f"event: {name}\ndata: {data}\n\n".encode()
-
-
-def wanted_previews(previews: Collection[int], options: DecodeOptions) -> frozenset[int]:
-    """Those of the steps that there are."""
-    return frozenset(step for step in previews if step <= options.sampler.steps)

@@ -34,8 +34,8 @@ from service.engine.device import DeviceThread
 from service.engine.observer import EngineObserver
 from service.engine.runner import DecoderRunner
 from service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
-from service.engine.work import Work, refuse_late, result_by_deadline, stopped
-from service.errors import ComputeError, DeadlineUnreachableError, QueueFullError
+from service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
+from service.errors import ComputeError, DeadlineUnreachableError
 from service.images import Pixels
 
 if TYPE_CHECKING:
@@ -144,15 +144,14 @@ class DecoderEngine:
             if self._device.ended:
                 raise stopped()
             options = self._admit(options, call)
-            times = time_grid(options.sampler)
             work = _Work(
                 call=call,
                 tokens=tokens,
                 options=options,
                 watch=watch,
                 loop=loop,
-                times=times,
-                rows=tuple(1 + is_guided(t, options.sampler) for t in times[:-1]),
+                times=time_grid(options.sampler),
+                rows=_rows(options.sampler),
             )
             bisect.insort(self._works, work, key=lambda w: w.order)
             self._device.changed.notify_all()
@@ -162,12 +161,9 @@ class DecoderEngine:
         """The options it is taken with. Lock held."""
         ahead = self._ahead(call)
         if len(self._works) >= self._max_queue:
-            seconds = self._completion(self._works, Load(steps=0, rows=0))
             self._observer.refused("decode", "queue-full")
-            raise QueueFullError(
-                f"{len(self._works)} decodes are inside, {seconds:.2f} s of work",
-                retry_after=max(1, round(seconds)),
-            )
+            seconds = self._completion(self._works, Load(steps=0, rows=0))
+            raise queue_full(f"{len(self._works)} decodes are inside", seconds)
         try:
             refuse_late(call, self._completion(ahead, _load(options.sampler)), "the decode")
         except DeadlineUnreachableError:
@@ -221,8 +217,8 @@ class DecoderEngine:
                 self._runner.velocity(xs, at, conditions)
                 self._runner.synchronize()
                 seconds[bucket] = time.perf_counter() - begin
+        least = self._runner.buckets[0]
         for t in times:  # what is kept of each time of the default grid
-            least = self._runner.buckets[0]
             self._runner.velocity(
                 x.expand(least, 3, size, size), [t] * least, condition.expand(least, -1, -1)
             )
@@ -232,12 +228,12 @@ class DecoderEngine:
 
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
-        self._leave([work for work in self._works if work.future.cancelled()])
+        self._drop_cancelled()
         return 0.0 if self._works else None
 
-    def _leave(self, gone: Sequence[_Work]) -> None:
+    def _drop_cancelled(self) -> None:
         """Forget work that nobody waits for. Lock held."""
-        for work in gone:
+        for work in [work for work in self._works if work.future.cancelled()]:
             self._works.remove(work)
             self._observer.cancelled("decode", work.load.steps)
 
@@ -245,7 +241,7 @@ class DecoderEngine:
         """See :meth:`Worker.run`: one tick."""
         assert self._times is not None
         with self._device.changed:
-            self._leave([work for work in self._works if work.future.cancelled()])
+            self._drop_cancelled()
             candidates = self._candidates()
             if not candidates:
                 return
@@ -363,6 +359,11 @@ def _present(tensor: "Tensor | None") -> "Tensor":
     return tensor
 
 
+def _rows(sampler: SamplerConfig) -> tuple[int, ...]:
+    """Rows of each step."""
+    return tuple(1 + is_guided(t, sampler) for t in time_grid(sampler)[:-1])
+
+
 def _load(sampler: SamplerConfig) -> Load:
-    times = time_grid(sampler)[:-1]
-    return Load(steps=len(times), rows=sum(1 + is_guided(t, sampler) for t in times))
+    rows = _rows(sampler)
+    return Load(steps=len(rows), rows=sum(rows))

@@ -11,7 +11,7 @@ from service.engine.device import DeviceThread
 from service.engine.observer import EngineObserver
 from service.engine.runner import EncoderRunner
 from service.engine.schedule import BucketTimes, worthwhile
-from service.engine.work import Work, refuse_late, result_by_deadline, stopped
+from service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
 from service.errors import ComputeError, QueueFullError
 from service.images import Pixels
 
@@ -81,10 +81,7 @@ class EncoderEngine:
         seconds = self._backlog_seconds(len(self._waiting) + 1)
         try:
             if len(self._waiting) >= self._max_queue:
-                raise QueueFullError(
-                    f"{len(self._waiting)} pictures wait to be encoded, {seconds:.2f} s of work",
-                    retry_after=max(1, round(seconds)),
-                )
+                raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
             refuse_late(call, seconds, "the encoding")
         except QueueFullError:
             self._observer.refused("encode", "queue-full")
@@ -117,17 +114,14 @@ class EncoderEngine:
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
         while self._waiting and self._waiting[0].future.cancelled():
-            self._drop(self._waiting.popleft())
+            self._waiting.popleft()
+            self._observer.cancelled("encode", 1)
         if not self._waiting:
             return None
         assert self._times is not None
         if len(self._waiting) >= self._times.buckets[-1]:
             return 0.0
         return self._waiting[0].submitted + self._batch_wait
-
-    def _drop(self, work: _Work) -> None:
-        del work
-        self._observer.cancelled("encode", 1)
 
     def run(self) -> None:
         """See :meth:`Worker.run`."""
@@ -137,7 +131,7 @@ class EncoderEngine:
             while self._waiting and len(batch) < self._times.buckets[-1]:
                 work = self._waiting.popleft()
                 if work.future.cancelled():
-                    self._drop(work)
+                    self._observer.cancelled("encode", 1)
                 else:
                     batch.append(work)
         if not batch:

@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from service.engine.calls import Call
-from service.errors import DeadlineExceededError, DeadlineUnreachableError, EngineStoppedError
+from service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    EngineStoppedError,
+    QueueFullError,
+)
 
 T = TypeVar("T")
 
@@ -77,6 +82,16 @@ def refuse_late(call: Call, seconds: float, what: str) -> None:
             f"{max(0.0, call.remaining):.2f} s",
             retry_after=max(1, math.ceil(late)),
         )
+
+
+def queue_full(inside: str, seconds: float) -> QueueFullError:
+    """The error of work for which there is no place.
+
+    Args:
+        inside: how much is there, for the message.
+        seconds: until that is done.
+    """
+    return QueueFullError(f"{inside}, {seconds:.2f} s of work", retry_after=max(1, round(seconds)))
 
 
 def stopped() -> EngineStoppedError:

@@ -184,7 +184,7 @@ async def _stream(
     stream = streaming.DecodeStream(service, visit, media_type=media_type, quality=wanted.quality)
     start = stream.start(
         lambda watch: service.engines.decode(tokens, options, visit.call, watch),
-        streaming.wanted_previews(wanted.previews, options),
+        wanted.previews,
         inside,
     )
     await until_disconnect(visit.request, start)

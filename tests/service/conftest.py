@@ -1,3 +1,11 @@
-from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, runner, server
+from tests.service.fixtures import (
+    checkpoint,
+    codec,
+    container,
+    http,
+    other_checkpoint,
+    runner,
+    server,
+)
 
-__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "runner", "server"]
+__all__ = ["checkpoint", "codec", "container", "http", "other_checkpoint", "runner", "server"]

@@ -8,12 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
 from flowmo.cli.server_process import ServerProcess
 from model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
+from model.container import Container
 from model.flowmo import FlowMo
+from model.tokens import Tokens
 from service.codec import Codec
 from service.engine.runner import CodecRunner
 from service.loader import load_codec, load_runner
@@ -67,6 +70,18 @@ def codec(checkpoint: Path) -> Codec:
 @pytest.fixture(scope="session")
 def runner(checkpoint: Path) -> CodecRunner:
     return load_runner(str(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def container(codec: Codec) -> bytes:
+    """Some tokens of the checkpoint's."""
+    config = codec.info.config
+    ids = np.full((config.code_length, config.ids_per_token), 9, np.int32)
+    tokens = Tokens(ids=ids, group_bits=config.group_bits)
+    size = config.image_size
+    return Container(
+        tokens=tokens, fingerprint=codec.info.fingerprint, width=size, height=size
+    ).to_bytes()
 
 
 @pytest.fixture(scope="session")

@@ -3,26 +3,15 @@
 import time
 
 import httpx
-import numpy as np
 import pytest
 
-from model.container import MEDIA_TYPE, Container
-from model.tokens import Tokens
-from service.codec import Codec
+from model.container import MEDIA_TYPE
 from service.deadlines import call_of
 from service.errors import InvalidFieldsError
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
-
-
-@pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
-    tokens = Tokens(ids=np.full((16, 3), 9, np.int32), group_bits=4)
-    return Container(
-        tokens=tokens, fingerprint=codec.info.fingerprint, width=32, height=32
-    ).to_bytes()
 
 
 def decode(

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,50 +12,18 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from flowmo.cli.server_process import ServerError, ServerProcess
-from model.container import MEDIA_TYPE, Container
-from model.tokens import Tokens
+from model.container import MEDIA_TYPE
 from service.app import create_app
 from service.codec import Codec
 from service.engine.runner import CodecRunner
 from tests.service.pictures import as_file, from_file, gradient
+from tests.service.probes import detokenize_by_socket, samples, value, wait_for
 from tests.service.runners import Gated
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
-
-
-def samples(http: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
-    """Every sample of a scrape, by name and sorted labels."""
-    answer = http.get("/metrics")
-    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    return {
-        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(answer.text)
-        for sample in family.samples
-    }
-
-
-def value(http: httpx.Client, name: str, **labels: str) -> float:
-    return samples(http).get((name, tuple(sorted(labels.items()))), 0.0)
-
-
-def wait_for(http: httpx.Client, name: str, wanted: float, **labels: str) -> None:
-    for _ in range(600):
-        if value(http, name, **labels) >= wanted:
-            return
-        threading.Event().wait(0.05)
-    pytest.fail(f"{name}{labels} did not reach {wanted}")
-
-
-@pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
-    tokens = Tokens(ids=np.full((16, 3), 9, np.int32), group_bits=4)
-    return Container(
-        tokens=tokens, fingerprint=codec.info.fingerprint, width=32, height=32
-    ).to_bytes()
 
 
 # --- the running server -------------------------------------------------------------------------
@@ -148,16 +115,9 @@ def test_errors_are_counted_by_code(http: httpx.Client) -> None:
 def test_a_client_that_leaves_stops_its_decode(
     http: httpx.Client, server: ServerProcess, container: bytes
 ) -> None:
-    host, port = server.url.removeprefix("http://").split(":")
     left = {"method": "POST", "route": "/v1/detokenize", "status": "499"}
     before = value(http, "flowmo_request_duration_seconds_count", **left)
-    with socket.create_connection((host, int(port))) as connection:
-        head = (
-            "POST /v1/detokenize?steps=1000 HTTP/1.1\r\n"
-            f"Host: {host}\r\nContent-Type: {MEDIA_TYPE}\r\n"
-            f"Content-Length: {len(container)}\r\n\r\n"
-        )
-        connection.sendall(head.encode() + container)
+    with detokenize_by_socket(server, container, "steps=1000"):
         wait_for(http, "flowmo_admitted_requests", 1)
     wait_for(http, "flowmo_request_duration_seconds_count", before + 1, **left)
     assert value(http, "flowmo_admitted_requests") == 0

@@ -3,32 +3,20 @@
 import asyncio
 import base64
 import json
-import socket
 from collections.abc import Iterator
 
 import httpx
 import numpy as np
-import pytest
 
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE, Container
-from model.tokens import Tokens
+from model.container import MEDIA_TYPE
 from service.app import create_app
-from service.codec import Codec
 from service.engine.runner import CodecRunner
 from tests.service.pictures import from_file
+from tests.service.probes import detokenize_by_socket, value, wait_for
 from tests.service.runners import Gated
-from tests.service.test_operations import value, wait_for
 
 HEADERS = {"Content-Type": MEDIA_TYPE}
-
-
-@pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
-    tokens = Tokens(ids=np.full((16, 3), 9, np.int32), group_bits=4)
-    return Container(
-        tokens=tokens, fingerprint=codec.info.fingerprint, width=32, height=32
-    ).to_bytes()
 
 
 def events(text: str) -> Iterator[tuple[str, dict[str, object]]]:
@@ -146,14 +134,8 @@ def test_a_client_that_leaves_its_stream_frees_its_rows(
     http: httpx.Client, server: ServerProcess, container: bytes
 ) -> None:
     saved = value(http, "flowmo_steps_saved_total", reason="cancelled")
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port))) as connection:
-        head = (
-            "POST /v1/detokenize?steps=1000&stream=true HTTP/1.1\r\n"
-            f"Host: {host}\r\nContent-Type: {MEDIA_TYPE}\r\n"
-            f"Content-Length: {len(container)}\r\n\r\n"
-        )
-        connection.sendall(head.encode() + container)
+    query = "steps=1000&stream=true"
+    with detokenize_by_socket(server, container, query) as connection:
         assert b"200 OK" in connection.recv(65536)
     wait_for(http, "flowmo_steps_saved_total", saved + 1, reason="cancelled")
     assert value(http, "flowmo_admitted_requests") == 0
