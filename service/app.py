@@ -10,47 +10,43 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.core import Service
-from service.engine.local import EngineSettings, LocalEngines
-from service.engine.runner import CodecRunner
 from service.errors import FieldProblem, InvalidFieldsError
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext, request_id_of
+from service.models import Models
 from service.openapi import describe
 from service.places import Places
 from service.problems import ANSWERS, Answer, answer_for, problem_response
-from service.routes import health, models, tokens
+from service.reloading import reload_on_hangup
+from service.routes import batches, health, tokens
+from service.routes import models as model_routes
 from service.settings import Settings
 from service.version import VERSION
 
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
-def create_app(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
-    """An application that serves one model.
+def create_app(models: Models, metrics: Metrics, settings: Settings | None = None) -> FastAPI:
+    """An application that serves some models.
 
-    Its engines start, and warm up, with the application; they finish what they have on shutdown.
+    Their engines start, and warm up, with the application; they finish what they have on shutdown.
+    On SIGHUP they are loaded again.
 
     Args:
-        runner: what computes.
+        models: what is served.
+        metrics: where to count.
         settings: limits; from the environment by default.
     """
     settings = settings or Settings()
-    metrics = Metrics()
     places = Places(settings.queue_size, settings.queue_bytes)
-    engines = LocalEngines(
-        runner,
-        runner,
-        EngineSettings(max_queue=settings.max_queue, batching=settings.batching),
-        metrics,
-    )
-    metrics.watch(engines, places)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         Image.init()  # else the first picture of each format pays for loading its plugin
-        engines.start()
-        yield
-        await engines.close(settings.drain_seconds)
+        models.start()
+        async with reload_on_hangup(lambda: models.reload(settings.drain_seconds)):
+            yield
+        await models.close(settings.drain_seconds)
 
     app = FastAPI(
         title="flowmo-serve",
@@ -59,8 +55,8 @@ def create_app(runner: CodecRunner, settings: Settings | None = None) -> FastAPI
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
     )
-    app.state.service = Service(engines, places, settings, metrics)
-    for router in (tokens.router, models.router, health.router):
+    app.state.service = Service(models, places, settings, metrics)
+    for router in (tokens.router, batches.router, model_routes.router, health.router):
         app.include_router(router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
@@ -72,7 +68,7 @@ def create_app(runner: CodecRunner, settings: Settings | None = None) -> FastAPI
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
-        metrics.errors.labels(answer.code).inc()
+        metrics.errors.inc(answer.code)
         return problem_response(
             answer, detail, request_id=request_id_of(request.scope), error=error
         )

@@ -26,7 +26,7 @@ from service.errors import (
     UnsupportedBodyError,
 )
 from service.images import MEDIA_TYPES as IMAGE_MEDIA_TYPES
-from service.wire import DetokenizeBody, DetokenizeOptions, ImageBody
+from service.wire import DetokenizeBody, DetokenizeOptions, ImageBody, TokensMessage
 
 JSON = "application/json"
 FORM = "multipart/form-data"
@@ -64,42 +64,52 @@ async def read_image(
     Raises:
         RequestError: whatever is wrong with the body.
     """
-    media_type = _media_type(request)
+    media_type = media_type_of(request)
     if media_type == JSON:
         # In a thread: tens of megabytes of JSON must not hold up everybody else.
-        message = await asyncio.to_thread(parse_json, body_type, await _read(request, seconds))
+        message = await asyncio.to_thread(parse_json, body_type, await read_body(request, seconds))
         given = message.model_dump(exclude_unset=True, exclude={"image"})
         return ImageRequest(message.image, _merged(query, given, "body"))
     if media_type == FORM:
-        data, fields = await _read_form(request, seconds)
-        return ImageRequest(data, _merged(query, fields, "form"))
+        form = await read_form(request, seconds)
+        return ImageRequest(form.files[0], _merged(query, form.fields, "form"))
     if media_type in IMAGE_MEDIA_TYPES or media_type == BINARY:
-        return ImageRequest(await _read(request, seconds), query)
+        return ImageRequest(await read_body(request, seconds), query)
     raise UnsupportedBodyError(
         f"an image comes as {FORM}, {JSON}, {BINARY} or {', '.join(IMAGE_MEDIA_TYPES)}; "
-        f"Content-Type says {_shown(media_type)}"
+        f"Content-Type says {shown(media_type)}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TokensRequest:
+    """Tokens as they were sent, and the route's options."""
+
+    sent: Container | TokensMessage
+    options: DetokenizeOptions
 
 
 async def read_tokens(
     request: Request, query: DetokenizeOptions, *, seconds: float
-) -> tuple[Container | DetokenizeBody, DetokenizeOptions]:
+) -> TokensRequest:
     """Tokens as a container or as JSON, and the options that hold.
 
     Raises:
         RequestError: whatever is wrong with the body.
         model.errors.ContainerError: a container that cannot be read.
     """
-    media_type = _media_type(request)
+    media_type = media_type_of(request)
     if media_type == JSON:
-        body = await asyncio.to_thread(parse_json, DetokenizeBody, await _read(request, seconds))
-        given = body.model_dump(exclude_unset=True, exclude={"tokens"})
-        return body, _merged(query, given, "body")
+        body = await asyncio.to_thread(
+            parse_json, DetokenizeBody, await read_body(request, seconds)
+        )
+        given = body.model_dump(exclude_unset=True, exclude={"tokens", "container"})
+        return TokensRequest(body.sent(), _merged(query, given, "body"))
     if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
-        return Container.from_bytes(await _read(request, seconds)), query
+        return TokensRequest(Container.from_bytes(await read_body(request, seconds)), query)
     raise UnsupportedBodyError(
         f"tokens come as {CONTAINER_MEDIA_TYPE}, {BINARY} or {JSON}; "
-        f"Content-Type says {_shown(media_type)}"
+        f"Content-Type says {shown(media_type)}"
     )
 
 
@@ -138,18 +148,29 @@ def _merged(query: O, given: Mapping[str, object], where: str) -> O:
         raise InvalidFieldsError(field_problems(error, where)) from None
 
 
-def _media_type(request: Request) -> str:
+def media_type_of(request: Request) -> str:
+    """Content-Type without its parameters.
+
+    Raises:
+        UnsupportedBodyError: the body is compressed.
+    """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
         raise UnsupportedBodyError("Content-Encoding is not read; send the body as it is")
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _shown(media_type: str) -> str:
+def shown(media_type: str) -> str:
+    """A Content-Type for an error message."""
     return repr(media_type[:80]) if media_type else "nothing"
 
 
-async def _read(request: Request, seconds: float) -> bytes:
+async def read_body(request: Request, seconds: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTimeoutError: it did not arrive in time.
+    """
     try:
         async with asyncio.timeout(seconds):
             return await request.body()
@@ -161,13 +182,37 @@ def _late(seconds: float) -> BodyTimeoutError:
     return BodyTimeoutError(f"the body was not complete after {seconds:g} s")
 
 
-async def _read_form(request: Request, seconds: float) -> tuple[bytes, dict[str, str]]:
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Multipart form data: files in their order, and the other fields."""
+
+    files: list[bytes]
+    fields: dict[str, str]
+
+
+async def read_form(request: Request, seconds: float, *, max_files: int = 1) -> Form:
+    """A form with one file at least.
+
+    Args:
+        request: not yet read.
+        seconds: longest time for the body to arrive.
+        max_files: most files.
+
+    Raises:
+        BodyTimeoutError: it did not arrive in time.
+        MalformedBodyError: not such a form.
+    """
+
     async def stream() -> AsyncGenerator[bytes, None]:
         async for chunk in request.stream():
             yield chunk
 
     parser = _InMemoryParser(
-        request.headers, stream(), max_files=1, max_fields=MAX_FORM_FIELDS, max_part_size=4096
+        request.headers,
+        stream(),
+        max_files=max_files,
+        max_fields=MAX_FORM_FIELDS,
+        max_part_size=4096,
     )
     try:
         async with asyncio.timeout(seconds):
@@ -179,19 +224,19 @@ async def _read_form(request: Request, seconds: float) -> tuple[bytes, dict[str,
     except (ValueError, LookupError) as error:
         raise MalformedBodyError("the form cannot be read: it is not multipart data") from error
     fields: dict[str, str] = {}
-    data: bytes | None = None
+    files: list[bytes] = []
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile):
-                data = await value.read()
+                files.append(await value.read())
             elif name in fields:
                 raise MalformedBodyError("a form field is there twice")
             else:
                 fields[name] = value
     finally:
         await form.close()
-    if data is None:
+    if not files:
         raise MalformedBodyError(
             "the form has no file; name one: curl -F image=@photo.jpg, with a file name"
         )
-    return data, fields
+    return Form(files, fields)

@@ -1,23 +1,27 @@
 """One application's parts, and the two pieces of work its routes are made of."""
 
 import asyncio
+import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from starlette.requests import Request
 
+from model.config import SamplerConfig
 from model.tokens import Tokens
+from service.cache import Found, Kept, SharedCache
+from service.codec import CodecInfo
 from service.deadlines import call_of
-from service.engine.calls import Call, Decoded, DecodeOptions
-from service.engine.local import LocalEngines
-from service.errors import ClientLeftError
+from service.engine.calls import Call, Decoded, DecodeOptions, Priority
+from service.errors import ClientLeftError, DeadlineExceededError
 from service.fit import Fit, FittedImage, fit_image
 from service.images import DecodedImage, Pixels, read_image
 from service.metrics import Metrics
 from service.middleware import declared_bytes
+from service.models import Models, Served
 from service.places import Places
 from service.render import ImageFormat, encode_image
 from service.settings import Settings
@@ -30,11 +34,12 @@ class StageClock:
     """Seconds of each stage of one request, kept for its ``Server-Timing`` header."""
 
     metrics: Metrics
+    model: str
     seconds: dict[str, float] = field(default_factory=dict)
 
     def add(self, stage: str, seconds: float) -> None:
         """Count a stage; one that comes twice (the queue, in reconstruct) adds up in the header."""
-        self.metrics.stage(stage, seconds)
+        self.metrics.stage(self.model, stage, seconds)
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def add_decode(self, decoded: Decoded) -> None:
@@ -56,43 +61,66 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture as a file.
+
+    Attributes:
+        data: the file.
+        sampler: what it was decoded with.
+    """
+
+    data: bytes
+    sampler: SamplerConfig
+
+
+@dataclass(frozen=True, slots=True)
 class Visit:
-    """One request while it is inside.
+    """One request while it is inside, as a context manager.
 
     Attributes:
         request: as it came.
         call: its deadline and priority.
-        clock: what its stages took.
+        stack: what is given back when it leaves; an answer that is still being made takes it over.
     """
 
     request: Request
     call: Call
-    clock: StageClock
+    stack: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stack.close()
 
 
 class Service:
     """What the routes of one application share.
 
     Args:
-        engines: run the model.
+        models: what is served.
         places: for requests.
         settings: limits.
         metrics: where to count.
     """
 
     def __init__(
-        self, engines: LocalEngines, places: Places, settings: Settings, metrics: Metrics
+        self, models: Models, places: Places, settings: Settings, metrics: Metrics
     ) -> None:
-        self.engines = engines
+        self.models = models
         self.places = places
         self.settings = settings
         self.metrics = metrics
+        self.pictures = SharedCache[Picture](settings.cache_bytes)
         # Decoding and encoding images are what may take much memory at once.
         self._image_slots = asyncio.Semaphore(settings.image_threads)
 
-    @contextmanager
-    def admit(self, request: Request) -> Iterator[Visit]:
+    def admit(self, request: Request, *, priority: Priority = "interactive") -> Visit:
         """A place for a request, from before its body is read until it is answered.
+
+        Args:
+            request: as it came.
+            priority: if its headers do not say.
 
         Raises:
             InvalidFieldsError: headers that say how to treat it cannot be used.
@@ -103,56 +131,119 @@ class Service:
             request.headers,
             default=settings.default_deadline_seconds,
             most=settings.max_deadline_seconds,
+            priority=priority,
         )
         declared = declared_bytes(request.headers)
         size = settings.max_body_bytes if declared is None else declared
-        with self.places.take(size, backlog_seconds=self.engines.decoder.backlog_seconds):
-            yield Visit(request, call, StageClock(self.metrics))
+        backlog = max(served.engines.backlog_seconds for served in self.models)
+        stack = ExitStack()
+        stack.enter_context(self.places.take(size, backlog_seconds=backlog))
+        return Visit(request, call, stack)
 
-    async def read(self, data: bytes, fit: Fit, clock: StageClock) -> Upload:
+    def render_metrics(self) -> bytes:
+        """All series in Prometheus' text format."""
+        self.metrics.sample(self.models, self.places)
+        return self.metrics.render()
+
+    def begin(self, visit: Visit, served: Served) -> "Job":
+        """Work with a model, which stays until the visit ends."""
+        visit.stack.enter_context(self.models.use(served))
+        return Job(self, visit, served)
+
+    async def in_image_thread(self, work: Callable[[], T], stage: str, clock: StageClock) -> T:
+        """The result of work on pixels or files, of which only so much is done at once."""
+        await self._image_slots.acquire()
+        begin = time.perf_counter()
+        task = asyncio.create_task(asyncio.to_thread(work))
+        # A thread cannot be cancelled: whoever leaves it behind does not free its slot.
+        task.add_done_callback(self._image_done)
+        result = await asyncio.shield(task)
+        clock.add(stage, time.perf_counter() - begin)
+        return result
+
+    def _image_done(self, task: "asyncio.Task[T]") -> None:
+        self._image_slots.release()
+        if not task.cancelled():
+            task.exception()  # seen, even if nobody waits for it any more
+
+
+class Job:
+    """What one request has done with one model.
+
+    Args:
+        service: its parts.
+        visit: the request.
+        served: the model.
+
+    Attributes:
+        clock: what its stages took.
+    """
+
+    def __init__(self, service: Service, visit: Visit, served: Served) -> None:
+        self._service, self._visit = service, visit
+        self.name, self.engines = served.name, served.engines
+        self.clock = StageClock(service.metrics, served.name)
+
+    @property
+    def info(self) -> CodecInfo:
+        """What the model is."""
+        return self.engines.info
+
+    async def read(self, data: bytes, fit: Fit) -> Upload:
         """Decode an upload and fit it to the model's square.
 
         Raises:
             ImageError: it is no image that can be used.
         """
-        size, limit = self.engines.info.image_size, self.settings.max_pixels
+        size, limit = self.info.image_size, self._service.settings.max_pixels
 
         def work() -> Upload:
             image = read_image(data, max_pixels=limit, side=size)
             return Upload(image, fit_image(image, size, fit))
 
-        return await self._in_image_thread(work, "decode_image", clock)
+        return await self._service.in_image_thread(work, "decode_image", self.clock)
 
-    async def encode(self, visit: Visit, pixels: Pixels) -> Tokens:
-        """Tokens of a picture, unless the client leaves first."""
-        encoded = await until_disconnect(visit.request, self.engines.encode(pixels, visit.call))
-        visit.clock.add("queue", encoded.timings.queue)
-        visit.clock.add("encode", encoded.timings.run)
+    async def encode(self, pixels: Pixels) -> Tokens:
+        """Tokens of a picture."""
+        encoded = await self.engines.encode(pixels, self._visit.call)
+        self.clock.add("queue", encoded.timings.queue)
+        self.clock.add("encode", encoded.timings.run)
         return encoded.tokens
 
-    async def decode(self, visit: Visit, tokens: Tokens, options: DecodeOptions) -> Decoded:
-        """The picture of a token set, unless the client leaves first."""
-        work = self.engines.decode(tokens, options, visit.call)
-        decoded = await until_disconnect(visit.request, work)
-        visit.clock.add_decode(decoded)
-        return decoded
+    async def decode(
+        self, tokens: Tokens, options: DecodeOptions, format: ImageFormat, quality: int
+    ) -> Found[Picture]:
+        """The picture of a token set; it may be there already, or be made for another request.
 
-    async def render(
-        self, pixels: Pixels, format: ImageFormat, quality: int, clock: StageClock
-    ) -> bytes:
+        Raises:
+            DeadlineExceededError: another request was making it, and did not in time.
+        """
+
+        async def make() -> Kept[Picture]:
+            decoded = await self.engines.decode(tokens, options, self._visit.call)
+            self.clock.add_decode(decoded)
+            data = await self.render(decoded.pixels, format, quality)
+            # One with fewer steps is not what the next request asks for.
+            whole = decoded.sampler == options.sampler
+            return Kept(value=Picture(data, decoded.sampler), size=len(data) if whole else None)
+
+        key = (self.info.fingerprint, tokens.ids.tobytes(), options, format, quality)
+        remaining = self._visit.call.remaining
+        try:
+            async with asyncio.timeout(None if math.isinf(remaining) else remaining):
+                found = await self._service.pictures.get(key, make)
+        except TimeoutError:
+            raise DeadlineExceededError("the picture was not made by the deadline") from None
+        self._service.metrics.cached(self.name, found.outcome, self._service.pictures.size)
+        return found
+
+    async def render(self, pixels: Pixels, format: ImageFormat, quality: int) -> bytes:
         """A picture as a file."""
 
         def work() -> bytes:
             return encode_image(pixels, format, quality=quality)
 
-        return await self._in_image_thread(work, "encode_image", clock)
-
-    async def _in_image_thread(self, work: Callable[[], T], stage: str, clock: StageClock) -> T:
-        async with self._image_slots:
-            begin = time.perf_counter()
-            result = await asyncio.to_thread(work)
-        clock.add(stage, time.perf_counter() - begin)
-        return result
+        return await self._service.in_image_thread(work, "encode_image", self.clock)
 
 
 async def until_disconnect(request: Request, work: Awaitable[T]) -> T:

@@ -13,22 +13,25 @@ DEADLINE_HEADER = "X-Request-Timeout-Seconds"
 PRIORITY_HEADER = "Flowmo-Priority"
 
 
-def call_of(headers: Mapping[str, str], *, default: float, most: float) -> Call:
+def call_of(
+    headers: Mapping[str, str], *, default: float, most: float, priority: Priority = "interactive"
+) -> Call:
     """The deadline and priority of a request that has just come.
 
     Args:
         headers: of the request; keys in any case.
         default: seconds it may take if it does not say.
         most: seconds it may take whatever it says.
+        priority: if it does not say.
 
     Raises:
         InvalidFieldsError: a value that cannot be used.
     """
     given = headers.get(DEADLINE_HEADER)
     seconds = default if given is None else _seconds(given)
-    priority = headers.get(PRIORITY_HEADER, "interactive").strip().lower()
+    wanted = headers.get(PRIORITY_HEADER, priority).strip().lower()
     for known in get_args(Priority):
-        if priority == known:
+        if wanted == known:
             return Call(deadline=time.monotonic() + min(seconds, most), priority=known)
     raise _invalid(PRIORITY_HEADER, f"must be one of {', '.join(get_args(Priority))}")
 

@@ -7,6 +7,7 @@ each kind is answered.
      ├── MalformedBodyError      not what its Content-Type says
      ├── InvalidFieldsError      fields missing, unknown or out of range
      ├── UnsupportedBodyError    a Content-Type or Content-Encoding that is not read
+     ├── UnknownModelError       a model that is not served
      ├── NotAcceptableError      nothing that the Accept header names is on offer
      ├── BodyTooLargeError       more bytes than the limit
      ├── BodyTimeoutError        the body did not arrive in time
@@ -59,6 +60,10 @@ class InvalidFieldsError(RequestError):
 
 class UnsupportedBodyError(RequestError):
     """A Content-Type or Content-Encoding that is not read."""
+
+
+class UnknownModelError(RequestError):
+    """A model that is not served."""
 
 
 class NotAcceptableError(RequestError):

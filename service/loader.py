@@ -1,14 +1,64 @@
 """The one place where a checkpoint becomes something that computes."""
 
+from functools import partial
+from typing import Protocol
+
 import torch
 
 from model.errors import CheckpointError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
+from service.engine.local import EngineSettings, LocalEngines
+from service.engine.observer import EngineObserver
 from service.engine.torch_runner import TorchRunner
 from service.local_codec import LocalCodec
+from service.models import Models
+from service.settings import Settings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class EngineObservers(Protocol):
+    """Gives the engines of each model their observer."""
+
+    def observer(self, model: str) -> EngineObserver:
+        """For the engines of one model."""
+        ...
+
+
+def open_models(settings: Settings, observers: EngineObservers) -> Models:
+    """Load all models of a server.
+
+    Args:
+        settings: which, and how they are computed.
+        observers: for their engines.
+
+    Raises:
+        CheckpointError: one cannot be loaded.
+        ConfigError: an unknown device or dtype.
+    """
+    engine = EngineSettings(max_queue=settings.max_queue, batching=settings.batching)
+
+    def load(checkpoint: str) -> TorchRunner:
+        return load_runner(
+            checkpoint,
+            device=settings.device,
+            dtype=settings.dtype,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+        )
+
+    sources, loaded = settings.models, dict[str, TorchRunner]()
+    if not sources:  # one model, under the name that it has itself
+        runner = load(settings.checkpoint)
+        sources = {runner.info.name: settings.checkpoint}
+        loaded[runner.info.name] = runner
+
+    def build(name: str, checkpoint: str) -> LocalEngines:
+        runner = loaded.pop(name, None) or load(checkpoint)
+        return LocalEngines(runner, runner, engine, observers.observer(name))
+
+    return Models({name: partial(build, name, source) for name, source in sources.items()})
 
 
 def load_codec(

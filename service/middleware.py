@@ -59,14 +59,14 @@ class RequestContext:
 
         begin = time.perf_counter()
         try:
-            with self._metrics.in_flight.track_inprogress():
+            with self._metrics.in_flight():
                 await self._app(scope, receive, send_with_id)
         finally:
             # The template, never the path: a stranger must not be able to make new series.
             route = getattr(scope.get("route"), "path", "unmatched")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             seconds = time.perf_counter() - begin
-            self._metrics.requests.labels(method, route, str(status)).observe(seconds)
+            self._metrics.requests.observe(method, route, str(status), value=seconds)
 
 
 class BodyLimit:

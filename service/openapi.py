@@ -6,11 +6,20 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from service.batch_wire import DetokenizeBatchBody, ReconstructBatchBody, TokenizeBatchBody
 from service.problems import Problem
 from service.wire import DetokenizeBody, ReconstructBody, TokenizeBody
 
 _TEMPLATE = "#/components/schemas/{model}"
-_MODELS: tuple[type[BaseModel], ...] = (Problem, TokenizeBody, DetokenizeBody, ReconstructBody)
+_MODELS: tuple[type[BaseModel], ...] = (
+    Problem,
+    TokenizeBody,
+    DetokenizeBody,
+    ReconstructBody,
+    TokenizeBatchBody,
+    DetokenizeBatchBody,
+    ReconstructBatchBody,
+)
 
 
 def schema_ref(model: type[BaseModel]) -> dict[str, str]:

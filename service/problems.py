@@ -36,6 +36,7 @@ from service.errors import (
     NotReadyError,
     QueueFullError,
     UnavailableError,
+    UnknownModelError,
     UnsupportedBodyError,
 )
 from service.images import CorruptImageError, ImageError, ImageTooLargeError, UnsupportedImageError
@@ -75,6 +76,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (ContainerCorruptedError, 400, "container-corrupted", "The token container is damaged", _SEND_AGAIN),
         (ContainerVersionError, 400, "container-version", "The token container is of another version", "Tokenize the image again, or update this server."),
         (ContainerError, 400, "bad-container", "The token container cannot be used", _SEND_AGAIN),
+        (UnknownModelError, 404, "unknown-model", "No such model", "Name one of the models of GET /v1/models, or none for the default."),
         (BodyTimeoutError, 408, "body-timeout", "The body did not arrive in time", "Send it faster, or send less."),
         (NotAcceptableError, 406, "not-acceptable", "No acceptable representation", "Name one of the offered media types in Accept."),
         (ContainerMismatchError, 409, "container-mismatch", "The tokens are of another model", "Decode them with the model that made them; GET /v1/models shows the one served here."),
@@ -129,12 +131,13 @@ class Problem(BaseModel):
     code: str
     mend: str
     errors: list[FieldMessage] | None = None
+    retry_after: int | None = None
 
 
-def problem_response(
+def problem(
     answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
-) -> Response:
-    """An error as RFC 9457 JSON.
+) -> Problem:
+    """An error as a message.
 
     Args:
         answer: the row of the table.
@@ -143,7 +146,7 @@ def problem_response(
         error: adds its fields and its Retry-After.
     """
     fields = error.problems if isinstance(error, InvalidFieldsError) else ()
-    problem = Problem(
+    return Problem(
         type=f"urn:flowmo:problem:{answer.code}",
         title=answer.title,
         status=answer.status,
@@ -152,12 +155,20 @@ def problem_response(
         code=answer.code,
         mend=answer.mend,
         errors=[FieldMessage(field=p.field, message=p.message) for p in fields] or None,
+        retry_after=error.retry_after if isinstance(error, UnavailableError) else None,
     )
+
+
+def problem_response(
+    answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
+) -> Response:
+    """An error as RFC 9457 JSON; arguments of :func:`problem`."""
+    message = problem(answer, detail, request_id=request_id, error=error)
     headers = {}
-    if isinstance(error, UnavailableError):
-        headers["Retry-After"] = str(error.retry_after)
+    if message.retry_after is not None:
+        headers["Retry-After"] = str(message.retry_after)
     return Response(
-        problem.model_dump_json(exclude_none=True),
+        message.model_dump_json(exclude_none=True),
         answer.status,
         headers=headers,
         media_type=PROBLEM_MEDIA_TYPE,

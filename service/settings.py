@@ -3,11 +3,12 @@
 Flags of ``flowmo serve`` win over the environment, which wins over the defaults here.
 """
 
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.config import MAX_STEPS
 from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
@@ -22,13 +23,37 @@ DEFAULT_MAX_BODY_BYTES = 32 * 1024 * 1024
 DEFAULT_BODY_SECONDS = 30.0
 DEFAULT_DRAIN_SECONDS = 30.0
 DEFAULT_QUEUE_BYTES = 256 * 1024 * 1024
+DEFAULT_CACHE_BYTES = 64 * 1024 * 1024
 DEFAULT_DEADLINE_SECONDS = 120.0
 DEFAULT_MAX_DEADLINE_SECONDS = 600.0
 DEFAULT_IMAGE_THREADS = 2
+DEFAULT_MAX_ITEMS = 64
 
 Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
+
+
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def _named(value: object) -> object:
+    """``NAME=CHECKPOINT`` texts, several or separated by commas, to checkpoints by name."""
+    if isinstance(value, str):
+        value = [item for item in value.split(",") if item.strip()]
+    if not isinstance(value, list | tuple):
+        return value
+    checkpoints: dict[str, str] = {}
+    for item in value:
+        name, _, checkpoint = (part.strip() for part in str(item).partition("="))
+        if not (_MODEL_NAME.fullmatch(name) and checkpoint):
+            raise ValueError(
+                f"expected NAME=CHECKPOINT, the name of letters, digits and . _ -, got {item!r}"
+            )
+        if name in checkpoints:
+            raise ValueError(f"two models are named {name!r}; give each its own name")
+        checkpoints[name] = checkpoint
+    return checkpoints
 
 
 class Settings(BaseSettings):
@@ -42,6 +67,11 @@ class Settings(BaseSettings):
 
     checkpoint: str = Field(
         default=str(DEFAULT_CHECKPOINT), description="Checkpoint folder or hub repository."
+    )
+    models: Annotated[dict[str, str], NoDecode, BeforeValidator(_named)] = Field(
+        default={},
+        description="Checkpoints by name, instead of checkpoint; the first is the default. In the "
+        "environment NAME=CHECKPOINT,NAME=CHECKPOINT.",
     )
     host: str = Field(default=DEFAULT_HOST, description="Address to listen on.")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -94,6 +124,14 @@ class Settings(BaseSettings):
         default=DEFAULT_MAX_DEADLINE_SECONDS,
         gt=0,
         description="Most time a request can have, whatever it says.",
+    )
+    cache_bytes: int = Field(
+        default=DEFAULT_CACHE_BYTES,
+        ge=0,
+        description="Decoded pictures kept for requests that repeat, in bytes; 0 keeps none.",
+    )
+    max_items: int = Field(
+        default=DEFAULT_MAX_ITEMS, ge=1, description="Most pictures of one batch request."
     )
     image_threads: int = Field(
         default=DEFAULT_IMAGE_THREADS, ge=1, description="Images decoded or encoded at once."

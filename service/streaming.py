@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from service.core import Service, StageClock, Visit
+from service.core import Job
 from service.engine.calls import Decoded, Progress, Watch
 from service.images import Pixels
 from service.render import OUTPUT_MEDIA_TYPES
@@ -55,14 +55,13 @@ class DecodeStream:
     """A decode under way, seen step by step.
 
     Args:
-        service: what decodes.
-        visit: the request.
+        job: the request's, with its model.
         media_type: of the pictures.
         quality: of JPEG and WebP.
     """
 
-    def __init__(self, service: Service, visit: Visit, *, media_type: str, quality: int) -> None:
-        self._service, self._visit = service, visit
+    def __init__(self, job: Job, *, media_type: str, quality: int) -> None:
+        self._job = job
         self._media_type, self._quality = media_type, quality
         self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
         self._task: asyncio.Task[Decoded] | None = None
@@ -104,7 +103,7 @@ class DecodeStream:
                     yield _event("preview", {**at, **await self._picture(news.preview)})
                 news = await self._news.get()
             decoded = self._task.result()
-            self._visit.clock.add_decode(decoded)
+            self._job.clock.add_decode(decoded)
             picture = await self._picture(decoded.pixels)
             yield _event("image", {**picture, "headers": describe(decoded)})
         except Exception as error:  # noqa: BLE001
@@ -112,9 +111,8 @@ class DecodeStream:
             yield _encoded("error", explain(error))
 
     async def _picture(self, pixels: Pixels) -> dict[str, str]:
-        clock: StageClock = self._visit.clock
         format = OUTPUT_MEDIA_TYPES[self._media_type]
-        data = await self._service.render(pixels, format, self._quality, clock)
+        data = await self._job.render(pixels, format, self._quality)
         return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
 
 

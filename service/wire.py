@@ -4,9 +4,17 @@ import base64
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 
 from model.config import FlowMoConfig, SamplerConfig
+from model.container import Container
 from model.errors import ContainerMismatchError, TokenError
 from model.tokens import Tokens
 from service.codec import CodecInfo
@@ -18,6 +26,7 @@ MAX_GUIDANCE = 20.0
 MAX_RHO = 100.0
 MIN_RHO = 0.01
 MAX_PREVIEWS = 32
+MAX_NAME = 64
 
 PreviewStep = Annotated[int, Field(ge=1)]
 
@@ -26,6 +35,17 @@ class _Message(BaseModel):
     """Unknown fields are errors: a misspelt option must not pass for a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelOptions(_Message):
+    """Which model."""
+
+    model: str | None = Field(
+        default=None,
+        max_length=MAX_NAME,
+        description="One of the names of GET /v1/models; by default the one that made the tokens, "
+        "or the first.",
+    )
 
 
 class FitOptions(_Message):
@@ -107,11 +127,19 @@ class StreamOptions(_Message):
     )
 
 
-class DetokenizeOptions(SamplingOptions, QualityOptions, StreamOptions):
+class TokenizeOptions(ModelOptions, FitOptions):
+    """Query parameters of tokenize."""
+
+
+class PictureOptions(ModelOptions, SamplingOptions, QualityOptions):
+    """How tokens become a picture file."""
+
+
+class DetokenizeOptions(PictureOptions, StreamOptions):
     """Query parameters of detokenize."""
 
 
-class ReconstructOptions(FitOptions, SamplingOptions, QualityOptions):
+class ReconstructOptions(PictureOptions, FitOptions):
     """Query parameters of reconstruct."""
 
 
@@ -124,7 +152,7 @@ def _base64(value: object) -> object:
         raise ValueError("not base64 (standard alphabet, padded, no data: URL)") from None
 
 
-Base64Image = Annotated[
+Base64Bytes = Annotated[
     bytes,
     BeforeValidator(_base64),
     WithJsonSchema({"type": "string", "contentEncoding": "base64"}),
@@ -134,10 +162,10 @@ Base64Image = Annotated[
 class ImageBody(_Message):
     """An image in JSON; options of the route may stand beside it."""
 
-    image: Base64Image = Field(description="The image file, base64 (no data: URL).")
+    image: Base64Bytes = Field(description="The image file, base64 (no data: URL).")
 
 
-class TokenizeBody(FitOptions, ImageBody):
+class TokenizeBody(TokenizeOptions, ImageBody):
     """JSON body of tokenize."""
 
 
@@ -168,12 +196,12 @@ class TokensMessage(_Message):
     payload_bytes: int | None = Field(default=None, description="Size of the packed tokens.")
 
     @classmethod
-    def of(cls, tokens: Tokens, info: CodecInfo) -> Self:
-        """Tokens that ``info``'s model made."""
+    def of(cls, name: str, tokens: Tokens, info: CodecInfo) -> Self:
+        """Tokens that ``info``'s model made, which is served under ``name``."""
         config = info.config
         return cls(
             ids=tokens.ids.tolist(),
-            model=info.name,
+            model=name,
             fingerprint=info.fingerprint,
             code_length=config.code_length,
             token_bits=config.token_bits,
@@ -205,10 +233,34 @@ class TokensMessage(_Message):
         return Tokens(ids=ids, group_bits=config.group_bits)
 
 
-class DetokenizeBody(DetokenizeOptions):
-    """JSON body of detokenize."""
+class TokensBody(_Message):
+    """Tokens in JSON, in one of two forms; options of the route may stand beside them."""
 
-    tokens: TokensMessage
+    tokens: TokensMessage | None = None
+    container: Base64Bytes | None = Field(
+        default=None, description="A token container, base64; instead of tokens."
+    )
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.tokens is None) == (self.container is None):
+            raise ValueError("exactly one of tokens and container is needed")
+        return self
+
+    def sent(self) -> "TokensMessage | Container":
+        """Whichever there is.
+
+        Raises:
+            model.errors.ContainerError: a container that cannot be read.
+        """
+        if self.tokens is not None:
+            return self.tokens
+        assert self.container is not None
+        return Container.from_bytes(self.container)
+
+
+class DetokenizeBody(DetokenizeOptions, TokensBody):
+    """JSON body of detokenize."""
 
 
 class FitMessage(_Message):
@@ -267,11 +319,11 @@ class ModelMessage(_Message):
     ready: bool
 
     @classmethod
-    def of(cls, info: CodecInfo, *, max_steps: int, ready: bool) -> Self:
-        """A codec as a message."""
+    def of(cls, name: str, info: CodecInfo, *, max_steps: int, ready: bool) -> Self:
+        """A codec under its name."""
         config: FlowMoConfig = info.config
         return cls(
-            name=info.name,
+            name=name,
             fingerprint=info.fingerprint,
             image_size=config.image_size,
             code_length=config.code_length,

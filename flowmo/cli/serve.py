@@ -10,6 +10,7 @@ import typer
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
+    from service.models import Models
     from service.settings import Settings
 
 BACKLOG = 2048
@@ -22,6 +23,14 @@ def serve_command(
             "--checkpoint",
             "-c",
             help="Checkpoint folder or hub repository [env FLOWMO_CHECKPOINT; the demo model].",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME=CHECKPOINT",
+            help="Serve several, the first by default; repeat it [env FLOWMO_MODELS].",
         ),
     ] = None,
     host: Annotated[
@@ -77,6 +86,17 @@ def serve_command(
         float | None,
         typer.Option(help="Most time of a request [env FLOWMO_MAX_DEADLINE_SECONDS; 600]."),
     ] = None,
+    max_items: Annotated[
+        int | None,
+        typer.Option(help="Most pictures of one batch request [env FLOWMO_MAX_ITEMS; 64]."),
+    ] = None,
+    cache_bytes: Annotated[
+        int | None,
+        typer.Option(
+            help="Decoded pictures kept for requests that repeat, 0 keeps none "
+            "[env FLOWMO_CACHE_BYTES; 64 MiB]."
+        ),
+    ] = None,
     drain_seconds: Annotated[
         float | None,
         typer.Option(help="Longest wait for requests at the end [env FLOWMO_DRAIN_SECONDS; 30]."),
@@ -87,38 +107,43 @@ def serve_command(
 ) -> None:
     """Serve a checkpoint over HTTP until ^C or SIGTERM; what has begun is finished."""
     given = {name: value for name, value in locals().items() if value is not None}
+    if model is not None:
+        given["models"] = given.pop("model")
     settings = _settings(given)
     listener = _listen(settings.host, settings.port)
     # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     import uvicorn
 
     from service.app import create_app
-    from service.loader import load_runner
+    from service.instruments import PrometheusInstruments
+    from service.loader import open_models
+    from service.metrics import Metrics
 
-    runner = load_runner(
-        settings.checkpoint,
-        device=settings.device,
-        dtype=settings.dtype,
-        threads=settings.threads,
-        max_batch=settings.max_batch,
-    )
+    metrics = Metrics(PrometheusInstruments())
+    models = open_models(settings, metrics.engines)
     config = uvicorn.Config(
-        create_app(runner, settings),
+        create_app(models, metrics, settings),
         log_level=settings.log_level,
         log_config=_log_config(),
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     listener.listen(BACKLOG)
-    info = runner.info
-    typer.echo(
-        f"flowmo: {ANNOUNCEMENT}{_url(listener)} "
-        f"(model {info.name}, {info.image_size} px, {info.config.payload_bytes} B a picture, "
-        f"{info.device} {info.dtype})"
-    )
+    typer.echo(f"flowmo: {ANNOUNCEMENT}{_url(listener)} ({_described(models)})")
     # ^C ends the server in good order; uvicorn raises it again afterwards.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def _described(models: "Models") -> str:
+    texts = []
+    for served in models:
+        info = served.engines.info
+        texts.append(
+            f"model {served.name}, {info.image_size} px, {info.config.payload_bytes} B a picture, "
+            f"{info.device} {info.dtype}"
+        )
+    return "; ".join(texts)
 
 
 def _settings(given: dict[str, Any]) -> "Settings":

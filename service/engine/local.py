@@ -83,6 +83,16 @@ class LocalEngines:
         """Pictures inside both engines."""
         return self.encoder.waiting + self.decoder.inside
 
+    @property
+    def backlog_seconds(self) -> float:
+        """Time until all decodes that are inside would be done."""
+        return self.decoder.backlog_seconds
+
+    @property
+    def busy_seconds(self) -> float:
+        """Age of the batch that runs now; 0 when idle."""
+        return self.device.busy_seconds
+
     def start(self) -> None:
         """Start the device thread; it warms up first. Work may be submitted at once."""
         self.device.start([self.encoder, self.decoder])

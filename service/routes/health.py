@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Response
 
 from service.errors import EngineStoppedError, NotReadyError
-from service.metrics import CONTENT_TYPE
+from service.instruments import CONTENT_TYPE
 from service.routes.shared import ServiceOf, problems
 
 router = APIRouter(tags=["operations"])
@@ -12,7 +12,7 @@ router = APIRouter(tags=["operations"])
 @router.get("/healthz", responses=problems(503))
 async def healthz(service: ServiceOf) -> dict[str, str]:
     """Whether the process should go on living: 503 when its device thread has ended."""
-    if not service.engines.alive:
+    if not service.models.alive:
         raise EngineStoppedError("the device thread has ended")
     return {"status": "ok"}
 
@@ -20,14 +20,14 @@ async def healthz(service: ServiceOf) -> dict[str, str]:
 @router.get("/readyz", responses=problems(503))
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """Whether to send requests here: 503 until the warm-up is done."""
-    if not service.engines.alive:
+    if not service.models.alive:
         raise EngineStoppedError("the device thread has ended")
-    if not service.engines.ready:
-        raise NotReadyError("the model is warming up")
+    if not service.models.ready:
+        raise NotReadyError("the models are warming up")
     return {"status": "ready"}
 
 
 @router.get("/metrics", response_class=Response)
 async def metrics(service: ServiceOf) -> Response:
     """All series in Prometheus' text format."""
-    return Response(service.metrics.render(), media_type=CONTENT_TYPE)
+    return Response(service.render_metrics(), media_type=CONTENT_TYPE)

@@ -10,9 +10,13 @@ router = APIRouter(prefix="/v1", tags=["models"])
 
 @router.get("/models")
 async def list_models(service: ServiceOf) -> ModelsAnswer:
-    """Name, weights, token shape and default sampler of what is served."""
-    engines = service.engines
-    message = ModelMessage.of(
-        engines.info, max_steps=service.settings.max_steps, ready=engines.ready
+    """Name, weights, token shape and default sampler of each model; the first is the default."""
+    most = service.settings.max_steps
+    return ModelsAnswer(
+        models=[
+            ModelMessage.of(
+                served.name, served.engines.info, max_steps=most, ready=served.engines.ready
+            )
+            for served in service.models
+        ]
     )
-    return ModelsAnswer(models=[message])

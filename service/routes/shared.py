@@ -8,8 +8,9 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from model.config import SamplerConfig
-from service.core import Service, StageClock, Upload
-from service.engine.calls import Decoded, DecodeOptions
+from service.codec import CodecInfo
+from service.core import Job, Service, Upload
+from service.engine.calls import DecodeOptions
 from service.errors import FieldProblem, InvalidFieldsError
 from service.images import MEDIA_TYPES
 from service.middleware import request_id_of
@@ -20,7 +21,7 @@ from service.problems import (
     PROBLEM_MEDIA_TYPE,
     Problem,
     answer_for,
-    problem_response,
+    problem,
 )
 from service.wire import SamplingOptions
 
@@ -36,8 +37,8 @@ def get_service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(get_service)]
 
 
-def decode_options(service: Service, options: SamplingOptions) -> DecodeOptions:
-    """A client's choices over the model's defaults.
+def decode_options(service: Service, info: CodecInfo, options: SamplingOptions) -> DecodeOptions:
+    """A client's choices over a model's defaults.
 
     Raises:
         InvalidFieldsError: more steps than this server allows.
@@ -49,25 +50,28 @@ def decode_options(service: Service, options: SamplingOptions) -> DecodeOptions:
         raise InvalidFieldsError([problem])
     return DecodeOptions(
         seed=options.seed,
-        sampler=options.sampler(service.engines.info.sampler),
+        sampler=options.sampler(info.sampler),
         degrade=options.degrade == "allow",
     )
 
 
-def model_headers(service: Service, clock: StageClock) -> dict[str, str]:
+def model_headers(job: Job) -> dict[str, str]:
     """Headers of every answer that a model had a part in."""
-    info = service.engines.info
     return {
-        "Flowmo-Model": quote(info.name),
-        "Flowmo-Fingerprint": info.fingerprint,
-        "Server-Timing": clock.header(),
+        "Flowmo-Model": quote(job.name),
+        "Flowmo-Fingerprint": job.info.fingerprint,
+        "Server-Timing": job.clock.header(),
         "Vary": "Accept",
     }
 
 
-def sampling_headers(options: DecodeOptions, decoded: Decoded) -> dict[str, str]:
-    """Headers that say how a picture was decoded; sent back as parameters they repeat it."""
-    sampler: SamplerConfig = decoded.sampler
+def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str, str]:
+    """Headers that say how a picture was decoded; sent back as parameters they repeat it.
+
+    Args:
+        options: as they were asked for.
+        sampler: as it was done.
+    """
     headers = {
         "Flowmo-Seed": str(options.seed),
         "Flowmo-Steps": str(sampler.steps),
@@ -92,17 +96,14 @@ def upload_headers(upload: Upload) -> dict[str, str]:
     }
 
 
-def problem_text(service: Service, request: Request, error: Exception) -> str:
-    """An error as the JSON document that an answer would be, counted like one."""
+def explained(service: Service, request: Request, error: Exception) -> Problem:
+    """An error inside an answer that is otherwise well, counted like one that is the answer."""
     answer = answer_for(error)
-    service.metrics.errors.labels(answer.code).inc()
+    service.metrics.errors.inc(answer.code)
     if answer is INTERNAL:
-        logger.error("an answer that had begun could not be ended", exc_info=error)
+        logger.error("a part of an answer failed", exc_info=error)
     detail = "an unexpected error occurred" if answer is INTERNAL else str(error)
-    response = problem_response(
-        answer, detail, request_id=request_id_of(request.scope), error=error
-    )
-    return bytes(response.body).decode()
+    return problem(answer, detail, request_id=request_id_of(request.scope), error=error)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -1,15 +1,13 @@
 """Image to tokens, tokens to image, and both."""
 
-from contextlib import ExitStack
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
-from model.container import Container
 from model.tokens import Tokens
 from service import bodies, streaming
-from service.core import Service, Visit, until_disconnect
+from service.core import Job, Service, Visit, until_disconnect
 from service.engine.calls import Decoded, DecodeOptions
 from service.negotiation import choose
 from service.openapi import schema_ref
@@ -18,22 +16,23 @@ from service.routes.shared import (
     ServiceOf,
     binary_content,
     decode_options,
+    explained,
     image_request_body,
     model_headers,
-    problem_text,
     problems,
     sampling_headers,
     upload_headers,
 )
+from service.token_sets import containered, model_for, tokens_for
 from service.wire import (
     DetokenizeBody,
     DetokenizeOptions,
     FitMessage,
-    FitOptions,
     ReconstructBody,
     ReconstructOptions,
     TokenizeAnswer,
     TokenizeBody,
+    TokenizeOptions,
     TokensMessage,
     UploadMessage,
 )
@@ -52,34 +51,27 @@ IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
             "description": "Tokens, as JSON ids or as a packed container.",
             "content": binary_content(CONTAINER_MEDIA_TYPE),
         },
-        **problems(400, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
-    openapi_extra=image_request_body(TokenizeBody, FitOptions),
+    openapi_extra=image_request_body(TokenizeBody, TokenizeOptions),
 )
 async def tokenize(
-    request: Request, service: ServiceOf, query: Annotated[FitOptions, Query()]
+    request: Request, service: ServiceOf, query: Annotated[TokenizeOptions, Query()]
 ) -> Response:
     """Turn an image into tokens."""
     media_type = choose(request.headers.get("accept"), TOKEN_OFFERS)
     seconds = service.settings.body_seconds
     with service.admit(request) as visit:
-        clock = visit.clock
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
-        upload = await service.read(sent.data, sent.options.fit, clock)
-        tokens = await service.encode(visit, upload.fitted.pixels)
-    info = service.engines.info
-    headers = model_headers(service, visit.clock) | upload_headers(upload)
-    headers["Flowmo-Token-Bytes"] = str(info.config.payload_bytes)
+        job = service.begin(visit, service.models.choose(sent.options.model))
+        upload = await job.read(sent.data, sent.options.fit)
+        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
+    headers = model_headers(job) | upload_headers(upload)
+    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
     if media_type == CONTAINER_MEDIA_TYPE:
-        container = Container(
-            tokens=tokens,
-            fingerprint=info.fingerprint,
-            width=info.image_size,
-            height=info.image_size,
-        )
-        return Response(container.to_bytes(), headers=headers, media_type=media_type)
+        return Response(containered(tokens, job.info), headers=headers, media_type=media_type)
     answer = TokenizeAnswer(
-        tokens=TokensMessage.of(tokens, info),
+        tokens=TokensMessage.of(job.name, tokens, job.info),
         upload=UploadMessage.of(upload.image),
         fit=FitMessage.of(upload.fitted.report),
     )
@@ -97,7 +89,7 @@ async def tokenize(
                 streaming.MEDIA_TYPE: {"schema": {"type": "string"}},
             },
         },
-        **problems(400, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra={
         "requestBody": {
@@ -119,20 +111,19 @@ async def detokenize(
     """
     media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
     seconds = service.settings.body_seconds
-    with ExitStack() as inside:
-        visit = inside.enter_context(service.admit(request))
-        clock = visit.clock
-        sent, wanted = await bodies.read_tokens(request, query, seconds=seconds)
-        options = decode_options(service, wanted)
-        tokens = _checked(sent, service)
+    with service.admit(request) as visit:
+        body = await bodies.read_tokens(request, query, seconds=seconds)
+        wanted = body.options
+        job = service.begin(visit, model_for(service.models, body.sent, wanted.model))
+        tokens = tokens_for(body.sent, job.info)
+        options = decode_options(service, job.info, wanted)
         if wanted.stream or media_type == streaming.MEDIA_TYPE:
-            return await _stream(service, visit, tokens, options, wanted, media_type, inside)
-        decoded = await service.decode(visit, tokens, options)
-        data = await service.render(
-            decoded.pixels, OUTPUT_MEDIA_TYPES[media_type], wanted.quality, clock
-        )
-    headers = model_headers(service, visit.clock) | sampling_headers(options, decoded)
-    return Response(data, headers=headers, media_type=media_type)
+            return await _stream(service, visit, job, tokens, options, wanted, media_type)
+        format = OUTPUT_MEDIA_TYPES[media_type]
+        found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
+    headers = model_headers(job) | sampling_headers(options, found.value.sampler)
+    headers["Flowmo-Cache"] = found.outcome
+    return Response(found.value.data, headers=headers, media_type=media_type)
 
 
 @router.post(
@@ -140,7 +131,7 @@ async def detokenize(
     response_class=Response,
     responses={
         200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
-        **problems(400, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra=image_request_body(ReconstructBody, ReconstructOptions),
 )
@@ -151,63 +142,47 @@ async def reconstruct(
     media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
     seconds = service.settings.body_seconds
     with service.admit(request) as visit:
-        clock = visit.clock
         sent = await bodies.read_image(request, ReconstructBody, query, seconds=seconds)
-        options = decode_options(service, sent.options)
-        upload = await service.read(sent.data, sent.options.fit, clock)
-        tokens = await service.encode(visit, upload.fitted.pixels)
-        decoded = await service.decode(visit, tokens, options)
-        data = await service.render(
-            decoded.pixels, OUTPUT_MEDIA_TYPES[media_type], sent.options.quality, clock
-        )
+        wanted = sent.options
+        job = service.begin(visit, service.models.choose(wanted.model))
+        options = decode_options(service, job.info, wanted)
+        upload = await job.read(sent.data, wanted.fit)
+        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
+        format = OUTPUT_MEDIA_TYPES[media_type]
+        found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = (
-        model_headers(service, visit.clock)
-        | sampling_headers(options, decoded)
-        | upload_headers(upload)
+        model_headers(job) | sampling_headers(options, found.value.sampler) | upload_headers(upload)
     )
-    headers["Flowmo-Token-Bytes"] = str(service.engines.info.config.payload_bytes)
-    return Response(data, headers=headers, media_type=media_type)
+    headers["Flowmo-Cache"] = found.outcome
+    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
+    return Response(found.value.data, headers=headers, media_type=media_type)
 
 
 async def _stream(
     service: Service,
     visit: Visit,
+    job: Job,
     tokens: Tokens,
     options: DecodeOptions,
     wanted: DetokenizeOptions,
     media_type: str,
-    inside: ExitStack,
 ) -> Response:
-    """The decode as events; ``inside`` is theirs from the first on."""
+    """The decode as events."""
     if media_type == streaming.MEDIA_TYPE:
         media_type = IMAGE_OFFERS[0]
-    stream = streaming.DecodeStream(service, visit, media_type=media_type, quality=wanted.quality)
+    stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
     start = stream.start(
-        lambda watch: service.engines.decode(tokens, options, visit.call, watch),
+        lambda watch: job.engines.decode(tokens, options, visit.call, watch),
         wanted.previews,
-        inside,
+        visit.stack,
     )
     await until_disconnect(visit.request, start)
 
     def describe(decoded: Decoded) -> dict[str, str]:
-        return model_headers(service, visit.clock) | sampling_headers(options, decoded)
+        return model_headers(job) | sampling_headers(options, decoded.sampler)
 
     def explain(error: Exception) -> str:
-        return problem_text(service, visit.request, error)
+        return explained(service, visit.request, error).model_dump_json(exclude_none=True)
 
-    headers = model_headers(service, visit.clock)
-    return streaming.EventStream(stream.events(describe, explain), inside.pop_all(), headers)
-
-
-def _checked(sent: Container | DetokenizeBody, service: Service) -> Tokens:
-    """Tokens that this server's model can decode.
-
-    Raises:
-        ContainerMismatchError: made by another model.
-        TokenError: of another shape.
-    """
-    info = service.engines.info
-    if isinstance(sent, DetokenizeBody):
-        return sent.tokens.to_tokens(info)
-    sent.check_model(info.fingerprint, info.config)
-    return sent.tokens
+    events = stream.events(describe, explain)
+    return streaming.EventStream(events, visit.stack.pop_all(), model_headers(job))

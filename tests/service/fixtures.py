@@ -91,6 +91,7 @@ def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"--max-body-bytes={MAX_BODY_BYTES}",
         f"--max-pixels={MAX_PIXELS}",
         "--threads=1",
+        "--cache-bytes=0",  # what these tests ask for is computed
     ]
     log = tmp_path_factory.mktemp("server") / "server.log"
     with ServerProcess(arguments, log=log) as process:

@@ -6,14 +6,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from fastapi import FastAPI
 
 from model.tokens import Tokens
+from service.app import create_app
 from service.codec import CodecInfo
 from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
 from service.engine.local import EngineSettings, LocalEngines
 from service.engine.observer import Half, Refusal, Silent
 from service.engine.runner import CodecRunner
 from service.images import Pixels
+from service.instruments import PrometheusInstruments
+from service.metrics import Metrics
+from service.models import Models
+from service.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +114,17 @@ class Recorder(Silent):
 
     def degraded(self, steps_saved: int) -> None:
         self.degradations.append(steps_saved)
+
+
+def app_of(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
+    """An application that serves a runner."""
+    metrics = Metrics(PrometheusInstruments())
+    name = runner.info.name
+
+    def build() -> LocalEngines:
+        return LocalEngines(runner, runner, observer=metrics.engines.observer(name))
+
+    return create_app(Models({name: build}), metrics, settings)
 
 
 def run(

@@ -15,12 +15,11 @@ import pytest
 
 from flowmo.cli.server_process import ServerError, ServerProcess
 from model.container import MEDIA_TYPE
-from service.app import create_app
 from service.codec import Codec
 from service.engine.runner import CodecRunner
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
-from tests.service.runners import Gated
+from tests.service.runners import Gated, app_of
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
@@ -60,9 +59,9 @@ def test_metrics_count_requests_stages_and_steps(http: httpx.Client) -> None:
         labels = (("method", "POST"), ("route", "/v1/reconstruct"), ("status", "200"))
         return {
             "requests": found.get(("flowmo_request_duration_seconds_count", labels), 0.0),
-            "steps": found[("flowmo_step_duration_seconds_count", ())],
+            "steps": found[("flowmo_step_duration_seconds_count", (("model", "nano"),))],
             **{
-                name: found[(stage, (("stage", name),))]
+                name: found[(stage, (("model", "nano"), ("stage", name)))]
                 for name in ("decode_image", "queue", "encode", "sample", "encode_image")
             },
         }
@@ -84,14 +83,17 @@ def test_metrics_count_requests_stages_and_steps(http: httpx.Client) -> None:
 
 def test_metrics_describe_the_server(http: httpx.Client, codec: Codec) -> None:
     found = samples(http)
+    model = (("model", "nano"),)
     assert found[("flowmo_requests_in_flight", ())] == 1  # the scrape itself
-    assert found[("flowmo_queue_depth", ())] == 0
+    assert found[("flowmo_queue_depth", model)] == 0
     assert found[("flowmo_admitted_requests", ())] == 0
     assert found[("flowmo_capacity_requests", ())] == 64
-    assert found[("flowmo_ready", ())] == 1
+    assert found[("flowmo_ready", model)] == 1
+    (shown,) = (dict(labels) for name, labels in found if name == "flowmo_model_info")
+    assert shown["model"] == shown["name"] == "nano"
+    assert shown["fingerprint"] == codec.info.fingerprint
     (build,) = (dict(labels) for name, labels in found if name == "flowmo_build_info")
-    assert build["model"] == "nano"
-    assert build["fingerprint"] == codec.info.fingerprint
+    assert build.keys() == {"version", "python"}
 
 
 def test_strangers_cannot_make_new_series(http: httpx.Client) -> None:
@@ -149,6 +151,9 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/tokenize",
+        "/v1/tokenize/batch",
+        "/v1/detokenize/batch",
+        "/v1/reconstruct/batch",
         "/v1/detokenize",
         "/v1/reconstruct",
         "/v1/models",
@@ -227,7 +232,7 @@ def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
     gated.warm_up_gate.clear()
 
     async def main() -> None:
-        app = create_app(gated)
+        app = app_of(gated)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -257,7 +262,7 @@ def test_a_dead_device_thread_is_unhealthy(
     gated.error = RuntimeError("no such kernel")
 
     async def main() -> None:
-        app = create_app(gated)
+        app = app_of(gated)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -279,7 +284,7 @@ def test_a_failing_device_is_a_500_that_tells_nothing(
     gated = Gated(runner)
 
     async def main() -> None:
-        app = create_app(gated)
+        app = app_of(gated)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with (
             app.router.lifespan_context(app),

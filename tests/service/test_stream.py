@@ -10,11 +10,10 @@ import numpy as np
 
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
-from service.app import create_app
 from service.engine.runner import CodecRunner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
-from tests.service.runners import Gated
+from tests.service.runners import Gated, app_of
 
 HEADERS = {"Content-Type": MEDIA_TYPE}
 
@@ -105,7 +104,7 @@ def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> 
     gated = Gated(runner)
 
     async def main() -> None:
-        app = create_app(gated)
+        app = app_of(gated)
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
@@ -133,9 +132,9 @@ def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> 
 def test_a_client_that_leaves_its_stream_frees_its_rows(
     http: httpx.Client, server: ServerProcess, container: bytes
 ) -> None:
-    saved = value(http, "flowmo_steps_saved_total", reason="cancelled")
+    saved = value(http, "flowmo_steps_saved_total", model="nano", reason="cancelled")
     query = "steps=1000&stream=true"
     with detokenize_by_socket(server, container, query) as connection:
         assert b"200 OK" in connection.recv(65536)
-    wait_for(http, "flowmo_steps_saved_total", saved + 1, reason="cancelled")
+    wait_for(http, "flowmo_steps_saved_total", saved + 1, model="nano", reason="cancelled")
     assert value(http, "flowmo_admitted_requests") == 0

@@ -1,0 +1,136 @@
+"""Counters, gauges and histograms, whoever keeps them: this process, or Ray.
+
+Names follow Prometheus: base units, ``_total`` added to counters by whoever exports them.
+"""
+
+import platform
+from collections.abc import Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import Counter as PrometheusCounter
+from prometheus_client import Gauge as PrometheusGauge
+from prometheus_client import Histogram as PrometheusHistogram
+from prometheus_client import Info as PrometheusInfo
+
+from service.version import VERSION
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Counter(Protocol):
+    """Only grows."""
+
+    def inc(self, *labels: str, by: float = 1) -> None:
+        """Add ``by`` (0 makes the series be there) to the series of these labels."""
+        ...
+
+
+class Gauge(Protocol):
+    """Has a value now."""
+
+    def set(self, *labels: str, to: float) -> None:
+        """The value of the series of these labels."""
+        ...
+
+    def forget(self, *labels: str) -> None:
+        """There is nothing of these labels any more."""
+        ...
+
+
+class Histogram(Protocol):
+    """How often which values came."""
+
+    def observe(self, *labels: str, value: float) -> None:
+        """Count a value in the series of these labels."""
+        ...
+
+    def make(self, *labels: str) -> None:
+        """Let the series be there before its first value."""
+        ...
+
+
+class Instruments(Protocol):
+    """Makes them. Label names are given once, values at each use, in the same order."""
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """A counter; ``name`` has no ``_total``."""
+        ...
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        """A gauge."""
+        ...
+
+    def histogram(
+        self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
+    ) -> Histogram:
+        """A histogram with these upper edges."""
+        ...
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format; empty if they are read elsewhere."""
+        ...
+
+
+class PrometheusInstruments:
+    """Kept in this process and read by its own ``/metrics``.
+
+    One registry an application, so that several can live in one process (tests do).
+    """
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        build = PrometheusInfo("flowmo_build", "What runs here.", registry=self._registry)
+        build.info({"version": VERSION, "python": platform.python_version()})
+
+    def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        """See :meth:`Instruments.counter`."""
+        return _Counter(PrometheusCounter(name, text, labels, registry=self._registry))
+
+    def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        """See :meth:`Instruments.gauge`."""
+        return _Gauge(PrometheusGauge(name, text, labels, registry=self._registry))
+
+    def histogram(
+        self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
+    ) -> Histogram:
+        """See :meth:`Instruments.histogram`."""
+        return _Histogram(
+            PrometheusHistogram(name, text, labels, buckets=buckets, registry=self._registry)
+        )
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Counter:
+    def __init__(self, counter: PrometheusCounter) -> None:
+        self._counter = counter
+
+    def inc(self, *labels: str, by: float = 1) -> None:
+        (self._counter.labels(*labels) if labels else self._counter).inc(by)
+
+
+class _Gauge:
+    def __init__(self, gauge: PrometheusGauge) -> None:
+        self._gauge = gauge
+
+    def set(self, *labels: str, to: float) -> None:
+        (self._gauge.labels(*labels) if labels else self._gauge).set(to)
+
+    def forget(self, *labels: str) -> None:
+        self._gauge.remove(*labels)
+
+
+class _Histogram:
+    def __init__(self, histogram: PrometheusHistogram) -> None:
+        self._histogram = histogram
+
+    def observe(self, *labels: str, value: float) -> None:
+        (self._histogram.labels(*labels) if labels else self._histogram).observe(value)
+
+    def make(self, *labels: str) -> None:
+        if labels:
+            self._histogram.labels(*labels)

@@ -1,0 +1,44 @@
+"""Token sets as clients send them: which model they are for, and whether it can decode them."""
+
+from model.container import Container
+from model.tokens import Tokens
+from service.codec import CodecInfo
+from service.models import Models, Served
+from service.wire import TokensMessage
+
+SentTokens = Container | TokensMessage
+
+
+def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
+    """The model that a client asked for, else the one that made its tokens, else the default.
+
+    Raises:
+        UnknownModelError: none is served under the name that was given.
+    """
+    if name is None and sent.fingerprint is not None:
+        # None of these weights: the default, whose check says that they are of another model.
+        return models.of_weights(sent.fingerprint) or models.default
+    if name is None and isinstance(sent, TokensMessage):
+        name = sent.model
+    return models.choose(name)
+
+
+def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
+    """Tokens that a model can decode.
+
+    Raises:
+        ContainerMismatchError: made by another model.
+        TokenError: of another shape.
+    """
+    if isinstance(sent, TokensMessage):
+        return sent.to_tokens(info)
+    sent.check_model(info.fingerprint, info.config)
+    return sent.tokens
+
+
+def containered(tokens: Tokens, info: CodecInfo) -> bytes:
+    """Tokens that ``info``'s model made, as a container."""
+    side = info.image_size
+    return Container(
+        tokens=tokens, fingerprint=info.fingerprint, width=side, height=side
+    ).to_bytes()
