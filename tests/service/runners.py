@@ -2,9 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import httpx
 import numpy as np
 from fastapi import FastAPI
 
@@ -125,6 +127,25 @@ def app_of(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
         return LocalEngines(runner, runner, observer=metrics.engines.observer(name))
 
     return create_app(Models({name: build}), metrics, settings)
+
+
+@asynccontextmanager
+async def client_of(
+    runner: CodecRunner, settings: Settings | None = None, *, wait: bool = True
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of an application in this process, warmed up unless ``wait`` is false."""
+    app = app_of(runner, settings)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        if wait:
+            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            if isinstance(runner, Gated):
+                runner.forget()
+        yield client
 
 
 def run(

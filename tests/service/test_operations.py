@@ -19,7 +19,7 @@ from service.codec import Codec
 from service.engine.runner import CodecRunner
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
-from tests.service.runners import Gated, app_of
+from tests.service.runners import Gated, client_of
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
@@ -232,12 +232,7 @@ def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
     gated.warm_up_gate.clear()
 
     async def main() -> None:
-        app = app_of(gated)
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
+        async with client_of(gated, wait=False) as client:
             answer = await client.get("/readyz")
             assert answer.status_code == 503
             assert answer.json()["code"] == "not-ready"
@@ -262,12 +257,7 @@ def test_a_dead_device_thread_is_unhealthy(
     gated.error = RuntimeError("no such kernel")
 
     async def main() -> None:
-        app = app_of(gated)
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
+        async with client_of(gated, wait=False) as client:
             answer = await client.post("/v1/tokenize", content=PNG, headers=RAW)
             assert answer.status_code == 503
             for path in ("/healthz", "/readyz"):
@@ -284,14 +274,7 @@ def test_a_failing_device_is_a_500_that_tells_nothing(
     gated = Gated(runner)
 
     async def main() -> None:
-        app = app_of(gated)
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        async with client_of(gated) as client:
             gated.error = RuntimeError("secret internals")
             answer = await client.post("/v1/tokenize", content=PNG, headers=RAW)
             assert answer.status_code == 500

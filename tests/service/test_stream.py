@@ -13,7 +13,7 @@ from model.container import MEDIA_TYPE
 from service.engine.runner import CodecRunner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
-from tests.service.runners import Gated, app_of
+from tests.service.runners import Gated, client_of
 
 HEADERS = {"Content-Type": MEDIA_TYPE}
 
@@ -104,14 +104,7 @@ def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> 
     gated = Gated(runner)
 
     async def main() -> None:
-        app = app_of(gated)
-        transport = httpx.ASGITransport(app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
-            while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        async with client_of(gated) as client:
             gated.fail_after = 3
             answer = await client.post(
                 "/v1/detokenize",
