@@ -26,7 +26,13 @@ from service.version import VERSION
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
-def create_app(models: Models, metrics: Metrics, settings: Settings | None = None) -> FastAPI:
+def create_app(
+    models: Models,
+    metrics: Metrics,
+    settings: Settings | None = None,
+    *,
+    in_cluster: bool = False,
+) -> FastAPI:
     """An application that serves some models.
 
     Their engines start, and warm up, with the application; they finish what they have on shutdown.
@@ -36,6 +42,7 @@ def create_app(models: Models, metrics: Metrics, settings: Settings | None = Non
         models: what is served.
         metrics: where to count.
         settings: limits; from the environment by default.
+        in_cluster: it is one of several gateways: others replace models and read the metrics.
     """
     settings = settings or Settings()
     places = Places(settings.queue_size, settings.queue_bytes)
@@ -44,8 +51,12 @@ def create_app(models: Models, metrics: Metrics, settings: Settings | None = Non
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         Image.init()  # else the first picture of each format pays for loading its plugin
         models.start()
-        async with reload_on_hangup(lambda: models.reload(settings.drain_seconds)):
-            yield
+        if in_cluster:
+            async with service.sampling():
+                yield
+        else:
+            async with reload_on_hangup(lambda: models.reload(settings.drain_seconds)):
+                yield
         await models.close(settings.drain_seconds)
 
     app = FastAPI(
@@ -55,7 +66,9 @@ def create_app(models: Models, metrics: Metrics, settings: Settings | None = Non
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
     )
-    app.state.service = Service(models, places, settings, metrics)
+    app.state.service = service = Service(models, places, settings, metrics)
+    if not in_cluster:  # one of several gateways would show its own share only
+        app.include_router(health.metrics_router)
     for router in (tokens.router, batches.router, model_routes.router, health.router):
         app.include_router(router)
     # The last one added is the outermost.

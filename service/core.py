@@ -3,8 +3,8 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
@@ -27,6 +27,8 @@ from service.render import ImageFormat, encode_image
 from service.settings import Settings
 
 T = TypeVar("T")
+
+SAMPLE_SECONDS = 5.0
 
 
 @dataclass(slots=True)
@@ -144,6 +146,21 @@ class Service:
         """All series in Prometheus' text format."""
         self.metrics.sample(self.models, self.places)
         return self.metrics.render()
+
+    @asynccontextmanager
+    async def sampling(self) -> AsyncIterator[None]:
+        """Set the gauges every few seconds while the block runs: nobody scrapes this process."""
+
+        async def sample() -> None:
+            while True:
+                self.metrics.sample(self.models, self.places)
+                await asyncio.sleep(SAMPLE_SECONDS)
+
+        task = asyncio.create_task(sample())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     def begin(self, visit: Visit, served: Served) -> "Job":
         """Work with a model, which stays until the visit ends."""

@@ -138,10 +138,11 @@ class Metrics:
 
     Args:
         instruments: keep them.
+        in_cluster: the engines are elsewhere, and have series of their own.
     """
 
-    def __init__(self, instruments: Instruments) -> None:
-        self.instruments = instruments
+    def __init__(self, instruments: Instruments, *, in_cluster: bool = False) -> None:
+        self.instruments, self._in_cluster = instruments, in_cluster
         self.engines = EngineMetrics(self.instruments)
         self.requests = self.instruments.histogram(
             "flowmo_request_duration_seconds",
@@ -217,9 +218,10 @@ class Metrics:
             for stage in STAGES:
                 self._stages.make(name, stage)
             self._ready.set(name, to=engines.ready)
-            self.engines.queue_depth.set(name, to=engines.waiting)
-            self.engines.backlog.set(name, to=engines.backlog_seconds)
-            self.engines.busy.set(name, to=engines.busy_seconds)
+            if not self._in_cluster:
+                self.engines.queue_depth.set(name, to=engines.waiting)
+                self.engines.backlog.set(name, to=engines.backlog_seconds)
+                self.engines.busy.set(name, to=engines.busy_seconds)
             info = engines.info
             shown = (name, info.name, info.fingerprint, info.device, info.dtype)
             before = self._shown.setdefault(name, shown)

@@ -34,7 +34,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def _named(value: object) -> object:
@@ -46,7 +46,7 @@ def _named(value: object) -> object:
     checkpoints: dict[str, str] = {}
     for item in value:
         name, _, checkpoint = (part.strip() for part in str(item).partition("="))
-        if not (_MODEL_NAME.fullmatch(name) and checkpoint):
+        if not (re.match(MODEL_NAME, name) and checkpoint):
             raise ValueError(
                 f"expected NAME=CHECKPOINT, the name of letters, digits and . _ -, got {item!r}"
             )

@@ -13,10 +13,8 @@ from model.quantizer import ids_to_signs
 from model.sampler import noise
 from model.tokens import Tokens
 from service.codec import CodecInfo
+from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH
 from service.images import Pixels
-
-CPU_MAX_BATCH = 8
-GPU_MAX_BATCH = 16
 
 
 class TorchRunner:

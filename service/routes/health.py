@@ -7,6 +7,7 @@ from service.instruments import CONTENT_TYPE
 from service.routes.shared import ServiceOf, problems
 
 router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
 
 
 @router.get("/healthz", responses=problems(503))
@@ -27,7 +28,7 @@ async def readyz(service: ServiceOf) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@router.get("/metrics", response_class=Response)
+@metrics_router.get("/metrics", response_class=Response)
 async def metrics(service: ServiceOf) -> Response:
     """All series in Prometheus' text format."""
     return Response(service.render_metrics(), media_type=CONTENT_TYPE)

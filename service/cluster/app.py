@@ -1,0 +1,122 @@
+"""The Ray Serve application: a gateway, and an encoder's and a decoder's deployment a model."""
+
+import asyncio
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
+
+from service.app import create_app
+from service.cluster.config import DECODER_FILL, ENCODER_FILL, ClusterConfig
+from service.cluster.metrics import RayInstruments
+from service.cluster.remote import RemoteEngines
+from service.cluster.replicas import DecoderReplica, EncoderReplica
+from service.metrics import Metrics
+from service.models import Models
+
+GATEWAY = "gateway"
+# Requests of one gateway beyond its places: they are told that it is full.
+_REFUSABLE = 100
+
+
+class Gateway:
+    """The HTTP routes in front of replicas.
+
+    Args:
+        config: of everything.
+        encoders: handles by the model's name.
+        decoders: handles by the model's name.
+    """
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        config: ClusterConfig,
+        encoders: Mapping[str, DeploymentHandle[Any]],
+        decoders: Mapping[str, DeploymentHandle[Any]],
+    ) -> None:
+        infos = await asyncio.gather(*(handle.info.remote() for handle in decoders.values()))
+        self._engines = {
+            name: RemoteEngines(info, encoders[name], decoders[name])
+            for name, info in zip(decoders, infos, strict=True)
+        }
+        self._settings = config.gateway_settings()
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Called by Ray after the constructor."""
+        builds = {name: partial(_same, engines) for name, engines in self._engines.items()}
+        return create_app(
+            Models(builds),
+            Metrics(RayInstruments(), in_cluster=True),
+            self._settings,
+            in_cluster=True,
+        )
+
+
+def _same(engines: RemoteEngines) -> RemoteEngines:
+    return engines
+
+
+def build(config: ClusterConfig) -> Application:
+    """The application, for ``serve run`` and ``serve deploy``.
+
+    Args:
+        config: the ``args`` of the application in the config file.
+    """
+    encoders: dict[str, Application] = {}
+    decoders: dict[str, Application] = {}
+    for name, model in config.models.items():
+        for half, kind, scaling, fill, bound in (
+            ("encoder", EncoderReplica, model.encoder, ENCODER_FILL, encoders),
+            ("decoder", DecoderReplica, model.decoder, DECODER_FILL, decoders),
+        ):
+            options = scaling.options(
+                target=fill * model.slots(scaling),
+                max_ongoing=model.max_queue + 1,
+                drain_seconds=config.drain_seconds,
+                pythonpath=config.pythonpath,
+            )
+            deployment = _deployment(kind, f"{half}-{name}", options)
+            bound[name] = deployment.bind(name, model)
+    places = config.gateway_settings().queue_size
+    options = config.gateway.options(
+        target=100,
+        max_ongoing=places + _REFUSABLE,
+        drain_seconds=config.drain_seconds,
+        pythonpath=config.pythonpath,
+    )
+    gateway = _deployment(serve.ingress()(Gateway), GATEWAY, options)
+    return gateway.bind(config, encoders, decoders)
+
+
+def _deployment(kind: type, name: str, options: dict[str, Any]) -> Deployment:
+    made: Deployment = serve.deployment(kind)  # type: ignore[assignment]
+    return made.options(name=name, **options)
+
+
+def run(config: ClusterConfig, host: str, port: int, **init: Any) -> None:
+    """Start a cluster on this machine, or join the one that ``RAY_ADDRESS`` names, and serve.
+
+    Args:
+        config: of everything.
+        host: address of the HTTP proxy.
+        port: of the HTTP proxy.
+        init: arguments of ``ray.init``.
+    """
+    import ray
+
+    ray.init(address=os.environ.get("RAY_ADDRESS"), **init)
+    settings = config.gateway_settings()
+    serve.start(
+        http_options={
+            "host": host,
+            "port": port,
+            # The gateway's own deadline comes first.
+            "request_timeout_s": settings.max_deadline_seconds + 5.0,
+        }
+    )
+    serve.run(build(config), name="flowmo", route_prefix="/")

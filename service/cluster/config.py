@@ -1,0 +1,147 @@
+"""What runs on a cluster: one typed config, the ``args`` of a ``serve deploy`` file."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from service.engine.calls import DEFAULT_MAX_QUEUE
+from service.engine.local import EngineSettings
+from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH
+from service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
+
+# Above the longest deadline: what was begun is finished before a replica goes.
+DRAIN_MARGIN_SECONDS = 30.0
+# The share of an engine's slots that autoscaling aims to keep filled.
+DECODER_FILL = 0.75
+ENCODER_FILL = 1.25
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Scaling(_Config):
+    """Resources of one replica, and how many there are."""
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    min_replicas: int = Field(default=1, ge=1)
+    max_replicas: int = Field(default=1, ge=1)
+    target_ongoing_requests: float | None = Field(
+        default=None, gt=0, description="A replica; from the engine's slots by default."
+    )
+    upscale_delay_seconds: float = Field(default=10.0, ge=0)
+    downscale_delay_seconds: float = Field(default=300.0, ge=0)
+
+    def options(
+        self, *, target: float, max_ongoing: int, drain_seconds: float, pythonpath: str | None
+    ) -> dict[str, Any]:
+        """Options of a Ray Serve deployment.
+
+        Args:
+            target: requests a replica at which the number of replicas is right.
+            max_ongoing: most requests inside a replica.
+            drain_seconds: that a replica may take to finish.
+            pythonpath: where workers find this package, if it is not installed.
+        """
+        actor: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        if pythonpath is not None:
+            actor["runtime_env"] = {"env_vars": {"PYTHONPATH": pythonpath}}
+        return {
+            "ray_actor_options": actor,
+            # At a target of max_ongoing or more Ray would never scale up.
+            "max_ongoing_requests": max(max_ongoing, int(target) + 1),
+            "autoscaling_config": {
+                "min_replicas": self.min_replicas,
+                "max_replicas": max(self.min_replicas, self.max_replicas),
+                "target_ongoing_requests": self.target_ongoing_requests or target,
+                "upscale_delay_s": self.upscale_delay_seconds,
+                "downscale_delay_s": self.downscale_delay_seconds,
+            },
+            "graceful_shutdown_timeout_s": drain_seconds,
+            "health_check_period_s": 5.0,
+            "health_check_timeout_s": 30.0,
+        }
+
+
+class ModelConfig(_Config):
+    """One model: its checkpoint, and the replicas of its two halves."""
+
+    checkpoint: str = str(DEFAULT_CHECKPOINT)
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    max_batch: int | None = Field(default=None, ge=2)
+    max_queue: int = Field(default=DEFAULT_MAX_QUEUE, ge=1)
+    encoder: Scaling = Scaling()
+    decoder: Scaling = Scaling()
+
+    @property
+    def engine(self) -> EngineSettings:
+        """How its engines work."""
+        return EngineSettings(max_queue=self.max_queue)
+
+    def slots(self, scaling: Scaling) -> int:
+        """Rows of the largest batch of a replica."""
+        return self.max_batch or (GPU_MAX_BATCH if scaling.num_gpus else CPU_MAX_BATCH)
+
+
+Name = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
+
+
+class ClusterConfig(_Config):
+    """Everything: the gateway's replicas and limits, and the models, the first the default."""
+
+    models: Mapping[Name, ModelConfig] = Field(min_length=1)
+    gateway: Scaling = Scaling(target_ongoing_requests=100)
+    settings: Mapping[str, Any] = Field(
+        default={}, description="Limits of each gateway; names as in service/settings.py."
+    )
+    pythonpath: str | None = Field(
+        default=None, description="Where workers find this package, if it is not installed there."
+    )
+
+    def gateway_settings(self) -> Settings:
+        """The gateway's limits.
+
+        Raises:
+            pydantic.ValidationError: one is unknown or out of range.
+        """
+        return Settings(**self.settings)
+
+    @property
+    def drain_seconds(self) -> float:
+        """What a replica may take to finish: more than any request."""
+        return self.gateway_settings().max_deadline_seconds + DRAIN_MARGIN_SECONDS
+
+    @classmethod
+    def of_settings(cls, settings: Settings, *, cpus: float | None = None) -> Self:
+        """One machine's cluster with the models and limits of a single process.
+
+        Args:
+            settings: of ``flowmo serve``.
+            cpus: of the machine, shared out among the replicas; all by default.
+        """
+        sources = settings.models or {"default": settings.checkpoint}
+        # Half of the machine, so that a rolling update has room for new replicas beside the old.
+        replicas = 2 * len(sources) + 1
+        share = math.floor(100 * (cpus or os.cpu_count() or 1) / (2 * replicas)) / 100
+        scaling = Scaling(num_cpus=share)
+        models = {
+            name: ModelConfig(
+                checkpoint=checkpoint,
+                device=settings.device,
+                dtype=settings.dtype,
+                threads=settings.threads,
+                max_batch=settings.max_batch,
+                max_queue=settings.max_queue,
+                encoder=scaling,
+                decoder=scaling,
+            )
+            for name, checkpoint in sources.items()
+        }
+        limits = settings.model_dump(exclude={"models", "checkpoint", "host", "port"})
+        return cls(models=models, gateway=scaling, settings=limits)

@@ -1,0 +1,43 @@
+"""What travels between gateway and replicas.
+
+Clocks of machines differ, so a deadline travels as the time that is left. What a replica refuses
+travels as a value: an exception would come out wrapped, with a traceback, and count as a failure.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from service.engine.calls import Call, Priority
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CallMessage:
+    """A call on its way.
+
+    Attributes:
+        remaining: seconds until its deadline, when it was sent.
+        priority: of it.
+    """
+
+    remaining: float
+    priority: Priority
+
+    @classmethod
+    def of(cls, call: Call) -> Self:
+        """A call that is sent now."""
+        return cls(remaining=call.remaining, priority=call.priority)
+
+    def received(self) -> Call:
+        """The call where it came, by the clock of this machine."""
+        left = self.remaining
+        deadline = math.inf if math.isinf(left) else time.monotonic() + left
+        return Call(deadline=deadline, priority=self.priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error that is raised again where it was waited for."""
+
+    error: Exception

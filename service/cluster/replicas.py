@@ -1,0 +1,164 @@
+"""Encoder and decoder replicas: each an engine with a device thread of its own.
+
+The engines never run on the event loop, so health checks are answered while they compute.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from model.errors import FlowMoError
+from model.tokens import Tokens
+from service.cluster.config import ModelConfig
+from service.cluster.messages import CallMessage, Refusal
+from service.cluster.metrics import RayInstruments
+from service.codec import CodecInfo
+from service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
+from service.engine.decoder import DecoderEngine
+from service.engine.device import DeviceThread
+from service.engine.encoder import EncoderEngine
+from service.errors import RequestError
+from service.images import Pixels
+from service.loader import load_runner
+from service.metrics import EngineMetrics
+
+SAMPLE_SECONDS = 5.0
+_LOOK_EVERY = 0.02
+# What a client or the load did; anything else is a bug, and fails as one.
+_EXPECTED = (RequestError, FlowMoError)
+
+
+class _Replica:
+    """What both halves have in common."""
+
+    def __init__(self, name: str, config: ModelConfig) -> None:
+        self._name = name
+        self._runner = load_runner(
+            config.checkpoint,
+            device=config.device,
+            dtype=config.dtype,
+            threads=config.threads,
+            max_batch=config.max_batch,
+        )
+        self._metrics = EngineMetrics(RayInstruments())
+        self._device = DeviceThread()
+
+    async def _warm_up(self, engine: EncoderEngine | DecoderEngine) -> None:
+        self._device.start([engine])
+        while not self._device.ready:
+            if not self._device.alive:
+                raise RuntimeError(f"{self._name}: the warm-up failed; the log says why")
+            await asyncio.sleep(_LOOK_EVERY)
+        self._sampler = asyncio.create_task(self._sample())
+
+    async def _sample(self) -> None:
+        while True:
+            self._metrics.busy.set(self._name, to=self._device.busy_seconds)
+            self._metrics.queue_depth.set(self._name, to=self._waiting())
+            self._metrics.backlog.set(self._name, to=self._backlog_seconds())
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _waiting(self) -> int:
+        raise NotImplementedError
+
+    def _backlog_seconds(self) -> float:
+        return 0.0
+
+    def info(self) -> CodecInfo:
+        """What the model is."""
+        return self._runner.info
+
+    def check_health(self) -> None:
+        """Called by Ray now and then; a replica that raises is replaced.
+
+        Raises:
+            RuntimeError: the device thread has ended or its device does not answer.
+        """
+        if not self._device.alive:
+            raise RuntimeError(
+                f"{self._name}: the device thread has ended, or has been busy with one batch for "
+                f"{self._device.busy_seconds:.0f} s"
+            )
+
+
+class EncoderReplica(_Replica):
+    """Pixels to tokens.
+
+    Args:
+        name: of the model.
+        config: of the model.
+    """
+
+    async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
+        super().__init__(name, config)
+        self._engine = EncoderEngine(
+            self._runner,
+            self._device,
+            self._metrics.observer(name),
+            max_queue=config.max_queue,
+        )
+        await self._warm_up(self._engine)
+
+    def _waiting(self) -> int:
+        return self._engine.waiting
+
+    async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | Refusal:
+        """See :meth:`EncoderEngine.encode`."""
+        try:
+            return await self._engine.encode(pixels, call.received())
+        except _EXPECTED as error:
+            return Refusal(error)
+
+
+class DecoderReplica(_Replica):
+    """Tokens to pixels.
+
+    Args:
+        name: of the model.
+        config: of the model.
+    """
+
+    async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
+        super().__init__(name, config)
+        self._engine = DecoderEngine(
+            self._runner,
+            self._device,
+            self._metrics.observer(name),
+            max_queue=config.max_queue,
+        )
+        await self._warm_up(self._engine)
+
+    def _waiting(self) -> int:
+        return self._engine.inside
+
+    def _backlog_seconds(self) -> float:
+        return self._engine.backlog_seconds
+
+    async def decode(
+        self, tokens: Tokens, options: DecodeOptions, call: CallMessage
+    ) -> Decoded | Refusal:
+        """See :meth:`DecoderEngine.decode`."""
+        try:
+            return await self._engine.decode(tokens, options, call.received())
+        except _EXPECTED as error:
+            return Refusal(error)
+
+    async def watch(
+        self, tokens: Tokens, options: DecodeOptions, call: CallMessage, previews: frozenset[int]
+    ) -> AsyncIterator[Progress | Decoded | Refusal]:
+        """A decode with its progress; the last item is the result."""
+        news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        watch = Watch(on_progress=news.put_nowait, previews=previews)
+        work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))
+        work.add_done_callback(lambda _: news.put_nowait(None))
+        try:
+            while (progress := await news.get()) is not None:
+                yield progress
+            try:
+                yield work.result()
+            except _EXPECTED as error:
+                yield Refusal(error)
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await work
