@@ -73,7 +73,7 @@ def create_app(
         app.include_router(router)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestContext, metrics=metrics)
+    app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app)
     return app

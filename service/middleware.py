@@ -32,11 +32,17 @@ class RequestContext:
     """Gives each request an id, and counts and times it.
 
     A client's own ``X-Request-ID`` is kept when it is 1 to 128 letters, digits or ``. _ : -``.
+
+    Args:
+        app: what answers.
+        metrics: where to count.
+        answers_id: false where a proxy puts the id into the answers itself.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, answers_id: bool = True) -> None:
         self._app = app
         self._metrics = metrics
+        self._answers_id = answers_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -53,7 +59,8 @@ class RequestContext:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID_HEADER] = request_id
+                if self._answers_id:
+                    headers[REQUEST_ID_HEADER] = request_id
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 

@@ -2,11 +2,13 @@
 
 import contextlib
 import copy
-import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowmo.cli.listening import listen, url_of
+from flowmo.cli.serve_on_ray import serve_on_ray
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
@@ -101,6 +103,22 @@ def serve_command(
         float | None,
         typer.Option(help="Longest wait for requests at the end [env FLOWMO_DRAIN_SECONDS; 30]."),
     ] = None,
+    ray: Annotated[
+        bool,
+        typer.Option(
+            "--ray",
+            help="Gateway, encoders and decoders as replicas on Ray: a cluster of this machine's "
+            "own, or the one that RAY_ADDRESS names.",
+        ),
+    ] = False,
+    ray_config: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --ray: a `serve deploy` file, whose replicas, models and limits hold.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(help="Least severe log line [env FLOWMO_LOG_LEVEL; info].")
     ] = None,
@@ -109,8 +127,12 @@ def serve_command(
     given = {name: value for name, value in locals().items() if value is not None}
     if model is not None:
         given["models"] = given.pop("model")
+    given.pop("ray_config", None)
+    if given.pop("ray") or ray_config is not None:
+        serve_on_ray(_settings(given), ray_config)
+        return
     settings = _settings(given)
-    listener = _listen(settings.host, settings.port)
+    listener = listen(settings.host, settings.port)
     # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     import uvicorn
 
@@ -129,7 +151,7 @@ def serve_command(
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
     listener.listen(BACKLOG)
-    typer.echo(f"flowmo: {ANNOUNCEMENT}{_url(listener)} ({_described(models)})")
+    typer.echo(f"flowmo: {ANNOUNCEMENT}{url_of(listener)} ({_described(models)})")
     # ^C ends the server in good order; uvicorn raises it again afterwards.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
@@ -156,29 +178,6 @@ def _settings(given: dict[str, Any]) -> "Settings":
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise typer.BadParameter(problems) from None
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind before the checkpoint is loaded, so that a taken port is told at once."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With the protocol named, asyncio sets TCP_NODELAY on connections; without it, each answer
-    # waits 40 ms for the client's delayed acknowledgement of its headers.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise typer.BadParameter(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port "
-            f"(--port 0 takes a free one)"
-        ) from None
-    return listener
-
-
-def _url(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _log_config() -> dict[str, Any]:

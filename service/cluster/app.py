@@ -1,7 +1,6 @@
 """The Ray Serve application: a gateway, and an encoder's and a decoder's deployment a model."""
 
 import asyncio
-import os
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +18,7 @@ from service.cluster.replicas import DecoderReplica, EncoderReplica
 from service.metrics import Metrics
 from service.models import Models
 
+APPLICATION = "flowmo"
 GATEWAY = "gateway"
 # Requests of one gateway beyond its places: they are told that it is full.
 _REFUSABLE = 100
@@ -78,7 +78,6 @@ def build(config: ClusterConfig) -> Application:
                 target=fill * model.slots(scaling),
                 max_ongoing=model.max_queue + 1,
                 drain_seconds=config.drain_seconds,
-                pythonpath=config.pythonpath,
             )
             deployment = _deployment(kind, f"{half}-{name}", options)
             bound[name] = deployment.bind(name, model)
@@ -87,7 +86,6 @@ def build(config: ClusterConfig) -> Application:
         target=100,
         max_ongoing=places + _REFUSABLE,
         drain_seconds=config.drain_seconds,
-        pythonpath=config.pythonpath,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, options)
     return gateway.bind(config, encoders, decoders)
@@ -96,27 +94,3 @@ def build(config: ClusterConfig) -> Application:
 def _deployment(kind: type, name: str, options: dict[str, Any]) -> Deployment:
     made: Deployment = serve.deployment(kind)  # type: ignore[assignment]
     return made.options(name=name, **options)
-
-
-def run(config: ClusterConfig, host: str, port: int, **init: Any) -> None:
-    """Start a cluster on this machine, or join the one that ``RAY_ADDRESS`` names, and serve.
-
-    Args:
-        config: of everything.
-        host: address of the HTTP proxy.
-        port: of the HTTP proxy.
-        init: arguments of ``ray.init``.
-    """
-    import ray
-
-    ray.init(address=os.environ.get("RAY_ADDRESS"), **init)
-    settings = config.gateway_settings()
-    serve.start(
-        http_options={
-            "host": host,
-            "port": port,
-            # The gateway's own deadline comes first.
-            "request_timeout_s": settings.max_deadline_seconds + 5.0,
-        }
-    )
-    serve.run(build(config), name="flowmo", route_prefix="/")

@@ -2,11 +2,14 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from model.checkpoint import inspect_checkpoint
 from service.engine.calls import DEFAULT_MAX_QUEUE
 from service.engine.local import EngineSettings
 from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH
@@ -23,6 +26,14 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def name_of(checkpoint: str) -> str:
+    """The name that a checkpoint has itself, if it is a folder and such a name will do."""
+    if not Path(checkpoint).is_dir():
+        return "default"
+    name = inspect_checkpoint(checkpoint).config.name
+    return name if re.match(MODEL_NAME, name) else "default"
+
+
 class Scaling(_Config):
     """Resources of one replica, and how many there are."""
 
@@ -36,22 +47,16 @@ class Scaling(_Config):
     upscale_delay_seconds: float = Field(default=10.0, ge=0)
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
 
-    def options(
-        self, *, target: float, max_ongoing: int, drain_seconds: float, pythonpath: str | None
-    ) -> dict[str, Any]:
+    def options(self, *, target: float, max_ongoing: int, drain_seconds: float) -> dict[str, Any]:
         """Options of a Ray Serve deployment.
 
         Args:
             target: requests a replica at which the number of replicas is right.
             max_ongoing: most requests inside a replica.
             drain_seconds: that a replica may take to finish.
-            pythonpath: where workers find this package, if it is not installed.
         """
-        actor: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
-        if pythonpath is not None:
-            actor["runtime_env"] = {"env_vars": {"PYTHONPATH": pythonpath}}
         return {
-            "ray_actor_options": actor,
+            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
             # At a target of max_ongoing or more Ray would never scale up.
             "max_ongoing_requests": max(max_ongoing, int(target) + 1),
             "autoscaling_config": {
@@ -100,9 +105,11 @@ class ClusterConfig(_Config):
     settings: Mapping[str, Any] = Field(
         default={}, description="Limits of each gateway; names as in service/settings.py."
     )
-    pythonpath: str | None = Field(
-        default=None, description="Where workers find this package, if it is not installed there."
-    )
+
+    @model_validator(mode="after")
+    def _limits_are_known(self) -> Self:
+        self.gateway_settings()
+        return self
 
     def gateway_settings(self) -> Settings:
         """The gateway's limits.
@@ -125,7 +132,7 @@ class ClusterConfig(_Config):
             settings: of ``flowmo serve``.
             cpus: of the machine, shared out among the replicas; all by default.
         """
-        sources = settings.models or {"default": settings.checkpoint}
+        sources = settings.models or {name_of(settings.checkpoint): settings.checkpoint}
         # Half of the machine, so that a rolling update has room for new replicas beside the old.
         replicas = 2 * len(sources) + 1
         share = math.floor(100 * (cpus or os.cpu_count() or 1) / (2 * replicas)) / 100

@@ -1,0 +1,112 @@
+"""Real Ray clusters on this machine, and what tests do to them."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+SMALL = {"num_cpus": 0.1, "min_replicas": 2, "max_replicas": 2}
+
+
+def config_of(checkpoint: Path, **settings: Any) -> dict[str, Any]:
+    """A cluster config with two replicas of each half, for two cores."""
+    model = {
+        "checkpoint": str(checkpoint),
+        "device": "cpu",
+        "threads": 1,
+        "max_queue": 64,
+        "encoder": SMALL,
+        "decoder": SMALL,
+    }
+    return {
+        "models": {"nano": model},
+        "gateway": {"num_cpus": 0.1},
+        "settings": {"cache_bytes": 0, "max_deadline_seconds": 60.0, **settings},
+    }
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> Path:
+    """The config as a ``serve deploy`` file; JSON is YAML, too."""
+    path = folder / "serve.yaml"
+    path.write_text(json.dumps({"applications": [{"name": "flowmo", "args": config}]}))
+    return path
+
+
+def replicas(deployment: str, ancestor: int) -> list[int]:
+    """Process ids of a deployment's replicas on the cluster that a process has started."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            title = (folder / "cmdline").read_bytes().decode(errors="replace")
+            # Other clusters may be on this machine.
+            ours = _descends(int(folder.name), ancestor)
+        except OSError:
+            continue
+        if f"ServeReplica:flowmo:{deployment}" in title and ours:
+            found.append(int(folder.name))
+    return found
+
+
+def _descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        status = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(status.rpartition(")")[2].split()[1])
+    return False
+
+
+def kill_one(deployment: str, ancestor: int) -> int:
+    """SIGKILL a replica; its process id."""
+    pid = replicas(deployment, ancestor)[0]
+    os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    for _ in range(round(seconds / 0.1)):
+        if condition():
+            return
+        threading.Event().wait(0.1)
+    pytest.fail("it did not come to pass")
+
+
+@contextmanager
+def load(
+    url: str, request: Callable[[httpx.Client, int], httpx.Response], *, clients: int = 4
+) -> Iterator[list[httpx.Response]]:
+    """Requests without a pause, of several clients, while the block runs.
+
+    Yields:
+        The answers, complete at the end of the block.
+    """
+    answers: list[httpx.Response] = []
+    done = threading.Event()
+
+    def work(number: int) -> None:
+        with httpx.Client(base_url=url, timeout=120) as client:
+            while not done.is_set():
+                answers.append(request(client, number))
+
+    with ThreadPoolExecutor(clients) as pool:
+        workers = [pool.submit(work, number) for number in range(clients)]
+        try:
+            wait_until(lambda: len(answers) >= clients)
+            yield answers
+            # Whatever was done in the block has its effect on requests to come.
+            so_far = len(answers)
+            wait_until(lambda: len(answers) >= so_far + 2 * clients)
+        finally:
+            done.set()
+        for worker in workers:
+            worker.result()

@@ -1,0 +1,179 @@
+"""The gateway and its replicas on a real Ray cluster of this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from flowmo.cli.server_process import ServerProcess
+from model.container import MEDIA_TYPE
+from service.codec import Codec
+from tests.service.clusters import config_of, kill_one, load, replicas, wait_until, write_config
+from tests.service.pictures import as_file, from_file, gradient
+
+PNG = as_file(gradient())
+RAW = {"Content-Type": "image/png"}
+PACKED = {"Content-Type": MEDIA_TYPE}
+
+
+@pytest.fixture(scope="module")
+def cluster(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("cluster")
+    path = write_config(folder, config_of(checkpoint))
+    with ServerProcess(
+        ["--ray-config", str(path)], log=folder / "server.log", start_seconds=240
+    ) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def ray_http(cluster: ServerProcess) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=cluster.url, timeout=120) as client:
+        yield client
+
+
+def reconstruct(client: httpx.Client, number: int) -> httpx.Response:
+    return client.post(
+        "/v1/reconstruct", content=PNG, headers=RAW, params={"seed": number, "steps": 25}
+    )
+
+
+def statuses(answers: list[httpx.Response]) -> set[int]:
+    return {answer.status_code for answer in answers}
+
+
+def test_there_and_back_is_as_in_one_process(
+    ray_http: httpx.Client, http: httpx.Client, codec: Codec
+) -> None:
+    (model,) = ray_http.get("/v1/models").json()["models"]
+    assert (model["name"], model["fingerprint"]) == ("nano", codec.info.fingerprint)
+    for answer in (ray_http.get("/readyz"), ray_http.get("/healthz")):
+        assert answer.status_code == 200
+    headers = RAW | {"Accept": MEDIA_TYPE, "X-Request-ID": "mine"}
+    packed = ray_http.post("/v1/tokenize", content=PNG, headers=headers)
+    assert packed.headers["X-Request-ID"] == "mine"
+    alone = http.post("/v1/tokenize", content=PNG, headers=headers)
+    assert packed.content == alone.content
+    params = {"seed": 3, "guidance": 2.0}
+    pictures = [
+        client.post("/v1/detokenize", content=packed.content, headers=PACKED, params=params)
+        for client in (ray_http, http)
+    ]
+    one, other = (from_file(picture.content).astype(int) for picture in pictures)
+    assert (np.abs(one - other) <= 1).mean() >= 0.999
+    stages = pictures[0].headers["Server-Timing"]
+    assert "queue" in stages
+    assert "sample" in stages
+    # One of several gateways would show its own share only.
+    assert ray_http.get("/metrics").status_code == 404
+
+
+def test_streams_batches_and_refusals_cross_replicas(
+    ray_http: httpx.Client, container: bytes
+) -> None:
+    answer = ray_http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=PACKED,
+        params={"stream": True, "steps": 4, "previews": 2},
+    )
+    names = [line[7:] for line in answer.text.splitlines() if line.startswith("event: ")]
+    assert names == ["progress", "progress", "preview", "progress", "progress", "image"]
+    batch = ray_http.post(
+        "/v1/reconstruct/batch", files=[("item", ("a", PNG)), ("item", ("b", b"no"))]
+    )
+    assert [item["status"] for item in batch.json()["items"]] == [200, 415]
+    late = ray_http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=PACKED | {"X-Request-Timeout-Seconds": "0.5"},
+        params={"steps": 1000, "guidance": 3.0},
+    )
+    assert late.status_code in (429, 504), late.text  # by its load, if the machine is quick
+    assert late.headers["Content-Type"] == "application/problem+json"
+    misfit = ray_http.post("/v1/detokenize", json={"tokens": {"ids": [[1, 2, 3]]}})
+    assert (misfit.status_code, misfit.json()["code"]) == (422, "invalid-tokens")
+    unknown = ray_http.post("/v1/tokenize", content=PNG, headers=RAW, params={"model": "lo"})
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-model")
+
+
+@pytest.mark.parametrize("deployment", ["encoder-nano", "decoder-nano"])
+def test_a_killed_replica_costs_no_request(cluster: ServerProcess, deployment: str) -> None:
+    before = set(replicas(deployment, cluster.pid))
+    assert len(before) == 2
+    with load(cluster.url, reconstruct) as answers:
+        dead = kill_one(deployment, cluster.pid)
+        wait_until(lambda: len(set(replicas(deployment, cluster.pid)) - {dead}) == 2)
+    assert statuses(answers) == {200}
+
+
+def test_overload_is_refused_and_nothing_breaks(ray_http: httpx.Client, container: bytes) -> None:
+    def ask(seed: int) -> httpx.Response:
+        return ray_http.post(
+            "/v1/detokenize",
+            content=container,
+            headers=PACKED | {"X-Request-Timeout-Seconds": "2"},
+            params={"seed": seed, "steps": 200},
+        )
+
+    with ThreadPoolExecutor(48) as pool:
+        answers = list(pool.map(ask, range(96)))
+    assert statuses(answers) <= {200, 429, 504}
+    assert 200 in statuses(answers)
+    for answer in answers:
+        if answer.status_code == 429:
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.json()["code"] in ("deadline-unreachable", "queue-full")
+    assert ask(0).status_code == 200
+
+
+REDEPLOY = """
+import json, sys, ray
+from ray import serve
+from service.cluster.app import APPLICATION, build
+from service.cluster.config import ClusterConfig
+
+ray.init(address=sys.argv[1], log_to_driver=False)
+config = ClusterConfig.model_validate(json.loads(sys.argv[2]))
+serve.run(build(config), name=APPLICATION, route_prefix="/")
+"""
+
+
+def test_a_rolling_redeploy_costs_no_request(
+    cluster: ServerProcess, ray_http: httpx.Client, checkpoint: Path, other_checkpoint: Path
+) -> None:
+    before = ray_http.get("/v1/models").json()["models"][0]["fingerprint"]
+    config = config_of(other_checkpoint)
+    with load(cluster.url, reconstruct) as answers:
+        subprocess.run(
+            [sys.executable, "-c", REDEPLOY, "auto", json.dumps(config)], check=True, timeout=240
+        )
+    assert statuses(answers) == {200}
+    after = ray_http.get("/v1/models").json()["models"][0]["fingerprint"]
+    assert after != before
+    assert answers[-1].headers["Flowmo-Fingerprint"] == after
+
+
+def test_what_was_begun_is_finished_at_the_end(cluster: ServerProcess) -> None:
+    def ask(seed: int) -> httpx.Response:
+        with httpx.Client(base_url=cluster.url, timeout=120) as client:
+            return client.post(
+                "/v1/reconstruct", content=PNG, headers=RAW, params={"seed": seed, "steps": 1000}
+            )
+
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(ask, seed) for seed in range(4)]
+        with httpx.Client(base_url=cluster.url, timeout=120) as client:
+            # Theirs have been admitted when one that came later is answered.
+            assert reconstruct(client, 9).status_code == 200
+        os.kill(cluster.pid, signal.SIGTERM)
+        assert statuses([answer.result() for answer in asked]) == {200}
+    assert cluster.wait(120) == 0
