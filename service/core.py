@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
 
 from starlette.requests import Request
@@ -133,6 +133,7 @@ class Service:
             request.headers,
             default=settings.default_deadline_seconds,
             most=settings.max_deadline_seconds,
+            margin=settings.deadline_margin_seconds,
             priority=priority,
         )
         declared = declared_bytes(request.headers)
@@ -194,12 +195,14 @@ class Job:
 
     Attributes:
         clock: what its stages took.
+        fingerprint: of the weights it is done with.
     """
 
     def __init__(self, service: Service, visit: Visit, served: Served) -> None:
         self._service, self._visit = service, visit
         self.name, self.engines = served.name, served.engines
         self.clock = StageClock(service.metrics, served.name)
+        self.fingerprint = served.engines.info.fingerprint
 
     @property
     def info(self) -> CodecInfo:
@@ -221,10 +224,11 @@ class Job:
         return await self._service.in_image_thread(work, "decode_image", self.clock)
 
     async def encode(self, pixels: Pixels) -> Tokens:
-        """Tokens of a picture."""
+        """Tokens of a picture; :attr:`fingerprint` is from now on theirs."""
         encoded = await self.engines.encode(pixels, self._visit.call)
         self.clock.add("queue", encoded.timings.queue)
         self.clock.add("encode", encoded.timings.run)
+        self.fingerprint = encoded.weights
         return encoded.tokens
 
     async def decode(
@@ -237,14 +241,15 @@ class Job:
         """
 
         async def make() -> Kept[Picture]:
-            decoded = await self.engines.decode(tokens, options, self._visit.call)
+            wish = replace(options, weights=self.fingerprint)
+            decoded = await self.engines.decode(tokens, wish, self._visit.call)
             self.clock.add_decode(decoded)
             data = await self.render(decoded.pixels, format, quality)
             # One with fewer steps is not what the next request asks for.
             whole = decoded.sampler == options.sampler
             return Kept(value=Picture(data, decoded.sampler), size=len(data) if whole else None)
 
-        key = (self.info.fingerprint, tokens.ids.tobytes(), options, format, quality)
+        key = (self.fingerprint, tokens.ids.tobytes(), options, format, quality)
         remaining = self._visit.call.remaining
         try:
             async with asyncio.timeout(None if math.isinf(remaining) else remaining):

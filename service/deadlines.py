@@ -14,7 +14,12 @@ PRIORITY_HEADER = "Flowmo-Priority"
 
 
 def call_of(
-    headers: Mapping[str, str], *, default: float, most: float, priority: Priority = "interactive"
+    headers: Mapping[str, str],
+    *,
+    default: float,
+    most: float,
+    margin: float = 0.0,
+    priority: Priority = "interactive",
 ) -> Call:
     """The deadline and priority of a request that has just come.
 
@@ -22,6 +27,7 @@ def call_of(
         headers: of the request; keys in any case.
         default: seconds it may take if it does not say.
         most: seconds it may take whatever it says.
+        margin: seconds by which the answer must come earlier, at most a quarter of the time.
         priority: if it does not say.
 
     Raises:
@@ -32,7 +38,9 @@ def call_of(
     wanted = headers.get(PRIORITY_HEADER, priority).strip().lower()
     for known in get_args(Priority):
         if wanted == known:
-            return Call(deadline=time.monotonic() + min(seconds, most), priority=known)
+            seconds = min(seconds, most)
+            seconds -= min(margin, seconds / 4)
+            return Call(deadline=time.monotonic() + seconds, priority=known)
     raise _invalid(PRIORITY_HEADER, f"must be one of {', '.join(get_args(Priority))}")
 
 

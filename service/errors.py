@@ -16,6 +16,7 @@ each kind is answered.
      │    ├── DeadlineUnreachableError  it would be done too late
      │    └── NotReadyError           the warm-up is not done
      ├── DeadlineExceededError   it was not done in time
+     ├── OtherWeightsError       tokens for a model that is just being replaced
      ├── ComputeError            the device failed on it
      ├── EngineStoppedError      the device thread has ended
      └── ClientLeftError         nobody waits for the answer any more
@@ -105,6 +106,10 @@ class NotReadyError(UnavailableError):
 
 class DeadlineExceededError(RequestError):
     """It was begun, and not done by its deadline."""
+
+
+class OtherWeightsError(RequestError):
+    """The tokens are for other weights than these; a replica of them may still be there."""
 
 
 class ComputeError(RequestError):

@@ -130,6 +130,12 @@ class Settings(BaseSettings):
         ge=0,
         description="Decoded pictures kept for requests that repeat, in bytes; 0 keeps none.",
     )
+    deadline_margin_seconds: float = Field(
+        default=0.0,
+        ge=0,
+        description="How much earlier than its deadline a request is given up, for a proxy that "
+        "would give it up, too, and say less.",
+    )
     max_items: int = Field(
         default=DEFAULT_MAX_ITEMS, ge=1, description="Most pictures of one batch request."
     )

@@ -36,9 +36,13 @@ def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
     return sent.tokens
 
 
-def containered(tokens: Tokens, info: CodecInfo) -> bytes:
-    """Tokens that ``info``'s model made, as a container."""
+def containered(tokens: Tokens, info: CodecInfo, fingerprint: str) -> bytes:
+    """Tokens as a container.
+
+    Args:
+        tokens: of a model of ``info``'s shapes.
+        info: shapes.
+        fingerprint: of the weights that made them.
+    """
     side = info.image_size
-    return Container(
-        tokens=tokens, fingerprint=info.fingerprint, width=side, height=side
-    ).to_bytes()
+    return Container(tokens=tokens, fingerprint=fingerprint, width=side, height=side).to_bytes()

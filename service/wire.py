@@ -196,13 +196,13 @@ class TokensMessage(_Message):
     payload_bytes: int | None = Field(default=None, description="Size of the packed tokens.")
 
     @classmethod
-    def of(cls, name: str, tokens: Tokens, info: CodecInfo) -> Self:
-        """Tokens that ``info``'s model made, which is served under ``name``."""
+    def of(cls, name: str, tokens: Tokens, info: CodecInfo, fingerprint: str) -> Self:
+        """Tokens that weights of ``fingerprint`` made, which are served under ``name``."""
         config = info.config
         return cls(
             ids=tokens.ids.tolist(),
             model=name,
-            fingerprint=info.fingerprint,
+            fingerprint=fingerprint,
             code_length=config.code_length,
             token_bits=config.token_bits,
             group_bits=config.group_bits,

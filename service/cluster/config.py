@@ -17,6 +17,8 @@ from service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
 
 # Above the longest deadline: what was begun is finished before a replica goes.
 DRAIN_MARGIN_SECONDS = 30.0
+# Ray's proxies know the deadline's header, too, and their answer says less than the gateway's.
+PROXY_MARGIN_SECONDS = 0.25
 # The share of an engine's slots that autoscaling aims to keep filled.
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
@@ -117,7 +119,7 @@ class ClusterConfig(_Config):
         Raises:
             pydantic.ValidationError: one is unknown or out of range.
         """
-        return Settings(**self.settings)
+        return Settings(**{"deadline_margin_seconds": PROXY_MARGIN_SECONDS, **self.settings})
 
     @property
     def drain_seconds(self) -> float:
@@ -151,4 +153,6 @@ class ClusterConfig(_Config):
             for name, checkpoint in sources.items()
         }
         limits = settings.model_dump(exclude={"models", "checkpoint", "host", "port"})
+        if not settings.deadline_margin_seconds:
+            del limits["deadline_margin_seconds"]  # a cluster's default is another
         return cls(models=models, gateway=scaling, settings=limits)

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import logging
 import math
+import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +20,12 @@ from model.tokens import Tokens
 from service.cluster.messages import CallMessage, Refusal
 from service.codec import CodecInfo
 from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
-from service.errors import DeadlineExceededError, EngineStoppedError, QueueFullError
+from service.errors import (
+    DeadlineExceededError,
+    EngineStoppedError,
+    OtherWeightsError,
+    QueueFullError,
+)
 from service.images import Pixels
 
 if TYPE_CHECKING:
@@ -34,6 +40,9 @@ T = TypeVar("T")
 # How often a piece of work is given to another replica when its own has died. Encoding and seeded
 # decoding give the same result again, so nothing is done twice to any effect.
 RETRIES = 2
+# How long work waits for a replica with its weights, and how often it tries.
+UPDATE_SECONDS = 60.0
+UPDATE_PAUSE = 0.1
 _DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
 
 
@@ -51,6 +60,7 @@ class RemoteEngines:
         self._encoder, self._decoder = encoder, decoder
         self._inside = 0
         self._closed = False
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def info(self) -> CodecInfo:
@@ -85,6 +95,17 @@ class RemoteEngines:
     def start(self) -> None:
         """Nothing to do: the replicas have started before."""
 
+    def _look_again(self) -> None:
+        """A rolling update is under way: learn what the model is now."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def _look(self) -> None:
+        try:
+            self._info = await self._decoder.info.remote()
+        except Exception as error:  # noqa: BLE001  (the next one will tell)
+            logger.warning("the decoder did not say what it is: %s", error)
+
     async def close(self, seconds: float) -> None:
         """Wait for what was submitted, at most so long."""
         with contextlib.suppress(TimeoutError):
@@ -105,7 +126,10 @@ class RemoteEngines:
                 raise
             return result
 
-        return await self._until_done(once, call)
+        encoded = await self._until_done(once, call)
+        if encoded.weights != self._info.fingerprint:
+            self._look_again()
+        return encoded
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
@@ -152,11 +176,17 @@ class RemoteEngines:
 
     async def _until_done(self, once: Callable[[], Awaitable[T | Refusal]], call: Call) -> T:
         self._inside += 1
+        patience = time.monotonic() + UPDATE_SECONDS
         try:
             async with asyncio.timeout(
                 None if math.isinf(call.deadline) else max(0.0, call.remaining)
             ):
                 result = await _retried(once)
+                # In a rolling update, replicas of these weights may be there, or come.
+                while _is_of_other_weights(result) and time.monotonic() < patience:
+                    self._look_again()
+                    await asyncio.sleep(UPDATE_PAUSE)
+                    result = await _retried(once)
         except TimeoutError:
             raise DeadlineExceededError(
                 "the replicas had not done the work by the deadline"
@@ -173,6 +203,10 @@ class RemoteEngines:
         if isinstance(result, Refusal):
             raise result.error
         return result
+
+
+def _is_of_other_weights(result: object) -> bool:
+    return isinstance(result, Refusal) and isinstance(result.error, OtherWeightsError)
 
 
 async def _retried(once: Callable[[], Awaitable[T]]) -> T:

@@ -43,11 +43,13 @@ class DecodeOptions:
         seed: of the starting noise, 0 <= seed < 2^63.
         sampler: grid and guidance.
         degrade: the engine may take fewer steps when the deadline cannot be met otherwise.
+        weights: fingerprint of the model that the tokens are for; None does not say.
     """
 
     seed: int
     sampler: SamplerConfig
     degrade: bool = False
+    weights: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,9 +69,10 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """Tokens of one picture."""
+    """Tokens of one picture, and the fingerprint of the model that made them."""
 
     tokens: Tokens
+    weights: str
     timings: Timings
 
 

@@ -35,7 +35,7 @@ from service.engine.observer import EngineObserver
 from service.engine.runner import DecoderRunner
 from service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
 from service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
-from service.errors import ComputeError, DeadlineUnreachableError
+from service.errors import ComputeError, DeadlineUnreachableError, OtherWeightsError
 from service.images import Pixels
 
 if TYPE_CHECKING:
@@ -132,12 +132,18 @@ class DecoderEngine:
 
         Raises:
             model.errors.TokenError: tokens of another shape.
+            OtherWeightsError: tokens for another model.
             QueueFullError: too many are inside.
             DeadlineUnreachableError: it would not be done in time.
             DeadlineExceededError: it was not done in time.
             ComputeError: a batch it was in failed.
             EngineStoppedError: the device thread has ended.
         """
+        weights = self._runner.info.fingerprint
+        if options.weights not in {None, weights}:
+            raise OtherWeightsError(
+                f"the tokens are for the weights {options.weights}, these are {weights}"
+            )
         self._runner.check(tokens)
         loop = asyncio.get_running_loop()
         with self._device.changed:

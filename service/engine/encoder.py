@@ -150,9 +150,11 @@ class EncoderEngine:
         seconds = time.monotonic() - begin
         self._times.observe(bucket, seconds)
         self._observer.batch("encode", rows=len(batch), bucket=bucket, seconds=seconds)
+        weights = self._runner.info.fingerprint
         for work, item in zip(batch, tokens, strict=False):
             queued = begin - work.submitted
-            work.succeed(Encoded(tokens=item, timings=Timings(queue=queued, run=seconds)))
+            timings = Timings(queue=queued, run=seconds)
+            work.succeed(Encoded(tokens=item, weights=weights, timings=timings))
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""

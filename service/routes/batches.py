@@ -68,14 +68,18 @@ async def tokenize_batch(
         job = service.begin(visit, service.models.choose(item.model))
         upload = await job.read(item.image, item.fit)
         tokens = await job.encode(upload.fitted.pixels)
-        packed = item.tokens == "container"
+        message = container = None
+        if item.tokens == "container":
+            container = _base64(containered(tokens, job.info, job.fingerprint))
+        else:
+            message = TokensMessage.of(job.name, tokens, job.info, job.fingerprint)
         return TokenizeItemAnswer(
             status=HTTPStatus.OK,
             model=job.name,
             upload=UploadMessage.of(upload.image),
             fit=FitMessage.of(upload.fitted.report),
-            container=_base64(containered(tokens, job.info)) if packed else None,
-            tokens=None if packed else TokensMessage.of(job.name, tokens, job.info),
+            container=container,
+            tokens=message,
         )
 
     return await _run(request, service, query, TokenizeItem, "image", one, TokenizeItemAnswer)

@@ -59,7 +59,7 @@ def model_headers(job: Job) -> dict[str, str]:
     """Headers of every answer that a model had a part in."""
     return {
         "Flowmo-Model": quote(job.name),
-        "Flowmo-Fingerprint": job.info.fingerprint,
+        "Flowmo-Fingerprint": job.fingerprint,
         "Server-Timing": job.clock.header(),
         "Vary": "Accept",
     }

@@ -69,9 +69,11 @@ async def tokenize(
     headers = model_headers(job) | upload_headers(upload)
     headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
     if media_type == CONTAINER_MEDIA_TYPE:
-        return Response(containered(tokens, job.info), headers=headers, media_type=media_type)
+        return Response(
+            containered(tokens, job.info, job.fingerprint), headers=headers, media_type=media_type
+        )
     answer = TokenizeAnswer(
-        tokens=TokensMessage.of(job.name, tokens, job.info),
+        tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
         upload=UploadMessage.of(upload.image),
         fit=FitMessage.of(upload.fitted.report),
     )

@@ -1,10 +1,12 @@
 """The gateway and its replicas on a real Ray cluster of this machine."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -116,23 +118,32 @@ def test_a_killed_replica_costs_no_request(cluster: ServerProcess, deployment: s
 
 
 def test_overload_is_refused_and_nothing_breaks(ray_http: httpx.Client, container: bytes) -> None:
-    def ask(seed: int) -> httpx.Response:
+    def ask(seed: int, seconds: float = 60.0) -> httpx.Response:
         return ray_http.post(
             "/v1/detokenize",
             content=container,
-            headers=PACKED | {"X-Request-Timeout-Seconds": "2"},
+            headers=PACKED | {"X-Request-Timeout-Seconds": str(seconds)},
             params={"seed": seed, "steps": 200},
         )
 
+    begin = time.perf_counter()
+    assert ask(0).status_code == 200
+    # A deadline that several of them can meet, but never all.
+    seconds = 1.0 + 8 * (time.perf_counter() - begin)
     with ThreadPoolExecutor(48) as pool:
-        answers = list(pool.map(ask, range(96)))
-    assert statuses(answers) <= {200, 429, 504}
+        answers = list(pool.map(ask, range(96), itertools.repeat(seconds)))
+    # 408 is the proxy's own, where the machine is too busy for the gateway to come before it.
+    assert statuses(answers) <= {200, 408, 429, 504}
     assert 200 in statuses(answers)
     for answer in answers:
         if answer.status_code == 429:
             assert int(answer.headers["Retry-After"]) >= 1
             assert answer.json()["code"] in ("deadline-unreachable", "queue-full")
     assert ask(0).status_code == 200
+
+
+def fingerprint(client: httpx.Client) -> str:
+    return str(client.get("/v1/models").json()["models"][0]["fingerprint"])
 
 
 REDEPLOY = """
@@ -150,16 +161,21 @@ serve.run(build(config), name=APPLICATION, route_prefix="/")
 def test_a_rolling_redeploy_costs_no_request(
     cluster: ServerProcess, ray_http: httpx.Client, checkpoint: Path, other_checkpoint: Path
 ) -> None:
-    before = ray_http.get("/v1/models").json()["models"][0]["fingerprint"]
+    before = fingerprint(ray_http)
     config = config_of(other_checkpoint)
     with load(cluster.url, reconstruct) as answers:
         subprocess.run(
             [sys.executable, "-c", REDEPLOY, "auto", json.dumps(config)], check=True, timeout=240
         )
     assert statuses(answers) == {200}
-    after = ray_http.get("/v1/models").json()["models"][0]["fingerprint"]
-    assert after != before
-    assert answers[-1].headers["Flowmo-Fingerprint"] == after
+    # Each picture was made by one model, from its encoding on, and the last ones by the new one.
+    seen = {answer.headers["Flowmo-Fingerprint"] for answer in answers}
+    pictures = {(answer.headers["Flowmo-Seed"], answer.content) for answer in answers}
+    assert len(seen) == 2
+    assert len(pictures) == 2 * 4
+    after = answers[-1].headers["Flowmo-Fingerprint"]
+    assert {before, after} == seen
+    wait_until(lambda: fingerprint(ray_http) == after)
 
 
 def test_what_was_begun_is_finished_at_the_end(cluster: ServerProcess) -> None:
