@@ -3,14 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.access import authorized
 from service.core import Service
 from service.errors import FieldProblem, InvalidFieldsError
+from service.keys import Keyring, read_text
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext, request_id_of
 from service.models import Models
@@ -20,6 +22,7 @@ from service.problems import ANSWERS, Answer, answer_for, problem_response
 from service.reloading import reload_on_hangup
 from service.routes import batches, health, tokens
 from service.routes import models as model_routes
+from service.routes.shared import problems
 from service.settings import Settings
 from service.version import VERSION
 
@@ -43,9 +46,17 @@ def create_app(
         metrics: where to count.
         settings: limits; from the environment by default.
         in_cluster: it is one of several gateways: others replace models and read the metrics.
+
+    Raises:
+        KeysError: the API keys cannot be read.
     """
     settings = settings or Settings()
+    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)
     places = Places(settings.queue_size, settings.queue_bytes)
+
+    async def reload() -> None:
+        keyring.reload()
+        await models.reload(settings.drain_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -55,7 +66,7 @@ def create_app(
             async with service.sampling():
                 yield
         else:
-            async with reload_on_hangup(lambda: models.reload(settings.drain_seconds)):
+            async with reload_on_hangup(reload):
                 yield
         await models.close(settings.drain_seconds)
 
@@ -66,11 +77,13 @@ def create_app(
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
     )
+    app.state.keyring = keyring
     app.state.service = service = Service(models, places, settings, metrics)
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
-    for router in (tokens.router, batches.router, model_routes.router, health.router):
-        app.include_router(router)
+    app.include_router(health.router)
+    for router in (tokens.router, batches.router, model_routes.router):
+        app.include_router(router, dependencies=[Depends(authorized)], responses=problems(401, 429))
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)

@@ -11,8 +11,10 @@ each kind is answered.
      ├── NotAcceptableError      nothing that the Accept header names is on offer
      ├── BodyTooLargeError       more bytes than the limit
      ├── BodyTimeoutError        the body did not arrive in time
+     ├── UnauthorizedError       no key, or an unknown one
      ├── UnavailableError        not now, but later
      │    ├── QueueFullError          all places are taken
+     │    ├── RateLimitedError        the key has used up what it may
      │    ├── DeadlineUnreachableError  it would be done too late
      │    └── NotReadyError           the warm-up is not done
      ├── DeadlineExceededError   it was not done in time
@@ -79,6 +81,10 @@ class BodyTimeoutError(RequestError):
     """The body did not arrive in time."""
 
 
+class UnauthorizedError(RequestError):
+    """No key, or an unknown one."""
+
+
 class UnavailableError(RequestError):
     """Not now, but later.
 
@@ -94,6 +100,10 @@ class UnavailableError(RequestError):
 
 class QueueFullError(UnavailableError):
     """All places are taken."""
+
+
+class RateLimitedError(UnavailableError):
+    """The key has used up what it may, for now."""
 
 
 class DeadlineUnreachableError(UnavailableError):

@@ -175,6 +175,11 @@ class Metrics:
             "1 for what is served under each name.",
             ["model", "name", "fingerprint", "device", "dtype"],
         )
+        self.keys = self.instruments.counter(
+            "flowmo_key_requests",
+            "Requests by API key: admitted, limited, or unknown (without a key's name).",
+            ["key", "outcome"],
+        )
         self._cache = self.instruments.counter(
             "flowmo_cache_requests",
             "Pictures asked for: hit (kept), shared (was being made) or miss.",

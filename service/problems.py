@@ -7,6 +7,7 @@ is ever in it.
 """
 
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
@@ -36,6 +37,8 @@ from service.errors import (
     NotReadyError,
     OtherWeightsError,
     QueueFullError,
+    RateLimitedError,
+    UnauthorizedError,
     UnavailableError,
     UnknownModelError,
     UnsupportedBodyError,
@@ -77,6 +80,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (ContainerCorruptedError, 400, "container-corrupted", "The token container is damaged", _SEND_AGAIN),
         (ContainerVersionError, 400, "container-version", "The token container is of another version", "Tokenize the image again, or update this server."),
         (ContainerError, 400, "bad-container", "The token container cannot be used", _SEND_AGAIN),
+        (UnauthorizedError, 401, "unauthorized", "A key is needed", "Send Authorization: Bearer KEY, with a key that the operator gave you."),
         (UnknownModelError, 404, "unknown-model", "No such model", "Name one of the models of GET /v1/models, or none for the default."),
         (BodyTimeoutError, 408, "body-timeout", "The body did not arrive in time", "Send it faster, or send less."),
         (NotAcceptableError, 406, "not-acceptable", "No acceptable representation", "Name one of the offered media types in Accept."),
@@ -90,6 +94,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (TokenError, 422, "invalid-tokens", "The tokens cannot be used", "Send ids of the shape and range that GET /v1/models states."),
         (ConfigError, 422, "invalid-options", "The options cannot be used", "Correct the options; docs/api.md describes them."),
         (QueueFullError, 429, "queue-full", "The server is at capacity", "Wait as long as Retry-After says, then send it again."),
+        (RateLimitedError, 429, "rate-limited", "The key has used up what it may", "Wait as long as Retry-After says, or ask the operator for more."),
         (DeadlineUnreachableError, 429, "deadline-unreachable", "The deadline cannot be met", "Wait as long as Retry-After says, allow more time, ask for fewer steps, or send degrade=allow."),
         (ClientLeftError, 499, "client-left", "The client has left", "Wait for the answer."),
         (ClientDisconnect, 499, "client-left", "The client has left", "Wait for the answer."),
@@ -167,6 +172,8 @@ def problem_response(
     """An error as RFC 9457 JSON; arguments of :func:`problem`."""
     message = problem(answer, detail, request_id=request_id, error=error)
     headers = {}
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
     if message.retry_after is not None:
         headers["Retry-After"] = str(message.retry_after)
     return Response(

@@ -75,6 +75,15 @@ class Settings(BaseSettings):
     )
     host: str = Field(default=DEFAULT_HOST, description="Address to listen on.")
     port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port; 0 takes a free one.")
+    api_keys_file: Path | None = Field(
+        default=None, description="TOML file of API keys (docs/access.md)."
+    )
+    api_keys: str = Field(
+        default="", description="API keys as NAME:SHA256,NAME:SHA256; in addition to the file's."
+    )
+    allow_anonymous: bool = Field(
+        default=False, description="Listen beyond this machine although anybody may ask."
+    )
     device: Device = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Dtype = Field(default="auto", description="Of weights and activations.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads for one operation.")

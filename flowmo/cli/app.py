@@ -9,6 +9,7 @@ from flowmo._version import __version__
 from flowmo.cli.convert import convert_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.inspect_ import inspect_command
+from flowmo.cli.keys import keys_app
 from flowmo.cli.serve import serve_command
 from flowmo.cli.server_process import ServerError
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
@@ -67,6 +68,9 @@ for name, command in (
     ("train", train_command),
 ):
     app.command(name)(command)
+
+
+app.add_typer(keys_app, name="keys")
 
 
 def main() -> None:

@@ -1,8 +1,13 @@
 """The socket that a server listens on, bound before anything slow is done."""
 
+import ipaddress
 import socket
+from typing import TYPE_CHECKING
 
 import typer
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -27,3 +32,21 @@ def url_of(listener: socket.socket) -> str:
     """Where clients find it."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def check_access(settings: "Settings", listener: socket.socket) -> None:
+    """Refuse to let everybody in by oversight.
+
+    Args:
+        settings: whether there are keys.
+        listener: bound.
+    """
+    host = listener.getsockname()[0]
+    if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:
+        return
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        listener.close()
+        raise typer.BadParameter(
+            f"{host} is reached from other machines, and there are no API keys: name a file with "
+            f"--api-keys-file (flowmo keys new makes its lines), or say --allow-anonymous"
+        )

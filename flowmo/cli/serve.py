@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowmo.cli.listening import listen, url_of
+from flowmo.cli.listening import check_access, listen, url_of
 from flowmo.cli.serve_on_ray import serve_on_ray
 from flowmo.cli.server_process import ANNOUNCEMENT
 
@@ -40,6 +40,17 @@ def serve_command(
     ] = None,
     port: Annotated[
         int | None, typer.Option(help="Port; 0 takes a free one [env FLOWMO_PORT; 8000].")
+    ] = None,
+    api_keys_file: Annotated[
+        Path | None,
+        typer.Option(help="TOML file of API keys, see docs/access.md [env FLOWMO_API_KEYS_FILE]."),
+    ] = None,
+    allow_anonymous: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-anonymous",
+            help="Listen beyond this machine without keys [env FLOWMO_ALLOW_ANONYMOUS].",
+        ),
     ] = None,
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda or cuda:N [env FLOWMO_DEVICE; auto].")
@@ -133,6 +144,7 @@ def serve_command(
         return
     settings = _settings(given)
     listener = listen(settings.host, settings.port)
+    check_access(settings, listener)
     # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     import uvicorn
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flowmo.cli.listening import listen, url_of
+from flowmo.cli.listening import check_access, listen, url_of
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
         ) from None
     # Ray's proxies bind the address again: what is learnt here is that it is free.
     listener = listen(settings.host, settings.port)
+    check_access(settings, listener)
     url, (host, port) = url_of(listener), listener.getsockname()[:2]
     listener.close()
     from service.cluster.config import ClusterConfig

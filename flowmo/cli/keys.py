@@ -1,0 +1,26 @@
+"""``flowmo keys``: keys for clients, and the lines by which a server knows them."""
+
+from typing import Annotated
+
+import typer
+
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+
+
+@keys_app.callback()
+def _common() -> None:
+    pass
+
+
+@keys_app.command("new")
+def new_command(
+    name: Annotated[str, typer.Argument(help="Of whoever will use it: letters, digits, . _ -")],
+) -> None:
+    """Make a key: the key itself goes to the client, the lines into the server's file."""
+    from service.keys import digest_of, is_well_formed, new_key
+
+    if not is_well_formed(name):
+        raise typer.BadParameter(f"expected letters, digits and . _ -, at most 64, got {name!r}")
+    key = new_key()
+    typer.echo(f"key (shown once): {key}\n", err=True)
+    typer.echo(f'["{name}"]\nsha256 = "{digest_of(key)}"')
