@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
@@ -25,6 +25,7 @@ from service.models import Models, Served
 from service.places import Places
 from service.render import ImageFormat, encode_image
 from service.settings import Settings
+from service.tracing import record_stages
 
 T = TypeVar("T")
 
@@ -39,15 +40,24 @@ class StageClock:
     model: str
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Count a stage; one that comes twice (the queue, in reconstruct) adds up in the header."""
-        self.metrics.stage(self.model, stage, seconds)
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+    def add(self, stages: Mapping[str, float], **attributes: str | int) -> None:
+        """Count stages that have just ended, one after the other.
+
+        One that comes twice in a request (the queue, in reconstruct) adds up in the header.
+
+        Args:
+            stages: seconds of each, in their order.
+            attributes: of their spans.
+        """
+        record_stages(stages, **{"flowmo.model": self.model, **attributes})
+        for stage, seconds in stages.items():
+            self.metrics.stage(self.model, stage, seconds)
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     def add_decode(self, decoded: Decoded) -> None:
         """Count the stages of a decode."""
-        self.add("queue", decoded.timings.queue)
-        self.add("sample", decoded.timings.run)
+        stages = {"queue": decoded.timings.queue, "sample": decoded.timings.run}
+        self.add(stages, **{"flowmo.steps": decoded.sampler.steps})
 
     def header(self) -> str:
         """The value of ``Server-Timing``, in milliseconds."""
@@ -176,7 +186,7 @@ class Service:
         # A thread cannot be cancelled: whoever leaves it behind does not free its slot.
         task.add_done_callback(self._image_done)
         result = await asyncio.shield(task)
-        clock.add(stage, time.perf_counter() - begin)
+        clock.add({stage: time.perf_counter() - begin})
         return result
 
     def _image_done(self, task: "asyncio.Task[T]") -> None:
@@ -226,8 +236,7 @@ class Job:
     async def encode(self, pixels: Pixels) -> Tokens:
         """Tokens of a picture; :attr:`fingerprint` is from now on theirs."""
         encoded = await self.engines.encode(pixels, self._visit.call)
-        self.clock.add("queue", encoded.timings.queue)
-        self.clock.add("encode", encoded.timings.run)
+        self.clock.add({"queue": encoded.timings.queue, "encode": encoded.timings.run})
         self.fingerprint = encoded.weights
         return encoded.tokens
 

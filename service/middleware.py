@@ -11,8 +11,10 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import logs
 from service.errors import BodyTooLargeError
 from service.metrics import Metrics
+from service.tracing import answered, request_span
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -29,7 +31,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 class RequestContext:
-    """Gives each request an id, and counts and times it.
+    """Gives each request an id and a span, counts and times it, and logs its end.
 
     A client's own ``X-Request-ID`` is kept when it is 1 to 128 letters, digits or ``. _ : -``.
 
@@ -49,31 +51,44 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get(REQUEST_ID_HEADER, "")
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID_HEADER, "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
-        status = 500
+        logs.request_id.set(request_id)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        status, answer = 500, Headers()
 
         async def send_with_id(message: Message) -> None:
-            nonlocal status
+            nonlocal status, answer
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
+                mutable = MutableHeaders(scope=message)
                 if self._answers_id:
-                    headers[REQUEST_ID_HEADER] = request_id
-                headers["X-Content-Type-Options"] = "nosniff"
+                    mutable[REQUEST_ID_HEADER] = request_id
+                mutable["X-Content-Type-Options"] = "nosniff"
+                answer = Headers(raw=mutable.raw)
             await send(message)
 
         begin = time.perf_counter()
-        try:
-            with self._metrics.in_flight():
+        with self._metrics.in_flight(), request_span(method, scope["path"], headers) as span:
+            try:
                 await self._app(scope, receive, send_with_id)
-        finally:
-            # The template, never the path: a stranger must not be able to make new series.
-            route = getattr(scope.get("route"), "path", "unmatched")
-            method = scope["method"] if scope["method"] in _METHODS else "other"
-            seconds = time.perf_counter() - begin
-            self._metrics.requests.observe(method, route, str(status), value=seconds)
+            finally:
+                # The template, never the path: a stranger must not be able to make new series.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                seconds = time.perf_counter() - begin
+                answered(span, method, route, status)
+                self._metrics.requests.observe(method, route, str(status), value=seconds)
+                logs.log_answer(
+                    method=method,
+                    path=scope["path"],
+                    route=route,
+                    status=status,
+                    seconds=seconds,
+                    key=scope["state"].get("key"),
+                    headers=answer,
+                )
 
 
 class BodyLimit:

@@ -31,6 +31,7 @@ DEFAULT_MAX_ITEMS = 64
 
 Device = str
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+LogFormat = Literal["text", "json"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
 
 
@@ -156,5 +157,8 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(
         default=DEFAULT_DRAIN_SECONDS, ge=0, description="Longest wait for requests at shutdown."
+    )
+    log_format: LogFormat = Field(
+        default="text", description="Of log lines: for people, or a JSON object each."
     )
     log_level: LogLevel = Field(default="info", description="Least severe log line shown.")

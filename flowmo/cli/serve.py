@@ -1,7 +1,6 @@
 """``flowmo serve``: the HTTP service in one process."""
 
 import contextlib
-import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,6 +129,9 @@ def serve_command(
             dir_okay=False,
         ),
     ] = None,
+    log_format: Annotated[
+        str | None, typer.Option(help="text or json [env FLOWMO_LOG_FORMAT; text].")
+    ] = None,
     log_level: Annotated[
         str | None, typer.Option(help="Least severe log line [env FLOWMO_LOG_LEVEL; info].")
     ] = None,
@@ -151,14 +153,18 @@ def serve_command(
     from service.app import create_app
     from service.instruments import PrometheusInstruments
     from service.loader import open_models
+    from service.logs import log_config
     from service.metrics import Metrics
+    from service.tracing import export_spans
 
+    flush_spans = export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
     config = uvicorn.Config(
         create_app(models, metrics, settings),
         log_level=settings.log_level,
-        log_config=_log_config(),
+        log_config=log_config(settings.log_format, settings.log_level),
+        access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
@@ -167,6 +173,7 @@ def serve_command(
     # ^C ends the server in good order; uvicorn raises it again afterwards.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
+    flush_spans()
 
 
 def _described(models: "Models") -> str:
@@ -190,13 +197,3 @@ def _settings(given: dict[str, Any]) -> "Settings":
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise typer.BadParameter(problems) from None
-
-
-def _log_config() -> dict[str, Any]:
-    """Uvicorn's, with our own loggers added and everything on stderr."""
-    from uvicorn.config import LOGGING_CONFIG
-
-    config = copy.deepcopy(LOGGING_CONFIG)
-    config["handlers"]["access"]["stream"] = "ext://sys.stderr"
-    config["loggers"]["service"] = {"handlers": ["default"], "level": "INFO", "propagate": False}
-    return config

@@ -17,6 +17,7 @@ from service.cluster.remote import RemoteEngines
 from service.cluster.replicas import DecoderReplica, EncoderReplica
 from service.metrics import Metrics
 from service.models import Models
+from service.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"
@@ -45,6 +46,7 @@ class Gateway:
             for name, info in zip(decoders, infos, strict=True)
         }
         self._settings = config.gateway_settings()
+        export_spans()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Called by Ray after the constructor."""

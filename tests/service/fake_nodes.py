@@ -110,7 +110,7 @@ def cluster_of_fake_nodes(folder: Path, *, cpus: int, gpu_nodes: int) -> Iterato
     finally:
         head.terminate()
         with suppress(subprocess.TimeoutExpired):
-            head.wait(20)
+            head.wait(5)
         _end_all(str(temp), gcs)
         head.kill()
         head.wait()
