@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from flowmo._version import __version__
 
 if TYPE_CHECKING:
-    from flowmo.client import Client, ClientError
+    from flowmo.client import AsyncClient, Client, ClientError
     from flowmo.photographs import photograph_paths
     from model.config import (
         PRESETS,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "AsyncClient",
     "CheckpointError",
     "Client",
     "ClientError",
@@ -77,7 +78,7 @@ __all__ = [
 ]
 
 _ORIGINS = {
-    "flowmo.client": ("Client", "ClientError"),
+    "flowmo.client": ("AsyncClient", "Client", "ClientError"),
     "flowmo.photographs": ("photograph_paths",),
     "model.config": ("PRESETS", "FlowMoConfig", "SamplerConfig", "TransformerConfig", "preset"),
     "model.container": ("Container",),

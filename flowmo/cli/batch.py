@@ -1,14 +1,15 @@
 """Many files through a backend: progress, and an account of every file at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flowmo.cli.backends import read_file
+from flowmo.cli.backends import Outcome
 from flowmo.cli.files import Job, write_whole
 
 
@@ -25,20 +26,18 @@ class Account:
 
 def run(
     jobs: Sequence[Job],
-    work: Callable[[list[bytes]], list[bytes | Exception]],
+    work: Callable[[Sequence[Path]], Iterator[Outcome]],
     *,
     title: str,
     overwrite: bool,
-    batch_size: int,
 ) -> Account:
     """Work through all jobs; one bad file does not stop the others.
 
     Args:
         jobs: what to read and write.
-        work: contents of some files to as many results.
+        work: files to as many outcomes, in any order.
         title: of the progress bar.
         overwrite: replace results that exist; else those jobs are skipped.
-        batch_size: files handed to ``work`` at once.
     """
     account = Account()
     waiting = []
@@ -47,6 +46,7 @@ def run(
             account.skipped.append(job)
         else:
             waiting.append(job)
+    failed: dict[int, Exception] = {}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -55,32 +55,27 @@ def run(
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=len(waiting))
-        for start in range(0, len(waiting), batch_size):
-            some = waiting[start : start + batch_size]
-            _run_some(some, work, account)
-            progress.advance(task, len(some))
+        for outcome in work([job.source for job in waiting]):
+            error = _finish(waiting[outcome.index], outcome, account)
+            if error is not None:
+                failed[outcome.index] = error
+            progress.advance(task)
+    account.failed = [(waiting[index], failed[index]) for index in sorted(failed)]
     return account
 
 
-def _run_some(
-    jobs: Sequence[Job], work: Callable[[list[bytes]], list[bytes | Exception]], account: Account
-) -> None:
-    contents = [read_file(job.source) for job in jobs]
-    readable = [content for content in contents if isinstance(content, bytes)]
-    account.bytes_read += sum(map(len, readable))
-    results = iter(work(readable))
-    for job, content in zip(jobs, contents, strict=True):
-        outcome = next(results) if isinstance(content, bytes) else content
-        if isinstance(outcome, bytes):
-            try:
-                write_whole(job.target, outcome)
-            except OSError as error:
-                outcome = OSError(f"{job.target} cannot be written: {error.strerror}")
-            else:
-                account.written.append(job)
-                account.bytes_written += len(outcome)
-        if isinstance(outcome, Exception):
-            account.failed.append((job, outcome))
+def _finish(job: Job, outcome: Outcome, account: Account) -> Exception | None:
+    account.bytes_read += outcome.bytes_read
+    result = outcome.result
+    if isinstance(result, Exception):
+        return result
+    try:
+        write_whole(job.target, result)
+    except OSError as error:
+        return OSError(f"{job.target} cannot be written: {error.strerror}")
+    account.written.append(job)
+    account.bytes_written += len(result)
+    return None
 
 
 def report(account: Account, *, verb: str) -> None:

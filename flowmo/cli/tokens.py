@@ -1,20 +1,24 @@
 """``flowmo tokenize``, ``detokenize`` and ``reconstruct``: files and folders."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from flowmo.cli import batch
-from flowmo.cli.backends import Backend, RemoteBackend, local_backend
+from flowmo.cli.backends import Backend
 from flowmo.cli.files import CONTAINER_SUFFIXES, IMAGE_SUFFIXES, plan
-from flowmo.client import Client, Fit, ImageFormat, Sampling, Schedule
+from flowmo.cli.local_backend import local_backend
+from flowmo.cli.remote_backend import remote_backend
+from flowmo.client import Fit, ImageFormat, Sampling, Schedule
 from model.container import FILE_SUFFIX
 
 DEFAULT_QUALITY = 90
-
+# Enough to fill a server's batches; the server refuses what it has no room for.
+DEFAULT_CONCURRENCY = 8
 
 _FORMAT_OF: dict[str, ImageFormat] = {
     ".png": "png",
@@ -34,6 +38,13 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results th
 Url = Annotated[
     str | None, typer.Option("--url", help="Use this running server instead of a model here.")
 ]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="FLOWMO_API_KEY", help="Of the server.")
+]
+Model = Annotated[
+    str | None, typer.Option("--model", help="One of the server's models [its default].")
+]
+Concurrency = Annotated[int, typer.Option(min=1, help="Requests at once, with --url.")]
 Checkpoint = Annotated[
     str | None,
     typer.Option("--checkpoint", "-c", help="Checkpoint folder or hub repository [demo model]."),
@@ -64,6 +75,9 @@ def tokenize_command(
     overwrite: Overwrite = False,
     fit: FitOption = "crop",
     url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -72,13 +86,13 @@ def tokenize_command(
 ) -> None:
     """Turn images into tokens: photo.jpg becomes photo.jpg.flowmo."""
     jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
-    with _backend(url, checkpoint, device, dtype, threads) as backend:
+    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             jobs,
-            lambda images: backend.tokenize(images, fit=fit),
+            lambda paths: backend.tokenize(paths, fit=fit),
             title="tokenize",
             overwrite=overwrite,
-            batch_size=batch_size,
         )
     batch.report(account, verb="tokenized")
 
@@ -94,6 +108,9 @@ def detokenize_command(
     schedule: ScheduleOption = None,
     guidance: Guidance = None,
     url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -104,15 +121,15 @@ def detokenize_command(
     chosen = _format(format, out)
     jobs = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    with _backend(url, checkpoint, device, dtype, threads) as backend:
+    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             jobs,
-            lambda containers: backend.detokenize(
-                containers, sampling=sampling, format=chosen, quality=quality
+            lambda paths: backend.detokenize(
+                paths, sampling=sampling, format=chosen, quality=quality
             ),
             title="detokenize",
             overwrite=overwrite,
-            batch_size=batch_size,
         )
     batch.report(account, verb="detokenized")
 
@@ -129,6 +146,9 @@ def reconstruct_command(
     schedule: ScheduleOption = None,
     guidance: Guidance = None,
     url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
+    concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -140,34 +160,71 @@ def reconstruct_command(
     added = f"{FILE_SUFFIX}.{chosen}"
     jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    with _backend(url, checkpoint, device, dtype, threads) as backend:
+    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             jobs,
-            lambda images: backend.reconstruct(
-                images, fit=fit, sampling=sampling, format=chosen, quality=quality
+            lambda paths: backend.reconstruct(
+                paths, fit=fit, sampling=sampling, format=chosen, quality=quality
             ),
             title="reconstruct",
             overwrite=overwrite,
-            batch_size=batch_size,
         )
     batch.report(account, verb="reconstructed")
 
 
+@dataclass(frozen=True, slots=True)
+class _Here:
+    """A model in this process."""
+
+    checkpoint: str | None
+    device: str
+    dtype: str
+    threads: int | None
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _There:
+    """A server, if there is a URL."""
+
+    url: str | None
+    api_key: str | None
+    model: str | None
+    concurrency: int
+
+
 @contextmanager
-def _backend(
-    url: str | None, checkpoint: str | None, device: str, dtype: str, threads: int | None
-) -> Iterator[Backend]:
-    if url is None:
-        yield local_backend(checkpoint, device, dtype, threads)
+def _backend(here: _Here, there: _There) -> Iterator[Backend]:
+    if there.url is None:
+        # A key from the environment may be there for other commands.
+        if there.model is not None:
+            raise typer.BadParameter(
+                "--model is one of a server's: give its --url, or --checkpoint"
+            )
+        yield local_backend(
+            here.checkpoint,
+            device=here.device,
+            dtype=here.dtype,
+            threads=here.threads,
+            batch_size=here.batch_size,
+        )
         return
-    if checkpoint is not None:
+    if here.checkpoint is not None:
         raise typer.BadParameter("--checkpoint is for a model here, --url for a server: give one")
-    try:
-        client = Client(url)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
-    with client:
-        yield RemoteBackend(client)
+    with ExitStack() as inside:
+        try:
+            backend = inside.enter_context(
+                remote_backend(
+                    there.url,
+                    api_key=there.api_key,
+                    model=there.model,
+                    concurrency=there.concurrency,
+                )
+            )
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+        yield backend
 
 
 def _format(given: ImageFormat | None, out: Path | None) -> ImageFormat:

@@ -1,3 +1,12 @@
-from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, server
+import pytest
 
-__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "server"]
+from tests.flowmo.scripted import Asker
+from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, runner, server
+
+__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "runner", "server"]
+
+
+@pytest.fixture(params=["sync", "async"])
+def ask(request: pytest.FixtureRequest) -> Asker:
+    """Calls a method, once with each kind of client."""
+    return Asker(request.param)

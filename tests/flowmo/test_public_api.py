@@ -13,6 +13,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
 
 PUBLIC = [
     "PRESETS",
+    "AsyncClient",
     "CheckpointError",
     "Client",
     "ClientError",

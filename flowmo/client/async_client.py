@@ -1,0 +1,267 @@
+"""The client for coroutines; :mod:`flowmo.client.client` is its twin for ordinary code."""
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import httpx
+from httpx_sse import EventSource
+
+from flowmo.client import batches, requests
+from flowmo.client.attempts import Attempts
+from flowmo.client.batches import DEFAULT_BATCH_SIZE, Chunk
+from flowmo.client.calls import Call, CallOptions
+from flowmo.client.clock import AsyncClock
+from flowmo.client.connection import DEFAULT_TIMEOUT, DEFAULT_URL, Connection, check
+from flowmo.client.errors import ClientError, ConnectionFailedError, ServerRefusedError
+from flowmo.client.requests import Operation
+from flowmo.client.retry import Retry
+from flowmo.client.stream import EventReader
+from flowmo.client.values import (
+    DecodedImage,
+    DecodeEvent,
+    EncodedImage,
+    Fit,
+    ImageFormat,
+    ModelInfo,
+    Priority,
+    Sampling,
+)
+from model.container import Container
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """:class:`flowmo.client.Client` for coroutines of one asyncio loop: arguments, options, errors.
+
+    Use it as an asynchronous context manager, or close it. Any number of calls may be under way.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        api_key: str | None = None,
+        timeout: float = DEFAULT_TIMEOUT,
+        model: str | None = None,
+        priority: Priority | None = None,
+        deadline: float | None = None,
+        retry: Retry | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        clock: AsyncClock | None = None,
+    ) -> None:
+        self._connection = Connection(
+            url=url.rstrip("/"),
+            api_key=api_key,
+            timeout=timeout,
+            defaults=Call(
+                model=model, priority=priority, deadline=deadline, retry=retry or Retry()
+            ),
+        )
+        self._clock = clock or AsyncClock()
+        self._http = httpx.AsyncClient(
+            base_url=self.url, headers=self._connection.headers(), transport=transport
+        )
+
+    @property
+    def url(self) -> str:
+        """Of the server."""
+        return self._connection.url
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._http.aclose()
+
+    async def tokenize(
+        self, image: bytes, *, fit: Fit = "crop", **options: Unpack[CallOptions]
+    ) -> EncodedImage:
+        """See :meth:`flowmo.client.Client.tokenize`."""
+        return await self._run(requests.tokenize(image, fit=fit), self._attempts(options))
+
+    async def detokenize(
+        self,
+        container: Container | bytes,
+        *,
+        sampling: Sampling | None = None,
+        format: ImageFormat = "png",
+        quality: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> DecodedImage:
+        """See :meth:`flowmo.client.Client.detokenize`."""
+        operation = requests.detokenize(
+            container, sampling=sampling, format=format, quality=quality
+        )
+        return await self._run(operation, self._attempts(options))
+
+    async def reconstruct(
+        self,
+        image: bytes,
+        *,
+        fit: Fit = "crop",
+        sampling: Sampling | None = None,
+        format: ImageFormat = "png",
+        quality: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> DecodedImage:
+        """See :meth:`flowmo.client.Client.reconstruct`."""
+        operation = requests.reconstruct(
+            image, fit=fit, sampling=sampling, format=format, quality=quality
+        )
+        return await self._run(operation, self._attempts(options))
+
+    def stream_detokenize(
+        self,
+        container: Container | bytes,
+        *,
+        sampling: Sampling | None = None,
+        previews: Sequence[int] = (),
+        format: ImageFormat = "png",
+        quality: int | None = None,
+        **options: Unpack[CallOptions],
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        """See :meth:`flowmo.client.Client.stream_detokenize`.
+
+        A loop that may be left early closes the connection at once inside
+        ``async with contextlib.aclosing(client.stream_detokenize(...)) as events:``.
+        """
+        operation = requests.stream_detokenize(
+            container, sampling=sampling, previews=previews, format=format, quality=quality
+        )
+        # Not a generator itself: an option out of range is told here and not at the first event.
+        return self._events(operation, self._attempts(options))
+
+    async def tokenize_many(
+        self,
+        images: Sequence[bytes],
+        *,
+        fit: Fit = "crop",
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Unpack[CallOptions],
+    ) -> list[EncodedImage | ServerRefusedError]:
+        """See :meth:`flowmo.client.Client.tokenize_many`."""
+        return await self._many(batches.tokenize(images, fit=fit, batch_size=batch_size), options)
+
+    async def detokenize_many(
+        self,
+        containers: Sequence[Container | bytes],
+        *,
+        sampling: Sampling | None = None,
+        format: ImageFormat = "png",
+        quality: int | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Unpack[CallOptions],
+    ) -> list[DecodedImage | ServerRefusedError]:
+        """See :meth:`flowmo.client.Client.detokenize_many`."""
+        chunks = batches.detokenize(
+            containers, sampling=sampling, format=format, quality=quality, batch_size=batch_size
+        )
+        return await self._many(chunks, options)
+
+    async def reconstruct_many(
+        self,
+        images: Sequence[bytes],
+        *,
+        fit: Fit = "crop",
+        sampling: Sampling | None = None,
+        format: ImageFormat = "png",
+        quality: int | None = None,
+        batch_size: int = DEFAULT_BATCH_SIZE,
+        **options: Unpack[CallOptions],
+    ) -> list[DecodedImage | ServerRefusedError]:
+        """See :meth:`flowmo.client.Client.reconstruct_many`."""
+        chunks = batches.reconstruct(
+            images,
+            fit=fit,
+            sampling=sampling,
+            format=format,
+            quality=quality,
+            batch_size=batch_size,
+        )
+        return await self._many(chunks, options)
+
+    async def models(self, **options: Unpack[CallOptions]) -> list[ModelInfo]:
+        """See :meth:`flowmo.client.Client.models`."""
+        return await self._run(requests.models(), self._attempts(options))
+
+    async def is_ready(self) -> bool:
+        """See :meth:`flowmo.client.Client.is_ready`."""
+        try:
+            await self._run(requests.ready(), self._attempts({"retry": Retry.none()}))
+        except ClientError:
+            return False
+        return True
+
+    def _attempts(self, options: CallOptions) -> Attempts:
+        return self._connection.attempts(options, self._clock.now)
+
+    async def _run(self, operation: Operation[T], attempts: Attempts) -> T:
+        return self._connection.read(operation, await self._answer(operation, attempts))
+
+    async def _answer(
+        self, operation: Operation[T], attempts: Attempts, *, stream: bool = False
+    ) -> httpx.Response:
+        """An answer of status 2xx, after as many attempts as it takes."""
+        while True:
+            try:
+                with self._connection.errors():
+                    request = attempts.request(self._http, operation)
+                    answer = await self._http.send(request, stream=stream)
+                    if not answer.is_success:
+                        await answer.aread()
+                check(answer)
+                return answer
+            except ClientError as error:
+                wait = attempts.wait_after(error)
+                if wait is None:
+                    raise
+            await self._clock.sleep(wait)
+
+    async def _events(
+        self, operation: Operation[None], attempts: Attempts
+    ) -> AsyncGenerator[DecodeEvent, None]:
+        answer = await self._answer(operation, attempts, stream=True)
+        reader = EventReader(answer, attempts.seconds)
+        try:
+            with self._connection.errors(), self._connection.reading():
+                async with aclosing(EventSource(answer).aiter_sse()) as events:
+                    async for event in events:
+                        news = reader.read(event)
+                        if news is not None:
+                            yield news
+        finally:
+            await answer.aclose()
+        if not reader.is_done:
+            raise ConnectionFailedError(f"{self.url} ended its events before the image")
+
+    async def _many(
+        self, chunks: Iterable[Chunk[T]], options: CallOptions
+    ) -> list[T | ServerRefusedError]:
+        outcomes: list[T | ServerRefusedError] = []
+        for chunk in chunks:
+            await self._fill(chunk, self._attempts(options))
+            outcomes += chunk.outcomes
+        return outcomes
+
+    async def _fill(self, chunk: Chunk[T], attempts: Attempts) -> None:
+        """Ask for a chunk's items until each has an answer that stays."""
+        try:
+            while (refused := chunk.take(await self._run(chunk.operation(), attempts))) is not None:
+                wait = attempts.wait_after(refused)
+                if wait is None:
+                    return
+                await self._clock.sleep(wait)
+        except ServerRefusedError as error:
+            chunk.refuse(error)

@@ -1,0 +1,132 @@
+"""Every request of one thing, as a value: what is sent, and how its answer is read."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import httpx
+
+from flowmo.client import answers
+from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, ModelInfo, Sampling
+from model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
+from model.container import Container
+
+BINARY = "application/octet-stream"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operation(Generic[T]):
+    """A request and the way to read its answer.
+
+    Attributes:
+        method: of HTTP.
+        path: below the server's URL.
+        read: an answer of status 2xx to a value; raises KeyError, TypeError or ValueError.
+        params: of the query; a list repeats its name.
+        headers: besides those that every request has.
+        content: the body, unless it is ``files``.
+        files: bodies of the parts ``item`` of a form.
+        for_model: the server must know which model is meant.
+    """
+
+    method: str
+    path: str
+    read: Callable[[httpx.Response], T]
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    files: Sequence[bytes] | None = None
+    for_model: bool = True
+
+
+def tokenize(image: bytes, *, fit: Fit) -> Operation[EncodedImage]:
+    """Tokens of an image file."""
+    return Operation(
+        method="POST",
+        path="/v1/tokenize",
+        read=answers.encoded,
+        params={"fit": fit},
+        headers={"Content-Type": BINARY, "Accept": CONTAINER_MEDIA_TYPE},
+        content=image,
+    )
+
+
+def detokenize(
+    container: Container | bytes,
+    *,
+    sampling: Sampling | None,
+    format: ImageFormat,
+    quality: int | None,
+) -> Operation[DecodedImage]:
+    """The image of tokens."""
+    return Operation(
+        method="POST",
+        path="/v1/detokenize",
+        read=answers.decoded,
+        params=decode_params(sampling, quality),
+        headers={"Content-Type": CONTAINER_MEDIA_TYPE, "Accept": f"image/{format}"},
+        content=container_bytes(container),
+    )
+
+
+def stream_detokenize(
+    container: Container | bytes,
+    *,
+    sampling: Sampling | None,
+    previews: Sequence[int],
+    format: ImageFormat,
+    quality: int | None,
+) -> Operation[None]:
+    """The image of tokens as events; these are read by :mod:`flowmo.client.stream`."""
+    params: dict[str, str | list[str]] = {**decode_params(sampling, quality), "stream": "true"}
+    if previews:
+        params["previews"] = [str(step) for step in previews]
+    return Operation(
+        method="POST",
+        path="/v1/detokenize",
+        read=lambda _: None,
+        params=params,
+        headers={"Content-Type": CONTAINER_MEDIA_TYPE, "Accept": f"image/{format}"},
+        content=container_bytes(container),
+    )
+
+
+def reconstruct(
+    image: bytes,
+    *,
+    fit: Fit,
+    sampling: Sampling | None,
+    format: ImageFormat,
+    quality: int | None,
+) -> Operation[DecodedImage]:
+    """An image file through tokens and back."""
+    return Operation(
+        method="POST",
+        path="/v1/reconstruct",
+        read=answers.decoded,
+        params={**decode_params(sampling, quality), "fit": fit},
+        headers={"Content-Type": BINARY, "Accept": f"image/{format}"},
+        content=image,
+    )
+
+
+def models() -> Operation[list[ModelInfo]]:
+    """What is served."""
+    return Operation(method="GET", path="/v1/models", read=answers.models, for_model=False)
+
+
+def ready() -> Operation[None]:
+    """Whether the server has warmed up; refused if it has not."""
+    return Operation(method="GET", path="/readyz", read=lambda _: None, for_model=False)
+
+
+def decode_params(sampling: Sampling | None, quality: int | None) -> dict[str, str]:
+    """Query parameters of a decode."""
+    params = (sampling or Sampling()).params()
+    return params if quality is None else params | {"quality": str(quality)}
+
+
+def container_bytes(container: Container | bytes) -> bytes:
+    """A container as it travels."""
+    return container if isinstance(container, bytes) else container.to_bytes()
