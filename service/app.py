@@ -1,5 +1,6 @@
 """The application factory."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -24,6 +25,7 @@ from service.routes import batches, health, tokens
 from service.routes import models as model_routes
 from service.routes.shared import problems
 from service.settings import Settings
+from service.tracing import flush_spans
 from service.version import VERSION
 
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
@@ -69,6 +71,7 @@ def create_app(
             async with reload_on_hangup(reload):
                 yield
         await models.close(settings.drain_seconds)
+        await asyncio.to_thread(flush_spans)
 
     app = FastAPI(
         title="flowmo-serve",

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import logs
 from service.errors import BodyTooLargeError
 from service.metrics import Metrics
-from service.tracing import answered, request_span
+from service.tracing import in_trace
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -31,7 +31,7 @@ def request_id_of(scope: Scope) -> str:
 
 
 class RequestContext:
-    """Gives each request an id and a span, counts and times it, and logs its end.
+    """Gives each request an id, counts and times it, and logs its end.
 
     A client's own ``X-Request-ID`` is kept when it is 1 to 128 letters, digits or ``. _ : -``.
 
@@ -71,14 +71,13 @@ class RequestContext:
             await send(message)
 
         begin = time.perf_counter()
-        with self._metrics.in_flight(), request_span(method, scope["path"], headers) as span:
+        with self._metrics.in_flight(), in_trace(headers):
             try:
                 await self._app(scope, receive, send_with_id)
             finally:
                 # The template, never the path: a stranger must not be able to make new series.
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.perf_counter() - begin
-                answered(span, method, route, status)
                 self._metrics.requests.observe(method, route, str(status), value=seconds)
                 logs.log_answer(
                     method=method,

@@ -157,7 +157,7 @@ def serve_command(
     from service.metrics import Metrics
     from service.tracing import export_spans
 
-    flush_spans = export_spans()
+    export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
     config = uvicorn.Config(
@@ -173,7 +173,6 @@ def serve_command(
     # ^C ends the server in good order; uvicorn raises it again afterwards.
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
-    flush_spans()
 
 
 def _described(models: "Models") -> str:
