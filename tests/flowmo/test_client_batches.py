@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowmo.cli.server_process import ServerProcess
 from flowmo.client import (
+    Client,
     ClientError,
     DecodedImage,
     EncodedImage,
@@ -32,6 +34,7 @@ from tests.flowmo.scripted import (
     script,
     some_container,
 )
+from tests.service.pictures import as_file, gradient
 
 EXACT = Retry(first_wait=0.0)
 # Refused by the server below: for good, and for the first two times.
@@ -228,3 +231,26 @@ def test_groups_keep_both_limits_and_are_as_few_as_may_be(
     for group, following in pairwise(groups):
         joined = sum(map(len, group)) + len(following[0])
         assert len(group) == most_items or joined > most_bytes
+
+
+# --- the real server ----------------------------------------------------------------------------
+
+
+def test_lists_go_there_and_back_with_the_real_server(server: ServerProcess) -> None:
+    images = [as_file(gradient(width)) for width in (40, 64)]
+    with Client(server.url) as client:
+        one, bad, two = client.tokenize_many([images[0], b"no picture", images[1]], batch_size=2)
+        assert isinstance(bad, ServerRefusedError)
+        assert (bad.status, bad.code) == (415, "unsupported-image")
+        assert isinstance(one, EncodedImage)
+        assert isinstance(two, EncodedImage)
+        assert one.data == client.tokenize(images[0]).data
+        sampling = Sampling(seed=4, steps=3)
+        pictures = client.detokenize_many([one.data, two.container], sampling=sampling)
+        for encoded, picture in zip((one, two), pictures, strict=True):
+            assert isinstance(picture, DecodedImage)
+            assert picture.data == client.detokenize(encoded.data, sampling=sampling).data
+            assert (picture.seed, picture.steps) == (4, 3)
+        (again,) = client.reconstruct_many(images[:1], sampling=sampling, format="webp")
+        assert isinstance(again, DecodedImage)
+        assert again.media_type == "image/webp"
