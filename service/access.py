@@ -44,3 +44,6 @@ async def authorized(
             metrics.keys.inc(name, "admitted")
             request.scope["state"]["key"] = name
         yield
+
+
+AUTHORIZED = Depends(authorized)

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.access import authorized
+from service.access import AUTHORIZED
 from service.core import Service
-from service.errors import FieldProblem, InvalidFieldsError
+from service.errors import FieldProblem, InvalidFieldsError, RowError
 from service.keys import Keyring, read_text
 from service.metrics import Metrics
 from service.middleware import BodyLimit, RequestContext, request_id_of
@@ -21,7 +21,7 @@ from service.openapi import describe
 from service.places import Places
 from service.problems import ANSWERS, Answer, answer_for, problem_response
 from service.reloading import reload_on_hangup
-from service.routes import batches, health, tokens
+from service.routes import batches, health, inference, tokens
 from service.routes import models as model_routes
 from service.routes.shared import problems
 from service.settings import Settings
@@ -85,8 +85,9 @@ def create_app(
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
+    app.include_router(inference.router)
     for router in (tokens.router, batches.router, model_routes.router):
-        app.include_router(router, dependencies=[Depends(authorized)], responses=problems(401, 429))
+        app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
@@ -98,6 +99,8 @@ def create_app(
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
         metrics.errors.inc(answer.code)
+        if request.url.path.startswith(inference.router.prefix):
+            return inference.refusal(answer, detail, error)
         return problem_response(
             answer, detail, request_id=request_id_of(request.scope), error=error
         )
@@ -130,7 +133,7 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
         response.headers.update(error.headers or {})
         return response
 
-    for kind in ANSWERS:
+    for kind in (*ANSWERS, RowError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, by_framework)

@@ -250,9 +250,7 @@ class Job:
         """
 
         async def make() -> Kept[Picture]:
-            wish = replace(options, weights=self.fingerprint)
-            decoded = await self.engines.decode(tokens, wish, self._visit.call)
-            self.clock.add_decode(decoded)
+            decoded = await self.pixels(tokens, options)
             data = await self.render(decoded.pixels, format, quality)
             # One with fewer steps is not what the next request asks for.
             whole = decoded.sampler == options.sampler
@@ -267,6 +265,13 @@ class Job:
             raise DeadlineExceededError("the picture was not made by the deadline") from None
         self._service.metrics.cached(self.name, found.outcome, self._service.pictures.size)
         return found
+
+    async def pixels(self, tokens: Tokens, options: DecodeOptions) -> Decoded:
+        """The picture of a token set, as pixels; none is kept."""
+        wish = replace(options, weights=self.fingerprint)
+        decoded = await self.engines.decode(tokens, wish, self._visit.call)
+        self.clock.add_decode(decoded)
+        return decoded
 
     async def render(self, pixels: Pixels, format: ImageFormat, quality: int) -> bytes:
         """A picture as a file."""

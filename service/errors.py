@@ -5,6 +5,8 @@ each kind is answered.
 
     RequestError                 anything wrong with a request as such
      ├── MalformedBodyError      not what its Content-Type says
+     ├── TensorError             tensors of the inference protocol that do not fit
+     ├── RowError                one row of an inference request
      ├── InvalidFieldsError      fields missing, unknown or out of range
      ├── UnsupportedBodyError    a Content-Type or Content-Encoding that is not read
      ├── UnknownModelError       a model that is not served
@@ -34,6 +36,23 @@ class RequestError(Exception):
 
 class MalformedBodyError(RequestError):
     """The body is not what its Content-Type says."""
+
+
+class TensorError(RequestError):
+    """Tensors of the inference protocol that do not fit together or to the model."""
+
+
+class RowError(RequestError):
+    """One row of an inference request failed, and with it the request.
+
+    Args:
+        row: its place, 0 for the first.
+        error: of it; says how the request is answered.
+    """
+
+    def __init__(self, row: int, error: Exception) -> None:
+        self.row, self.error = row, error
+        super().__init__(f"row {row}: {error}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -38,6 +38,8 @@ from service.errors import (
     OtherWeightsError,
     QueueFullError,
     RateLimitedError,
+    RowError,
+    TensorError,
     UnauthorizedError,
     UnavailableError,
     UnknownModelError,
@@ -73,6 +75,7 @@ ANSWERS: dict[type[Exception], Answer] = {
     error: Answer(status=status, code=code, title=title, mend=mend)
     for error, status, code, title, mend in (
         (MalformedBodyError, 400, "malformed-body", "The body cannot be read", "Send a body that is what its Content-Type says."),
+        (TensorError, 400, "bad-tensor", "The tensors cannot be used", "Send the tensors that GET /v2/models/MODEL states."),
         (CorruptImageError, 400, "corrupt-image", "The image cannot be decoded", "Send the complete, undamaged file."),
         (ImageError, 400, "bad-image", "The image cannot be used", f"Send a {_FORMATS} file."),
         (NotAContainerError, 400, "not-a-container", "The body is no token container", "Send the bytes that /v1/tokenize returned for Accept: application/vnd.flowmo."),
@@ -116,6 +119,8 @@ INTERNAL = Answer(
 
 def answer_for(error: BaseException) -> Answer:
     """The most specific row of the table for an error; :data:`INTERNAL` when it has none."""
+    if isinstance(error, RowError):
+        return answer_for(error.error)
     rows = (ANSWERS[kind] for kind in type(error).__mro__ if kind in ANSWERS)
     return next(rows, INTERNAL)
 
@@ -171,14 +176,21 @@ def problem_response(
 ) -> Response:
     """An error as RFC 9457 JSON; arguments of :func:`problem`."""
     message = problem(answer, detail, request_id=request_id, error=error)
-    headers = {}
-    if answer.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if message.retry_after is not None:
-        headers["Retry-After"] = str(message.retry_after)
     return Response(
         message.model_dump_json(exclude_none=True),
         answer.status,
-        headers=headers,
+        headers=error_headers(answer, error),
         media_type=PROBLEM_MEDIA_TYPE,
     )
+
+
+def error_headers(answer: Answer, error: BaseException | None) -> dict[str, str]:
+    """Headers that go with an error, whatever the form of its text."""
+    headers = {}
+    if isinstance(error, RowError):
+        error = error.error
+    if answer.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, UnavailableError):
+        headers["Retry-After"] = str(error.retry_after)
+    return headers

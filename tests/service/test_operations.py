@@ -160,6 +160,14 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
         "/healthz",
         "/readyz",
         "/metrics",
+        "/v2",
+        "/v2/health/live",
+        "/v2/health/ready",
+        *(
+            f"/v2/models/{{name}}{version}{what}"
+            for version in ("", "/versions/{version}")
+            for what in ("", "/ready", "/infer")
+        ),
     }
     body = document["paths"]["/v1/tokenize"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(body)
