@@ -1,6 +1,7 @@
 """Sending: at planned instants whatever becomes of the others, or as fast as answers come."""
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -176,29 +177,32 @@ async def closed_loop(
         seconds: measured.
 
     Raises:
-        ValueError: hardly anything was answered in so short a time.
+        ValueError: nothing was computed in so short a time.
     """
     begin = time.monotonic()
     outcomes: list[Outcome] = []
-    snapshots: list[Snapshot] = []
-    marks = [ramp, ramp + seconds]
+    # When the next reading is due; None while one is made, infinite after the second.
+    due: float | None = ramp
+    readings: list[Snapshot] = []
 
     async def client_of_many() -> None:
-        while time.monotonic() - begin < ramp + seconds:
+        nonlocal due
+        while due != math.inf:
             outcome = await send(client, next(asks), begin=begin)
             outcomes.append(outcome)
             # Answers come when a tick ends, so both readings are made at the same phase of one:
             # else what is measured would be uncertain by a whole tick.
-            if marks and outcome.done >= marks[0]:
-                marks.pop(0)
-                snapshots.append(await snapshot(client))
+            if due is not None and outcome.done >= due:
+                due = None
+                readings.append(await snapshot(client))
+                due = outcome.done + seconds if len(readings) == 1 else math.inf
 
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
             group.create_task(client_of_many())
-    if len(snapshots) < 2 or snapshots[1].rows == snapshots[0].rows:
-        raise ValueError(f"{seconds} s are too short to measure a throughput; take more")
-    computed = Computed.between(snapshots[0], snapshots[1])
+    computed = Computed.between(*readings)
+    if not computed.rows:
+        raise ValueError(f"nothing was computed in {seconds} s; take more")
     return Saturated(outcomes=outcomes, computed=computed)
 
 

@@ -20,13 +20,11 @@ class Run:
         outcomes: of all requests, the ramp's first.
         measured: those planned after the ramp.
         computed: for all of them.
-        generator_cpu_seconds: that sending and receiving took.
     """
 
     outcomes: list[Outcome]
     measured: list[Outcome]
     computed: Computed
-    generator_cpu_seconds: float
 
 
 def unloaded_seconds(server: Server, workload: Workload, *, repeats: int) -> dict[str, float]:
@@ -88,15 +86,13 @@ def run_load(
 
     async def measure() -> Run:
         async with connect(server.url) as client:
-            before, cpu = await snapshot(client), time.process_time()
+            before = await snapshot(client)
             outcomes = await open_loop(client, asks, arrivals, deadline=deadline)
-            cpu = time.process_time() - cpu
             computed = Computed.between(before, await snapshot(client))
         return Run(
             outcomes=outcomes,
             measured=[outcome for outcome in outcomes if outcome.planned >= ramp],
             computed=computed,
-            generator_cpu_seconds=cpu,
         )
 
     return asyncio.run(measure())

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import httpx
 
+from benchmarks.serving.cpu import machine_cpu_seconds
+
 _ROWS = 'flowmo_batch_rows_{}{{half="decode"}}'
 _ROWS_UP_TO = re.compile(r'flowmo_batch_rows_bucket\{half="decode",le="([\d.]+)"\}')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Snapshot:
-    """Totals of the decoder since the server started.
+    """Totals: of the decoder since the server started, and of processors.
 
     Attributes:
         at: when they were read, in ``time.monotonic()``.
@@ -21,7 +23,9 @@ class Snapshot:
         padding: rows computed only to fill a batch size.
         ticks: batches.
         busy_seconds: of the batches.
-        cpu_seconds: of the whole process, all threads.
+        cpu_seconds: of the server's process, all threads.
+        generator_cpu_seconds: of this process.
+        machine_cpu_seconds: of everything on this machine; None where the system does not tell.
         ticks_up_to: how many ticks had at most so many rows.
     """
 
@@ -31,6 +35,8 @@ class Snapshot:
     ticks: float
     busy_seconds: float
     cpu_seconds: float
+    generator_cpu_seconds: float
+    machine_cpu_seconds: float | None
     ticks_up_to: Mapping[int, float]
 
 
@@ -40,7 +46,10 @@ class Computed:
 
     Attributes:
         seconds: between them.
-        rows, padding, ticks, busy_seconds, cpu_seconds: as in :class:`Snapshot`.
+        rows, padding, ticks, busy_seconds: as in :class:`Snapshot`.
+        server_cores, generator_cores: processors that these two kept busy on average.
+        other_cores: processors that everything else on the machine kept busy on average. Where
+            this is not near 0, others' work is in the figures.
         ticks_up_to: ticks by rows: those of the key or fewer, and more than of the key before.
     """
 
@@ -49,7 +58,9 @@ class Computed:
     padding: int
     ticks: int
     busy_seconds: float
-    cpu_seconds: float
+    server_cores: float
+    generator_cores: float
+    other_cores: float | None
     ticks_up_to: Mapping[int, int]
 
     @property
@@ -72,13 +83,23 @@ class Computed:
             if ticks > below:
                 ticks_up_to[rows] = round(ticks - below)
             below = ticks
+        seconds = after.at - before.at
+        server = after.cpu_seconds - before.cpu_seconds
+        generator = after.generator_cpu_seconds - before.generator_cpu_seconds
+        others = None
+        if before.machine_cpu_seconds is not None and after.machine_cpu_seconds is not None:
+            machine = after.machine_cpu_seconds - before.machine_cpu_seconds
+            # The three are not read at quite the same instant.
+            others = max(0.0, machine - server - generator) / seconds
         return cls(
-            seconds=after.at - before.at,
+            seconds=seconds,
             rows=round(after.rows - before.rows),
             padding=round(after.padding - before.padding),
             ticks=round(after.ticks - before.ticks),
             busy_seconds=after.busy_seconds - before.busy_seconds,
-            cpu_seconds=after.cpu_seconds - before.cpu_seconds,
+            server_cores=server / seconds,
+            generator_cores=generator / seconds,
+            other_cores=others,
             ticks_up_to=ticks_up_to,
         )
 
@@ -88,13 +109,23 @@ class Computed:
             rows: self.ticks_up_to.get(rows, 0) + other.ticks_up_to.get(rows, 0)
             for rows in sorted({*self.ticks_up_to, *other.ticks_up_to})
         }
+        seconds = self.seconds + other.seconds
+
+        def mean(mine: float, its: float) -> float:
+            return (mine * self.seconds + its * other.seconds) / seconds
+
+        others = None
+        if self.other_cores is not None and other.other_cores is not None:
+            others = mean(self.other_cores, other.other_cores)
         return Computed(
-            seconds=self.seconds + other.seconds,
+            seconds=seconds,
             rows=self.rows + other.rows,
             padding=self.padding + other.padding,
             ticks=self.ticks + other.ticks,
             busy_seconds=self.busy_seconds + other.busy_seconds,
-            cpu_seconds=self.cpu_seconds + other.cpu_seconds,
+            server_cores=mean(self.server_cores, other.server_cores),
+            generator_cores=mean(self.generator_cores, other.generator_cores),
+            other_cores=others,
             ticks_up_to=ticks,
         )
 
@@ -133,6 +164,8 @@ def read_totals(text: str, *, at: float) -> Snapshot:
         busy_seconds=values["flowmo_step_duration_seconds_sum"],
         # Counted on Linux only.
         cpu_seconds=values.get("process_cpu_seconds_total", 0.0),
+        generator_cpu_seconds=time.process_time(),
+        machine_cpu_seconds=machine_cpu_seconds(),
         ticks_up_to={
             int(float(match[1])): value
             for series, value in values.items()

@@ -21,7 +21,6 @@ class SweepPoint:
         summary: of the measured requests.
         computed: by the server, ramps and the time until it was idle included.
         wasted_rows: computed for requests that got no picture.
-        server_cores, generator_cores: processors kept busy, on average.
         peak_bytes: the server's memory, the most so far.
     """
 
@@ -30,8 +29,6 @@ class SweepPoint:
     summary: Summary
     computed: Computed
     wasted_rows: int
-    server_cores: float
-    generator_cores: float
     peak_bytes: int | None
 
 
@@ -93,15 +90,12 @@ def summarize_runs(
     for run in runs[1:]:
         computed = computed.plus(run.computed)
     answered = sum(o.ask.rows for run in runs for o in run.outcomes if o.is_answer)
-    cpu = sum(run.generator_cpu_seconds for run in runs)
     return SweepPoint(
         discipline=server.batching,
         load=load,
         summary=summarize([o for run in runs for o in run.measured], seconds=seconds, limit=limit),
         computed=computed,
         wasted_rows=computed.rows - answered,
-        server_cores=computed.cpu_seconds / computed.seconds,
-        generator_cores=cpu / computed.seconds,
         peak_bytes=server.peak_bytes,
     )
 

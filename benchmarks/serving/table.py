@@ -28,10 +28,19 @@ def capacity_table(capacities: Mapping[str, Computed], mean_rows: float) -> str:
             f"{computed.rows_a_tick:.2f}",
             f"{computed.busy_seconds / max(1, computed.ticks) * 1e3:.0f}",
             _ticks(computed),
+            _cores(computed),
         ]
         for name, computed in capacities.items()
     ]
-    heads = ["batching by", "requests/s", "rows/s", "rows a tick", "ms a tick", "ticks by rows"]
+    heads = [
+        "batching by",
+        "requests/s",
+        "rows/s",
+        "rows a tick",
+        "ms a tick",
+        "ticks by rows",
+        "others' cores",
+    ]
     return _table(heads, rows)
 
 
@@ -47,11 +56,12 @@ def sweep_table(points: Sequence[SweepPoint]) -> str:
             "" if point.summary.queue is None else f"{point.summary.queue.mean:.2f}",
             f"{point.computed.rows_a_tick:.2f}",
             f"{point.summary.goodput:.2f}",
+            _cores(point.computed),
         ]
         for point in points
     ]
     heads = ["load", "batching by", "offered/s", "requests", "p50", "p95", "p99", "mean queue"]
-    return _table([*heads, "rows a tick", "goodput/s"], rows)
+    return _table([*heads, "rows a tick", "goodput/s", "others' cores"], rows)
 
 
 def kinds_table(points: Sequence[SweepPoint]) -> str:
@@ -90,6 +100,10 @@ def _latency(latency: Spread | None) -> list[str]:
 
 def _ticks(computed: Computed) -> str:
     return ", ".join(f"≤{rows}: {ticks}" for rows, ticks in computed.ticks_up_to.items())
+
+
+def _cores(computed: Computed) -> str:
+    return "unknown" if computed.other_cores is None else f"{computed.other_cores:.2f}"
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
