@@ -9,6 +9,7 @@ import httpx
 
 from benchmarks.serving.cpu import machine_cpu_seconds
 
+_MODEL = re.compile(r',?model="[^"]*"')
 _ROWS = 'flowmo_batch_rows_{}{{half="decode"}}'
 _ROWS_UP_TO = re.compile(r'flowmo_batch_rows_bucket\{half="decode",le="([\d.]+)"\}')
 
@@ -155,6 +156,8 @@ def read_totals(text: str, *, at: float) -> Snapshot:
     for line in text.splitlines():
         if line and not line.startswith("#"):
             series, _, value = line.rpartition(" ")
+            # One model is served, whatever its name.
+            series = _MODEL.sub("", series).replace("{,", "{").replace("{}", "")
             values[series] = float(value)
     return Snapshot(
         at=at,

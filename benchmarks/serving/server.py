@@ -45,7 +45,10 @@ class Server:
         arguments = [f"--checkpoint={checkpoint}", f"--threads={threads}", "--port=0"]
         self._command = [sys.executable, "-m", "flowmo", "serve", *arguments]
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLOWMO_")}
-        self._environment = inherited | {"FLOWMO_BATCHING": batching}
+        self._environment = inherited | {
+            "FLOWMO_BATCHING": batching,
+            "FLOWMO_CACHE_BYTES": "0",  # what is asked for twice is computed twice
+        }
 
     def __enter__(self) -> Self:
         with self._log.open("wb") as log:
