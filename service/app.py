@@ -92,7 +92,7 @@ def create_app(
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
-    describe(app)
+    describe(app, models.default.engines.info)
     return app
 
 

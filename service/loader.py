@@ -118,12 +118,22 @@ def load_model(
         dtype = "bfloat16" if place.type == "cuda" else "float32"
     if dtype not in DTYPES:
         raise ConfigError(f"dtype must be auto or one of {sorted(DTYPES)}, got {dtype!r}")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    wanted = threads or torch.get_num_threads()
+    # OpenMP keeps a pool of threads for each thread that computes in parallel, and with more of
+    # them than cores each pool waits in a slower way: a tick would take a quarter longer. So only
+    # the device's thread gets one.
+    torch.set_num_threads(1)
+    try:
+        return _load(checkpoint, DTYPES[dtype], place)
+    finally:
+        torch.set_num_threads(wanted)
+
+
+def _load(checkpoint: str, dtype: torch.dtype, place: torch.device) -> InferenceModel:
     model = FlowMo.from_pretrained(checkpoint)
     if model.config.quantizer != "lfq":
         raise CheckpointError(
             f"{checkpoint} is a continuous model ({model.config.name!r}): it has no tokens to "
             f"serve; use a checkpoint with quantizer='lfq'"
         )
-    return InferenceModel(model, dtype=DTYPES[dtype], device=place)
+    return InferenceModel(model, dtype=dtype, device=place)

@@ -6,11 +6,12 @@ A version of either is a model that is served; no version is the default one.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 
 from model.container import Container
 from model.errors import ContainerError, TokenError
@@ -18,13 +19,14 @@ from model.tokens import Tokens
 from service.access import AUTHORIZED
 from service.bodies import BINARY, JSON, media_type_of, read_body
 from service.core import Job, Service, until_disconnect
-from service.errors import NotReadyError, RowError, TensorError
+from service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from service.images import Pixels
 from service.oip import models
-from service.oip.models import TOKENIZE, ImageParameters, PictureParameters
-from service.oip.tensors import InferAnswer, Parsed, Tensor, encode, parse
+from service.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
+from service.oip.tensors import InferAnswer, InferRequest, Parsed, Tensor, encode, parse
+from service.openapi import schema_ref
 from service.problems import Answer, error_headers
-from service.routes.shared import ServiceOf, decode_options, model_headers
+from service.routes.shared import ServiceOf, binary_content, decode_options, model_headers
 from service.token_sets import containered, tokens_for
 from service.version import VERSION
 
@@ -34,9 +36,43 @@ LENGTH_HEADER = "Inference-Header-Content-Length"
 
 TOKENIZE_OUTPUTS, DETOKENIZE_OUTPUTS = ("ids", "container"), ("image", "file")
 
-ModelName = Literal["tokenize", "detokenize"]
 R = TypeVar("R")
 S = TypeVar("S")
+
+
+class Refusal(BaseModel):
+    """Any error, as the protocol has it."""
+
+    error: str
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for errors in the protocol's form."""
+    return {status: {"model": Refusal} for status in statuses}
+
+
+_REFUSALS = refusals(401, 404, 422, 429, 503)
+_INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "JSON, or with Inference-Header-Content-Length JSON and raw tensors.",
+        "content": binary_content(BINARY),
+    },
+    **refusals(400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+}
+_INFER_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {JSON: {"schema": schema_ref(InferRequest)}, **binary_content(BINARY)},
+    }
+}
+
+
+def _check_name(name: str) -> None:
+    if name not in {TOKENIZE, DETOKENIZE}:
+        raise UnknownModelError(
+            f"there is no model {name[:64]!r} in this protocol; there are {TOKENIZE} and "
+            f"{DETOKENIZE}, with the models that are served as versions"
+        )
 
 
 @router.get("")
@@ -45,7 +81,7 @@ async def server_metadata() -> dict[str, Any]:
     return {"name": "flowmo-serve", "version": VERSION, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live")
+@router.get("/health/live", responses=refusals(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
     """As /healthz."""
     if not service.models.alive:
@@ -53,7 +89,7 @@ async def live(service: ServiceOf) -> dict[str, bool]:
     return {"live": True}
 
 
-@router.get("/health/ready")
+@router.get("/health/ready", responses=refusals(503))
 async def ready(service: ServiceOf) -> dict[str, bool]:
     """As /readyz."""
     if not service.models.ready:
@@ -61,37 +97,52 @@ async def ready(service: ServiceOf) -> dict[str, bool]:
     return {"ready": True}
 
 
-@router.get("/models/{name}", dependencies=[AUTHORIZED])
-@router.get("/models/{name}/versions/{version}", dependencies=[AUTHORIZED])
+@router.get("/models/{name}", dependencies=[AUTHORIZED], responses=_REFUSALS)
+@router.get("/models/{name}/versions/{version}", dependencies=[AUTHORIZED], responses=_REFUSALS)
 async def model_metadata(
-    service: ServiceOf, name: ModelName, version: str | None = None
+    service: ServiceOf, name: str, version: str | None = None
 ) -> dict[str, Any]:
     """Tensors of a model, and its versions: the models that are served."""
+    _check_name(name)
     served = service.models.choose(version)
     return models.metadata(name, served.engines.info, [s.name for s in service.models])
 
 
-@router.get("/models/{name}/ready", dependencies=[AUTHORIZED])
-@router.get("/models/{name}/versions/{version}/ready", dependencies=[AUTHORIZED])
-async def model_ready(
-    service: ServiceOf, name: ModelName, version: str | None = None
-) -> dict[str, Any]:
+@router.get("/models/{name}/ready", dependencies=[AUTHORIZED], responses=_REFUSALS)
+@router.get(
+    "/models/{name}/versions/{version}/ready", dependencies=[AUTHORIZED], responses=_REFUSALS
+)
+async def model_ready(service: ServiceOf, name: str, version: str | None = None) -> dict[str, Any]:
     """Whether a model takes requests."""
+    _check_name(name)
     if not service.models.choose(version).engines.ready:
         raise NotReadyError("the model is warming up")
     return {"name": name, "ready": True}
 
 
-@router.post("/models/{name}/infer", dependencies=[AUTHORIZED])
-@router.post("/models/{name}/versions/{version}/infer", dependencies=[AUTHORIZED])
+@router.post(
+    "/models/{name}/infer",
+    dependencies=[AUTHORIZED],
+    response_model=InferAnswer,
+    responses=_INFER_RESPONSES,
+    openapi_extra=_INFER_BODY,
+)
+@router.post(
+    "/models/{name}/versions/{version}/infer",
+    dependencies=[AUTHORIZED],
+    response_model=InferAnswer,
+    responses=_INFER_RESPONSES,
+    openapi_extra=_INFER_BODY,
+)
 async def infer(
     request: Request,
     service: ServiceOf,
-    name: ModelName,
+    name: str,
     version: str | None = None,
     header_length: Annotated[str | None, Header(alias=LENGTH_HEADER)] = None,
 ) -> Response:
     """Run a model on some rows. The protocol has no partial results: one that fails fails all."""
+    _check_name(name)
     media_type_of(request)  # a compressed body is refused
     served = service.models.choose(version)
     with service.admit(request) as visit:

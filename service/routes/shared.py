@@ -19,6 +19,7 @@ from service.problems import (
     ANSWERS,
     INTERNAL,
     PROBLEM_MEDIA_TYPE,
+    Answer,
     Problem,
     answer_for,
     problem,
@@ -110,12 +111,18 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """OpenAPI entries for the problems that a route may answer."""
     entries: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        codes = sorted({answer.code for answer in ANSWERS.values() if answer.status == status})
+        answers = {answer.code: answer for answer in ANSWERS.values() if answer.status == status}
+        examples = {code: {"value": _example(answers[code])} for code in sorted(answers)}
         entries[status] = {
-            "description": "Problem: " + ", ".join(codes),
-            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_ref(Problem)}},
+            "description": "Problem: " + ", ".join(sorted(answers)),
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_ref(Problem), "examples": examples}},
         }
     return entries
+
+
+def _example(answer: Answer) -> dict[str, Any]:
+    detail = "what happened this time"
+    return problem(answer, detail, request_id="mine").model_dump(exclude_none=True)
 
 
 def binary_content(*media_types: str) -> dict[str, Any]:

@@ -133,7 +133,7 @@ async def detokenize(
     response_class=Response,
     responses={
         200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
-        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+        **problems(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
     },
     openapi_extra=image_request_body(ReconstructBody, ReconstructOptions),
 )
