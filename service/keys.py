@@ -35,6 +35,8 @@ KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 PREFIX = "fmk_"
 _RANDOM_BYTES = 32
 _LOOK_SECONDS = 1.0
+# Whoever waits as long as was said must not be sent away for a bit in the last place.
+_ROUNDING = 1e-6
 
 
 class KeysError(FlowMoError):
@@ -141,12 +143,12 @@ class Usage:
         now = self.clock()
         self._tokens = min(self._burst, self._tokens + (now - self._at) * limits.rate)
         self._at = now
-        if self._tokens < 1.0:
+        if self._tokens < 1.0 - _ROUNDING:
             raise RateLimitedError(
                 f"this key may send {limits.rate:g} requests a second",
                 retry_after=max(1, math.ceil((1.0 - self._tokens) / limits.rate)),
             )
-        self._tokens -= 1.0
+        self._tokens = max(0.0, self._tokens - 1.0)
 
 
 class Keyring:
