@@ -1,7 +1,9 @@
 """The one place where a checkpoint becomes something that computes."""
 
+import importlib
+from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 
@@ -10,6 +12,8 @@ from model.flowmo import FlowMo
 from model.inference import InferenceModel
 from service.engine.local import EngineSettings, LocalEngines
 from service.engine.observer import EngineObserver
+from service.engine.runner import CodecRunner
+from service.engine.sizes import TORCH
 from service.engine.torch_runner import TorchRunner
 from service.local_codec import LocalCodec
 from service.models import Models
@@ -39,16 +43,17 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
     """
     engine = EngineSettings(max_queue=settings.max_queue, batching=settings.batching)
 
-    def load(checkpoint: str) -> TorchRunner:
+    def load(checkpoint: str) -> CodecRunner:
         return load_runner(
             checkpoint,
             device=settings.device,
             dtype=settings.dtype,
             threads=settings.threads,
             max_batch=settings.max_batch,
+            runner=settings.runner,
         )
 
-    sources, loaded = settings.models, dict[str, TorchRunner]()
+    sources, loaded = settings.models, dict[str, CodecRunner]()
     if not sources:  # one model, under the name that it has itself
         runner = load(settings.checkpoint)
         sources = {runner.info.name: settings.checkpoint}
@@ -75,7 +80,8 @@ def load_runner(
     dtype: str = "auto",
     threads: int | None = None,
     max_batch: int | None = None,
-) -> TorchRunner:
+    runner: str = TORCH,
+) -> CodecRunner:
     """Load a checkpoint for the engines.
 
     Args:
@@ -84,9 +90,28 @@ def load_runner(
         dtype: of :func:`load_model`.
         threads: of :func:`load_model`.
         max_batch: most rows of one batch, at least 2; what suits the device by default.
+        runner: :data:`TORCH`, or ``module:function`` of one's own, which gets the arguments before
+            this one by these names.
+
+    Raises:
+        CheckpointError: see :func:`load_model`.
+        ConfigError: see :func:`load_model`; or there is no such function.
     """
+    if runner != TORCH:
+        make = _function(runner)
+        return make(checkpoint, device=device, dtype=dtype, threads=threads, max_batch=max_batch)
     model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
     return TorchRunner(model, max_batch=max_batch)
+
+
+def _function(path: str) -> Callable[..., CodecRunner]:
+    module, _, name = path.partition(":")
+    try:
+        return cast(Callable[..., CodecRunner], getattr(importlib.import_module(module), name))
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(
+            f"runner must be {TORCH!r} or module:function, got {path!r}: {error}"
+        ) from None
 
 
 def load_model(

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from model.config import MAX_STEPS
 from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
+from service.engine.sizes import TORCH
 from service.images import DEFAULT_MAX_PIXELS
 from service.places import DEFAULT_PLACES
 
@@ -88,6 +89,9 @@ class Settings(BaseSettings):
     device: Device = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Dtype = Field(default="auto", description="Of weights and activations.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads for one operation.")
+    runner: str = Field(
+        default=TORCH, description="What computes: torch, or module:function that makes a runner."
+    )
     max_body_bytes: int = Field(
         default=DEFAULT_MAX_BODY_BYTES, ge=1024, description="Largest request body, in bytes."
     )

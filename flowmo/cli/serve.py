@@ -61,6 +61,10 @@ def serve_command(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads for one operation [env FLOWMO_THREADS].")
     ] = None,
+    runner: Annotated[
+        str | None,
+        typer.Option(help="torch, or module:function that makes one [env FLOWMO_RUNNER; torch]."),
+    ] = None,
     max_body_bytes: Annotated[
         int | None, typer.Option(help="Largest body [env FLOWMO_MAX_BODY_BYTES; 32 MiB].")
     ] = None,

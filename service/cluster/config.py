@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from model.checkpoint import inspect_checkpoint
 from service.engine.calls import DEFAULT_MAX_QUEUE
 from service.engine.local import EngineSettings
-from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH
+from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH, TORCH
 from service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
 
 # Above the longest deadline: what was begun is finished before a replica goes.
@@ -22,6 +22,7 @@ PROXY_MARGIN_SECONDS = 0.25
 # The share of an engine's slots that autoscaling aims to keep filled.
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
+_POLICY = "service.cluster.backlog:BacklogPolicy"
 
 
 class _Config(BaseModel):
@@ -46,6 +47,12 @@ class Scaling(_Config):
     target_ongoing_requests: float | None = Field(
         default=None, gt=0, description="A replica; from the engine's slots by default."
     )
+    target_backlog_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        description="Work that may wait in a replica: scales by work instead of requests. "
+        "Encoders and decoders only.",
+    )
     upscale_delay_seconds: float = Field(default=10.0, ge=0)
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
 
@@ -57,6 +64,10 @@ class Scaling(_Config):
             max_ongoing: most requests inside a replica.
             drain_seconds: that a replica may take to finish.
         """
+        policy = {}
+        if self.target_backlog_seconds is not None:
+            arguments = {"target_seconds": self.target_backlog_seconds}
+            policy = {"policy": {"policy_function": _POLICY, "policy_kwargs": arguments}}
         return {
             "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
             # At a target of max_ongoing or more Ray would never scale up.
@@ -67,6 +78,7 @@ class Scaling(_Config):
                 "target_ongoing_requests": self.target_ongoing_requests or target,
                 "upscale_delay_s": self.upscale_delay_seconds,
                 "downscale_delay_s": self.downscale_delay_seconds,
+                **policy,
             },
             "graceful_shutdown_timeout_s": drain_seconds,
             "health_check_period_s": 5.0,
@@ -81,6 +93,7 @@ class ModelConfig(_Config):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
+    runner: str = TORCH
     max_batch: int | None = Field(default=None, ge=2)
     max_queue: int = Field(default=DEFAULT_MAX_QUEUE, ge=1)
     encoder: Scaling = Scaling()
@@ -111,6 +124,11 @@ class ClusterConfig(_Config):
     @model_validator(mode="after")
     def _limits_are_known(self) -> Self:
         self.gateway_settings()
+        if self.gateway.target_backlog_seconds is not None:
+            raise ValueError(
+                "gateway.target_backlog_seconds: a gateway has no engine, and scales by requests; "
+                "give it target_ongoing_requests"
+            )
         return self
 
     def gateway_settings(self) -> Settings:
@@ -145,6 +163,7 @@ class ClusterConfig(_Config):
                 device=settings.device,
                 dtype=settings.dtype,
                 threads=settings.threads,
+                runner=settings.runner,
                 max_batch=settings.max_batch,
                 max_queue=settings.max_queue,
                 encoder=scaling,

@@ -6,9 +6,11 @@ The engines never run on the event loop, so health checks are answered while the
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
 
 from model.errors import FlowMoError
 from model.tokens import Tokens
+from service.cluster.backlog import BACKLOG, WORK, WorkShare
 from service.cluster.config import ModelConfig
 from service.cluster.messages import CallMessage, Refusal
 from service.cluster.metrics import RayInstruments
@@ -28,7 +30,10 @@ _LOOK_EVERY = 0.02
 _EXPECTED = (RequestError, FlowMoError)
 
 
-class _Replica:
+Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
+
+
+class _Replica(Generic[Engine]):
     """What both halves have in common."""
 
     def __init__(self, name: str, config: ModelConfig) -> None:
@@ -39,12 +44,18 @@ class _Replica:
             dtype=config.dtype,
             threads=config.threads,
             max_batch=config.max_batch,
+            runner=config.runner,
         )
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()
+        self._engine: Engine = self._make_engine(config)
+        self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
-    async def _warm_up(self, engine: EncoderEngine | DecoderEngine) -> None:
-        self._device.start([engine])
+    def _make_engine(self, config: ModelConfig) -> Engine:
+        raise NotImplementedError
+
+    async def _warm_up(self) -> None:
+        self._device.start([self._engine])
         while not self._device.ready:
             if not self._device.alive:
                 raise RuntimeError(f"{self._name}: the warm-up failed; the log says why")
@@ -54,19 +65,17 @@ class _Replica:
     async def _sample(self) -> None:
         while True:
             self._metrics.busy.set(self._name, to=self._device.busy_seconds)
-            self._metrics.queue_depth.set(self._name, to=self._waiting())
-            self._metrics.backlog.set(self._name, to=self._backlog_seconds())
+            self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
+            self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
             await asyncio.sleep(SAMPLE_SECONDS)
-
-    def _waiting(self) -> int:
-        raise NotImplementedError
-
-    def _backlog_seconds(self) -> float:
-        return 0.0
 
     def info(self) -> CodecInfo:
         """What the model is."""
         return self._runner.info
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Ray every few seconds; for :class:`BacklogPolicy`."""
+        return {BACKLOG: self._engine.backlog_seconds, WORK: self._work_share()}
 
     def check_health(self) -> None:
         """Called by Ray now and then; a replica that raises is replaced.
@@ -81,7 +90,7 @@ class _Replica:
             )
 
 
-class EncoderReplica(_Replica):
+class EncoderReplica(_Replica[EncoderEngine]):
     """Pixels to tokens.
 
     Args:
@@ -91,16 +100,15 @@ class EncoderReplica(_Replica):
 
     async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
-        self._engine = EncoderEngine(
+        await self._warm_up()
+
+    def _make_engine(self, config: ModelConfig) -> EncoderEngine:
+        return EncoderEngine(
             self._runner,
             self._device,
-            self._metrics.observer(name),
+            self._metrics.observer(self._name),
             max_queue=config.max_queue,
         )
-        await self._warm_up(self._engine)
-
-    def _waiting(self) -> int:
-        return self._engine.waiting
 
     async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | Refusal:
         """See :meth:`EncoderEngine.encode`."""
@@ -110,7 +118,7 @@ class EncoderReplica(_Replica):
             return Refusal(error)
 
 
-class DecoderReplica(_Replica):
+class DecoderReplica(_Replica[DecoderEngine]):
     """Tokens to pixels.
 
     Args:
@@ -120,19 +128,15 @@ class DecoderReplica(_Replica):
 
     async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
-        self._engine = DecoderEngine(
+        await self._warm_up()
+
+    def _make_engine(self, config: ModelConfig) -> DecoderEngine:
+        return DecoderEngine(
             self._runner,
             self._device,
-            self._metrics.observer(name),
+            self._metrics.observer(self._name),
             max_queue=config.max_queue,
         )
-        await self._warm_up(self._engine)
-
-    def _waiting(self) -> int:
-        return self._engine.inside
-
-    def _backlog_seconds(self) -> float:
-        return self._engine.backlog_seconds
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage

@@ -107,11 +107,17 @@ class DecoderEngine:
         self._works: list[_Work] = []  # by order
         self._cohort: list[_Work] = []  # of batching other than by step
         self._times: BucketTimes | None = None
+        self._computed_seconds = 0.0
 
     @property
-    def inside(self) -> int:
+    def queue_depth(self) -> int:
         """Decodes that wait or are under way."""
         return len(self._works)
+
+    @property
+    def computed_seconds(self) -> float:
+        """What all that was computed takes at the best rate, from the start on."""
+        return self._computed_seconds
 
     @property
     def backlog_seconds(self) -> float:
@@ -270,6 +276,7 @@ class DecoderEngine:
             return
         self._times.observe(tick.bucket, seconds)
         rows = sum(work.rows[work.step - 1] for work in batch)
+        self._computed_seconds += self._times.least_seconds(rows)
         self._observer.batch("decode", rows=rows, bucket=tick.bucket, seconds=seconds)
         for work in batch:
             work.seconds.append(seconds)

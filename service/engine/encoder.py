@@ -48,11 +48,22 @@ class EncoderEngine:
         self._max_queue, self._batch_wait = max_queue, batch_wait
         self._waiting: deque[_Work] = deque()
         self._times: BucketTimes | None = None
+        self._computed_seconds = 0.0
 
     @property
-    def waiting(self) -> int:
+    def queue_depth(self) -> int:
         """Pictures that wait for the device."""
         return len(self._waiting)
+
+    @property
+    def computed_seconds(self) -> float:
+        """What all that was computed takes at the best rate, from the start on."""
+        return self._computed_seconds
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Time until all that waits now would be done."""
+        return self._seconds(len(self._waiting))
 
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
         """Tokens of a picture.
@@ -78,7 +89,7 @@ class EncoderEngine:
         return await result_by_deadline(work)
 
     def _admit(self, call: Call) -> None:
-        seconds = self._backlog_seconds(len(self._waiting) + 1)
+        seconds = self._seconds(len(self._waiting) + 1)
         try:
             if len(self._waiting) >= self._max_queue:
                 raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
@@ -90,7 +101,7 @@ class EncoderEngine:
             self._observer.refused("encode", "deadline")
             raise
 
-    def _backlog_seconds(self, pictures: int) -> float:
+    def _seconds(self, pictures: int) -> float:
         if self._times is None:  # the warm-up is not done: nothing is known yet
             return 0.0
         full, rest = divmod(pictures, self._times.buckets[-1])
@@ -149,6 +160,7 @@ class EncoderEngine:
             return
         seconds = time.monotonic() - begin
         self._times.observe(bucket, seconds)
+        self._computed_seconds += self._times.least_seconds(len(batch))
         self._observer.batch("encode", rows=len(batch), bucket=bucket, seconds=seconds)
         weights = self._runner.info.fingerprint
         for work, item in zip(batch, tokens, strict=False):

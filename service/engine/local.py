@@ -81,7 +81,7 @@ class LocalEngines:
     @property
     def waiting(self) -> int:
         """Pictures inside both engines."""
-        return self.encoder.waiting + self.decoder.inside
+        return self.encoder.queue_depth + self.decoder.queue_depth
 
     @property
     def backlog_seconds(self) -> float:

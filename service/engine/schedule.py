@@ -44,6 +44,10 @@ class BucketTimes:
         """The smallest bucket that holds so many rows; the largest if none does."""
         return next((b for b in self._base if b >= rows), self.buckets[-1])
 
+    def least_seconds(self, rows: int) -> float:
+        """What so many rows take in the best of batches, among many others."""
+        return rows * min(self.seconds(bucket) / bucket for bucket in self._base)
+
     def observe(self, bucket: int, seconds: float) -> None:
         """Learn from a batch that was run.
 

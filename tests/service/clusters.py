@@ -66,6 +66,30 @@ def _descends(pid: int, ancestor: int) -> bool:
     return False
 
 
+def scrape(ancestor: int) -> str:
+    """What Ray's agent of the one node of such a cluster exports."""
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            ours = _descends(int(folder.name), ancestor)
+        except OSError:
+            continue
+        if ours and command[0].endswith("/raylet"):
+            options = dict(
+                word[2:].partition("=")[::2] for word in command if word.startswith("--")
+            )
+            session = Path(options["raylet_socket_name"]).parents[1]
+            return _scrape(session / f"metrics_export_port_{options['node_id']}")
+    raise AssertionError("no raylet")
+
+
+def _scrape(port_file: Path) -> str:
+    port = port_file.read_text().strip()
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).raise_for_status().text
+
+
 def kill_one(deployment: str, ancestor: int) -> int:
     """SIGKILL a replica; its process id."""
     pid = replicas(deployment, ancestor)[0]

@@ -18,7 +18,15 @@ import pytest
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
 from service.codec import Codec
-from tests.service.clusters import config_of, kill_one, load, replicas, wait_until, write_config
+from tests.service.clusters import (
+    config_of,
+    kill_one,
+    load,
+    replicas,
+    scrape,
+    wait_until,
+    write_config,
+)
 from tests.service.pictures import as_file, from_file, gradient
 
 PNG = as_file(gradient())
@@ -76,6 +84,44 @@ def test_there_and_back_is_as_in_one_process(
     assert "sample" in stages
     # One of several gateways would show its own share only.
     assert ray_http.get("/metrics").status_code == 404
+
+
+def families(text: str, prefix: str) -> dict[str, str]:
+    """Types by name of the series in Prometheus' text format."""
+    lines = (line.split() for line in text.splitlines() if line.startswith(f"# TYPE {prefix}"))
+    return {name.removeprefix("ray_"): kind for _, _, name, kind in lines}
+
+
+def test_the_node_exports_the_series_of_one_process(
+    cluster: ServerProcess, ray_http: httpx.Client, http: httpx.Client
+) -> None:
+    assert reconstruct(ray_http, 0).status_code == 200
+    alone = families(http.get("/metrics").text, "flowmo_")
+    # Ray has no series of a counter before it has counted anything.
+    silent = {
+        name
+        for name, kind in alone.items()
+        if kind == "counter" and name != "flowmo_cache_requests_total"
+    }
+    expected = {name: kind for name, kind in alone.items() if name not in silent}
+    found: dict[str, str] = {}
+
+    def all_there() -> bool:  # Ray's workers report every ten seconds
+        found.update(families(scrape(cluster.pid), "ray_flowmo_"))
+        return expected.items() <= found.items()
+
+    wait_until(all_there, 60)
+    assert found.items() <= alone.items()
+    text = scrape(cluster.pid)
+    for name, label in (
+        ("flowmo_backlog_seconds", 'deployment="decoder-nano"'),
+        ("flowmo_step_duration_seconds_count", 'deployment="decoder-nano"'),
+        ("flowmo_request_duration_seconds_count", 'deployment="gateway"'),
+        ("flowmo_stage_duration_seconds_count", 'stage="sample"'),
+    ):
+        assert any(
+            line.startswith(f"ray_{name}{{") and label in line for line in text.splitlines()
+        ), name
 
 
 def test_streams_batches_and_refusals_cross_replicas(

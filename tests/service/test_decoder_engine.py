@@ -71,7 +71,7 @@ def test_pictures_in_random_mixtures_are_those_decoded_alone(
             assert came.sampler == wish.sampler
             assert len(came.timings.steps) == wish.sampler.steps
             assert 0 < sum(came.timings.steps) <= came.timings.run + 1e-6
-        assert engines.decoder.inside == 0
+        assert engines.decoder.queue_depth == 0
 
     run(runner, work, observer=recorder)
     # They did share batches.
@@ -84,7 +84,7 @@ def test_rows_of_one_tick_are_at_different_steps(gated: Gated) -> None:
         first = asyncio.create_task(engines.decode(some_tokens(), options(0, 4)))
         await until(gated.entered.is_set)
         second = asyncio.create_task(engines.decode(some_tokens(), options(1, 3)))
-        await until(lambda: engines.decoder.inside == 2)
+        await until(lambda: engines.decoder.queue_depth == 2)
         gated.gate.set()
         await asyncio.gather(first, second)
         assert any(len(set(times)) == 2 for times in gated.batches)
@@ -133,7 +133,7 @@ def test_the_oldest_goes_first_and_interactive_work_passes(
         tasks = []
         for seed, priority in enumerate(priorities):
             tasks.append(asyncio.create_task(one(seed, priority)))
-            await until(lambda: engines.decoder.inside == len(tasks) + 1)
+            await until(lambda: engines.decoder.queue_depth == len(tasks) + 1)
         gated.gate.set()
         await asyncio.gather(blocker, *tasks)
         assert gated.begun == expected
@@ -151,7 +151,7 @@ def test_a_client_that_leaves_frees_its_rows_before_the_next_tick(gated: Gated) 
         staying = asyncio.create_task(engines.decode(some_tokens(), options(1, 3)))
         waiting = asyncio.create_task(engines.decode(some_tokens(), options(2, 50)))
         await until(gated.entered.is_set)
-        await until(lambda: engines.decoder.inside == 3)
+        await until(lambda: engines.decoder.queue_depth == 3)
         for task in (leaving, waiting):
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -176,7 +176,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(gated: Gated) -> None:
             )
         assert caught.value.retry_after >= 1
         assert not gated.begun
-        assert engines.decoder.inside == 0
+        assert engines.decoder.queue_depth == 0
         # One that has passed already, too.
         with pytest.raises(DeadlineUnreachableError):
             await engines.decode(some_tokens(), options(steps=1), Call(deadline=begin))
@@ -194,7 +194,7 @@ def test_work_ahead_counts_towards_the_deadline(gated: Gated) -> None:
             asyncio.create_task(engines.decode(some_tokens(), options(seed, 900)))
             for seed in range(64)
         ]
-        await until(lambda: engines.decoder.inside == 64)
+        await until(lambda: engines.decoder.queue_depth == 64)
         backlog = engines.decoder.backlog_seconds
         assert backlog > 0
         # It would be met alone, and is not behind all that.
@@ -259,7 +259,7 @@ def test_a_full_engine_refuses(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
         tasks = [asyncio.create_task(engines.decode(some_tokens(), options(s))) for s in range(3)]
-        await until(lambda: engines.decoder.inside == 3)
+        await until(lambda: engines.decoder.queue_depth == 3)
         with pytest.raises(QueueFullError, match="3 decodes are inside") as caught:
             await engines.decode(some_tokens(), options())
         assert caught.value.retry_after >= 1
@@ -287,7 +287,7 @@ def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
         gated.error = None
         assert (await engines.decode(some_tokens(), options())).pixels.shape == (32, 32, 3)
         assert engines.alive
-        assert engines.decoder.inside == 0
+        assert engines.decoder.queue_depth == 0
 
     run(gated, work, observer=recorder)
     assert recorder.failures == 2
@@ -330,7 +330,7 @@ def test_other_disciplines_form_batches_only_when_the_last_has_ended(
             asyncio.create_task(engines.decode(some_tokens(), options(seed, 2)))
             for seed in (1, 2, 3)
         ]
-        await until(lambda: engines.decoder.inside == 4)
+        await until(lambda: engines.decoder.queue_depth == 4)
         gated.gate.set()
         await asyncio.gather(first, *others)
 
@@ -359,7 +359,7 @@ def test_closing_does_not_wait_for_ever(gated: Gated) -> None:
         await until(lambda: engines.ready)
         gated.gate.clear()
         task = asyncio.create_task(engines.decode(some_tokens(), options(0, 1000)))
-        await until(lambda: engines.decoder.inside == 1)
+        await until(lambda: engines.decoder.queue_depth == 1)
         await engines.close(0.1)
         with pytest.raises(EngineStoppedError):
             await task

@@ -53,7 +53,7 @@ def test_clients_that_left_are_skipped(gated: Gated) -> None:
         first = asyncio.create_task(engines.encode(PICTURE))
         await until(gated.entered.is_set)
         others = [asyncio.create_task(engines.encode(PICTURE)) for _ in range(3)]
-        await until(lambda: engines.encoder.waiting == 3)
+        await until(lambda: engines.encoder.queue_depth == 3)
         others[1].cancel()
         with pytest.raises(asyncio.CancelledError):
             await others[1]
@@ -75,7 +75,7 @@ def test_a_full_queue_and_a_hopeless_deadline_are_refused(gated: Gated) -> None:
         first = asyncio.create_task(engines.encode(PICTURE))
         await until(gated.entered.is_set)
         second = asyncio.create_task(engines.encode(PICTURE))
-        await until(lambda: engines.encoder.waiting == 1)
+        await until(lambda: engines.encoder.queue_depth == 1)
         with pytest.raises(QueueFullError):
             await engines.encode(PICTURE)
         gated.gate.set()

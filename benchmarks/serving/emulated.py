@@ -1,0 +1,34 @@
+"""A device that takes its time and computes nothing: what a cluster of GPUs does, on two cores.
+
+Scaling is a matter of time alone, so a runner that sleeps as long as a batch would take shows it.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.engine.torch_runner import TorchRunner
+from service.loader import load_model
+
+# A decoder that computes at its full rate from one row on, as the full model does on a GPU.
+ROW_SECONDS = 0.005
+
+
+class EmulatedRunner(TorchRunner):
+    """Encodes in earnest; a row of the decoder takes :data:`ROW_SECONDS`, and is nothing."""
+
+    def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:
+        """See :meth:`DecoderRunner.velocity`."""
+        assert len(times) == len(condition)
+        time.sleep(ROW_SECONDS * len(x))
+        return torch.zeros_like(x)
+
+
+def make(
+    checkpoint: str, *, device: str, dtype: str, threads: int | None, max_batch: int | None
+) -> EmulatedRunner:
+    """For ``--runner benchmarks.serving.emulated:make``; see :func:`load_runner`."""
+    model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
+    return EmulatedRunner(model, max_batch=max_batch)
