@@ -3,17 +3,18 @@
 Names follow Prometheus: base units, ``_total`` added to counters by whoever exports them.
 """
 
-import platform
 from collections.abc import Sequence
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client import Histogram as PrometheusHistogram
-from prometheus_client import Info as PrometheusInfo
-
-from service.version import VERSION
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -79,10 +80,10 @@ class PrometheusInstruments:
     """
 
     def __init__(self) -> None:
+        # A gauge beside every other series, which Ray does not have and nobody looks at.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        build = PrometheusInfo("flowmo_build", "What runs here.", registry=self._registry)
-        build.info({"version": VERSION, "python": platform.python_version()})
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """See :meth:`Instruments.counter`."""

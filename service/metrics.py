@@ -1,6 +1,7 @@
 """What the service counts."""
 
 import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
@@ -9,6 +10,7 @@ from service.cache import Outcome
 from service.engine.observer import Half, Refusal
 from service.instruments import Instruments
 from service.places import Places
+from service.version import VERSION
 
 if TYPE_CHECKING:
     from service.models import Models
@@ -186,6 +188,10 @@ class Metrics:
             ["model", "outcome"],
         )
         self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Pictures kept, in bytes.")
+        build = self.instruments.gauge(
+            "flowmo_build_info", "1 for what runs here.", ["version", "python"]
+        )
+        build.set(VERSION, platform.python_version(), to=1)
         self._requests_inside = 0
         self._shown: dict[str, tuple[str, ...]] = {}
 
