@@ -9,10 +9,11 @@
     │   ├── ContainerTruncatedError     the end is missing
     │   ├── ContainerCorruptedError     bytes changed, or came after the end
     │   └── ContainerMismatchError      intact, but made by another model
-    └── CheckpointError                 also ValueError: files, names or shapes of a model are wrong
+    ├── CheckpointError                 also ValueError: files, names or shapes of a model are wrong
+    └── CompilationError                an exported graph or engine cannot be made or used here
 
-Each message says what came, what was expected and how to mend it. All are ValueErrors, because
-what is wrong is what was passed in: catch ``FlowMoError`` to tell them from a bug.
+Each message says what came, what was expected and how to mend it. Catch ``FlowMoError`` to tell
+them from a bug.
 """
 
 
@@ -54,3 +55,7 @@ class ContainerMismatchError(ContainerError):
 
 class CheckpointError(FlowMoError, ValueError):
     """A checkpoint's files, tensor names or shapes are not what its config asks for."""
+
+
+class CompilationError(FlowMoError):
+    """An exported graph or a compiled engine cannot be made, or not be used on this machine."""

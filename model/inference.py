@@ -14,6 +14,7 @@ M numbers of modulation a row.
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -247,6 +248,18 @@ def _blocks(transformer: Transformer) -> list[DoubleStreamBlock]:
     return [b for b in transformer.double_blocks if isinstance(b, DoubleStreamBlock)]
 
 
+class Steps(Protocol):
+    """The two halves of a network, computed by something else than its PyTorch modules."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Float [B, 3, S, S] in [-1, 1] to the code, float32 [B, K, D]."""
+        ...
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        """Float [B, 3, S, S], [B, K, D + 1] and [B, M] to the velocity, float32 [B, 3, S, S]."""
+        ...
+
+
 class InferenceModel:
     """A FlowMo model ready to tokenize and detokenize.
 
@@ -276,12 +289,17 @@ class InferenceModel:
         self.decoder = InferenceDecoder(model.decoder)
         for half in (self.encoder, self.decoder):
             _place(half, self.device, dtype)
+        self._steps: Steps | None = None
         self._rotary: dict[tuple[bool, int, int], Tensor] = {}
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
         self._modulator: Modulator | None = Modulator(model.decoder).to(self.device, dtype)
         if times is not None:
             self._rows.update(self._compute_modulation(times))
             self._modulator = None
+
+    def compute_with(self, steps: Steps | None) -> None:
+        """Have something else compute both halves from now on; None for the modules of this one."""
+        self._steps = steps
 
     def _compute_modulation(self, times: Sequence[float]) -> dict[float, Tensor]:
         if not all(0.0 <= t <= 1.0 for t in times):
@@ -328,6 +346,8 @@ class InferenceModel:
     def encode(self, images: Tensor) -> Tensor:
         """Code of images, float32 [B, K, D] (2D for Gaussian); see FlowMoNetwork.encode."""
         grid = patch_grid(images, self.config.patch_size)
+        if self._steps is not None:
+            return self._steps.encode(images.to(self.device))
         patches = patchify(images.to(self.device, self.dtype), self.config.patch_size)
         table = self.rotary(encoder=True, grid=grid)
         code: Tensor = self.encoder(patches, table, self.config.code_length)
@@ -357,9 +377,12 @@ class InferenceModel:
     def velocity_modulated(self, x: Tensor, modulation: Tensor, condition: Tensor) -> Tensor:
         """As :meth:`velocity`, the modulation [B, M] or [1, M] looked up by the caller."""
         grid = patch_grid(x, self.config.patch_size)
+        condition = condition.to(self.device, self.dtype)
+        if self._steps is not None:
+            rows = modulation.expand(x.shape[0], -1)
+            return self._steps.velocity(x.to(self.device), condition, rows)
         patches = patchify(x.to(self.device, self.dtype), self.config.patch_size)
         table = self.rotary(encoder=False, grid=grid)
-        condition = condition.to(self.device, self.dtype)
         out: Tensor = self.decoder(patches, condition, modulation, table)
         return unpatchify(out.float(), self.config.patch_size, grid)
 

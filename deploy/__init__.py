@@ -1,0 +1,1 @@
+"""From a checkpoint to compiled halves of the network: ONNX, TensorRT, ONNX Runtime, PyTorch."""

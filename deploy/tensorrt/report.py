@@ -1,0 +1,46 @@
+"""What an engine is made of, from the library's own account of its layers."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+_LAYER = re.compile(r"^(?:Name: )?(?P<name>\S+?),? LayerType: (?P<type>\w+)", re.MULTILINE)
+# The optimizer's names of kernels that hold both products of an attention and its softmax.
+_ATTENTION = re.compile(r"mha|fmha|flash|attention", re.IGNORECASE)
+_SOFTMAX = re.compile(r"soft_?max", re.IGNORECASE)
+
+
+def layer_report(lines: Iterable[str], *, profiles: int, depth: int) -> dict[str, Any]:
+    """Layers by type, and whether attention is fused.
+
+    Args:
+        lines: the library's log, or its inspector's lines; each layer as
+            ``NAME, LayerType: TYPE, …``.
+        profiles: of the engine; each has its own layers.
+        depth: blocks of the network, and so attentions a profile.
+
+    Returns:
+        ``layers`` by type, ``attention_kernels``, ``attention_expected``, ``softmax_kernels`` and
+        ``attention_fused``: all, some, none, or unknown where the library does not tell.
+    """
+    layers: dict[str, str] = {}
+    for line in lines:
+        for found in _LAYER.finditer(line):
+            layers[found["name"]] = found["type"]
+    attention = sum(bool(_ATTENTION.search(name)) for name in layers)
+    softmax = sum(bool(_SOFTMAX.search(name)) and not _ATTENTION.search(name) for name in layers)
+    expected = profiles * depth
+    if not layers:
+        fused = "unknown"
+    elif attention >= expected and not softmax:
+        fused = "all"
+    else:
+        fused = "some" if attention else "none"
+    return {
+        "layers": dict(sorted(Counter(layers.values()).items())),
+        "attention_kernels": attention,
+        "attention_expected": expected,
+        "softmax_kernels": softmax,
+        "attention_fused": fused,
+    }
