@@ -1,49 +1,31 @@
-"""Batch sizes that are compiled: the one place that exports, builds and runners take them from."""
+"""Batch sizes that are compiled: the one place that builds, runners and commands take them from."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
 
 from model.errors import ConfigError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Buckets:
-    """Batch sizes of both halves, ascending.
-
-    Attributes:
-        name: what they are good for.
-        encoder: pictures.
-        decoder: rows; a guided step has two.
-    """
-
-    name: str
-    encoder: tuple[int, ...]
-    decoder: tuple[int, ...]
-
-    def of(self, half: str) -> tuple[int, ...]:
-        """Of ``encoder`` or ``decoder``."""
-        sizes: tuple[int, ...] = getattr(self, half)
-        return sizes
+def powers_of_two(most: int) -> tuple[int, ...]:
+    """Powers of two below ``most``, and itself: between them padding costs less than a kernel."""
+    below = tuple(2**i for i in range(most.bit_length()) if 2**i < most)
+    return (*below, most)
 
 
-# Powers of two: between two of them padding costs less than one more kernel would.
-PROFILES = {
-    profile.name: profile
-    for profile in (
-        Buckets(name="latency", encoder=(1, 2, 4), decoder=(1, 2, 4)),
-        Buckets(name="serving", encoder=(1, 2, 4, 8, 16, 32), decoder=(1, 2, 4, 8, 16)),
-        Buckets(
-            name="throughput",
-            encoder=(1, 2, 4, 8, 16, 32, 64),
-            decoder=(1, 2, 4, 8, 16, 32, 64),
-        ),
-    )
+# By the largest batch that is worth it: latency for single users, throughput for data sets.
+PROFILES: dict[str, tuple[int, ...]] = {
+    "latency": powers_of_two(4),
+    "serving": powers_of_two(16),
+    "throughput": powers_of_two(64),
 }
 DEFAULT_PROFILE = "serving"
 
 
-def profile_of(name: str) -> Buckets:
-    """A named profile.
+def profile_of(name: str) -> tuple[int, ...]:
+    """Batch sizes of a named profile, ascending.
 
     Raises:
         ConfigError: there is none of this name.
@@ -53,6 +35,22 @@ def profile_of(name: str) -> Buckets:
     return PROFILES[name]
 
 
-def smallest(buckets: Sequence[int], rows: int) -> int:
-    """The smallest bucket that holds so many rows; the largest if none does."""
-    return next((bucket for bucket in buckets if bucket >= rows), buckets[-1])
+def in_buckets(
+    compute: Callable[..., Tensor], buckets: Sequence[int], inputs: Sequence[Tensor]
+) -> Tensor:
+    """Compute any number of rows with a function that takes certain numbers only.
+
+    Args:
+        compute: of inputs of one of the batch sizes.
+        buckets: ascending.
+        inputs: [B, …] each; B at least 1. What is missing to a bucket is filled with zeros.
+    """
+    rows, most = inputs[0].shape[0], buckets[-1]
+    if rows > most:
+        parts = zip(*(value.split(most) for value in inputs), strict=True)
+        # Copies, because a function may give the same memory each time.
+        return torch.cat([in_buckets(compute, buckets, part).clone() for part in parts])
+    missing = next(bucket for bucket in buckets if bucket >= rows) - rows
+    if missing:
+        inputs = [F.pad(value, (0, 0) * (value.ndim - 1) + (0, missing)) for value in inputs]
+    return compute(*inputs)[:rows]

@@ -83,7 +83,8 @@ def export(
         attention=attention,
     )
     program.model.metadata_props.update(written.metadata())
-    weights = sum(value.const_value.nbytes for value in program.model.graph.initializers.values())
+    values = (value.const_value for value in program.model.graph.initializers.values())
+    weights = sum(value.nbytes for value in values if value is not None)
     program.save(str(written.path), external_data=weights > EXTERNAL_BYTES)
     return written
 

@@ -93,7 +93,7 @@ def example(model: InferenceModel, half: Half, rows: int, *, seed: int = 0) -> t
     images, codes = [], []
     for _ in range(rows):
         images.append(torch.randn(3, size, size, generator=generator))
-        bits = torch.rand(config.code_length, config.code_dim, generator=generator)
+        bits = torch.rand(config.code_length, config.token_bits, generator=generator)
         codes.append(torch.where(bits < 0.5, -1.0, 1.0))
     x = torch.stack(images).to(model.device)
     if half == "encoder":

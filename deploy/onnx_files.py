@@ -47,7 +47,7 @@ class OnnxFile:
             raise CompilationError(f"{path} is not a file; write it with flowmo export")
         try:
             proto = onnx.load(str(path), load_external_data=False)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (protobuf's own kinds of error)
             raise CompilationError(f"{path} cannot be read as ONNX: {error}") from None
         texts = {p.key.removeprefix(_PREFIX): p.value for p in proto.metadata_props}
         if texts.get("format") != FORMAT or texts.get("half") not in HALVES:

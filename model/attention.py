@@ -7,8 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+BACKENDS = (
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+)
+_WARM_RUNS, _TIMED_RUNS = 3, 10
 
 # auto: whichever is faster here. fused: one operator. explicit: two products and a softmax.
 Form = Literal["auto", "fused", "explicit"]
@@ -19,6 +28,7 @@ CPU_EXPLICIT_MAX_TOKENS = 1024
 
 
 _form: Form = "auto"
+_backend: SDPBackend | None = None
 
 
 @contextmanager
@@ -41,4 +51,47 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if form == "explicit":
         scores = (q * scale) @ k.transpose(-1, -2)
         return scores.softmax(-1) @ v
+    if _backend is not None and q.device.type == "cuda":
+        with sdpa_kernel(_backend):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
+
+
+def use_backend(backend: SDPBackend | None) -> None:
+    """Have one backend compute fused attention on GPUs from now on; None leaves it to PyTorch."""
+    global _backend  # noqa: PLW0603  (as above)
+    _backend = backend
+
+
+def time_backends(
+    *, rows: int, heads: int, tokens: int, head_dim: int, dtype: torch.dtype, device: torch.device
+) -> dict[SDPBackend, float]:
+    """Seconds of one attention by each backend that can compute it; on a CUDA device."""
+    q, k, v = torch.randn(3, rows, heads, tokens, head_dim, dtype=dtype, device=device)
+    seconds: dict[SDPBackend, float] = {}
+    for backend in BACKENDS:
+        try:
+            with sdpa_kernel(backend):
+                for _ in range(_WARM_RUNS):
+                    F.scaled_dot_product_attention(q, k, v)
+                begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                begin.record()
+                for _ in range(_TIMED_RUNS):
+                    F.scaled_dot_product_attention(q, k, v)
+                end.record()
+                end.synchronize()
+        except RuntimeError:  # not for this GPU, dtype or shape
+            continue
+        seconds[backend] = begin.elapsed_time(end) / 1e3 / _TIMED_RUNS
+    return seconds
+
+
+def fastest_backend(
+    *, heads: int, tokens: int, head_dim: int, dtype: torch.dtype, device: torch.device
+) -> SDPBackend | None:
+    """The fastest on this GPU for one row; None if none of them can compute it."""
+    with torch.inference_mode():
+        seconds = time_backends(
+            rows=1, heads=heads, tokens=tokens, head_dim=head_dim, dtype=dtype, device=device
+        )
+    return min(seconds, key=seconds.__getitem__, default=None)

@@ -26,21 +26,24 @@ class CodecInfo:
         config: shapes and default sampler.
         device: where it runs, for people.
         dtype: of weights and activations, for people.
+        runner: what computes it: a kind of ``deploy.runtime``, for people.
     """
 
     fingerprint: str
     config: FlowMoConfig
     device: str
     dtype: str
+    runner: str = "torch"
 
     @classmethod
-    def of(cls, model: "InferenceModel") -> Self:
+    def of(cls, model: "InferenceModel", runner: str = "torch") -> Self:
         """Of a PyTorch model."""
         return cls(
             fingerprint=model.fingerprint,
             config=model.config,
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
+            runner=runner,
         )
 
     @property

@@ -1,23 +1,29 @@
 """The one place where a checkpoint becomes something that computes."""
 
 import importlib
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Protocol, cast
 
 import torch
 
-from model.errors import CheckpointError, ConfigError
+from deploy.runtime import KINDS, Runtime, install
+from model.errors import CheckpointError, CompilationError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
 from service.engine.local import EngineSettings, LocalEngines
 from service.engine.observer import EngineObserver
 from service.engine.runner import CodecRunner
-from service.engine.sizes import TORCH
+from service.engine.sizes import TORCH, buckets_of
 from service.engine.torch_runner import TorchRunner
 from service.local_codec import LocalCodec
 from service.models import Models
 from service.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -51,6 +57,8 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
             threads=settings.threads,
             max_batch=settings.max_batch,
             runner=settings.runner,
+            engine_cache=settings.engine_cache,
+            build_engines=settings.build_engines,
         )
 
     sources, loaded = settings.models, dict[str, CodecRunner]()
@@ -81,6 +89,8 @@ def load_runner(
     threads: int | None = None,
     max_batch: int | None = None,
     runner: str = TORCH,
+    engine_cache: Path | None = None,
+    build_engines: bool = False,
 ) -> CodecRunner:
     """Load a checkpoint for the engines.
 
@@ -90,18 +100,35 @@ def load_runner(
         dtype: of :func:`load_model`.
         threads: of :func:`load_model`.
         max_batch: most rows of one batch, at least 2; what suits the device by default.
-        runner: :data:`TORCH`, or ``module:function`` of one's own, which gets the arguments before
-            this one by these names.
+        runner: a kind of :class:`deploy.runtime.Runtime`; where it is not to be had, PyTorch
+            computes and a warning is logged. Or ``module:function`` of one's own, which gets the
+            arguments before this one by these names.
+        engine_cache: folder of engines.
+        build_engines: make what is missing there.
 
     Raises:
         CheckpointError: see :func:`load_model`.
-        ConfigError: see :func:`load_model`; or there is no such function.
+        ConfigError: see :func:`load_model`; or there is no such runner.
     """
-    if runner != TORCH:
+    if ":" in runner:
         make = _function(runner)
         return make(checkpoint, device=device, dtype=dtype, threads=threads, max_batch=max_batch)
+    if runner not in KINDS:
+        raise ConfigError(
+            f"runner must be one of {', '.join(KINDS)}, or module:function, got {runner!r}"
+        )
+    runtime = Runtime(kind=runner, cache=engine_cache, build=build_engines)
     model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
-    return TorchRunner(model, max_batch=max_batch)
+    buckets = buckets_of(model.device.type, max_batch)
+    try:
+        # It computes an example, in a thread whose pool (see load_model) goes with it.
+        with ThreadPoolExecutor(1, "flowmo-install") as pool:
+            pool.submit(install, model, checkpoint, runtime, buckets).result()
+    except CompilationError as error:
+        # Slower is better than nothing; the metrics and the log say what computes.
+        logger.warning("%s is not to be had, PyTorch computes instead: %s", runner, error)
+        runner = TORCH
+    return TorchRunner(model, max_batch=max_batch, runner=runner)
 
 
 def _function(path: str) -> Callable[..., CodecRunner]:
@@ -110,7 +137,7 @@ def _function(path: str) -> Callable[..., CodecRunner]:
         return cast(Callable[..., CodecRunner], getattr(importlib.import_module(module), name))
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"runner must be {TORCH!r} or module:function, got {path!r}: {error}"
+            f"runner {path!r} is not a module:function that can be imported: {error}"
         ) from None
 
 

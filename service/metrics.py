@@ -175,7 +175,7 @@ class Metrics:
         self._model = self.instruments.gauge(
             "flowmo_model_info",
             "1 for what is served under each name.",
-            ["model", "name", "fingerprint", "device", "dtype"],
+            ["model", "name", "fingerprint", "device", "dtype", "runner"],
         )
         self.keys = self.instruments.counter(
             "flowmo_key_requests",
@@ -234,7 +234,7 @@ class Metrics:
                 self.engines.backlog.set(name, to=engines.backlog_seconds)
                 self.engines.busy.set(name, to=engines.busy_seconds)
             info = engines.info
-            shown = (name, info.name, info.fingerprint, info.device, info.dtype)
+            shown = (name, info.name, info.fingerprint, info.device, info.dtype, info.runner)
             before = self._shown.setdefault(name, shown)
             if before != shown:
                 self._model.forget(*before)

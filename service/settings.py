@@ -90,7 +90,15 @@ class Settings(BaseSettings):
     dtype: Dtype = Field(default="auto", description="Of weights and activations.")
     threads: int | None = Field(default=None, ge=1, description="CPU threads for one operation.")
     runner: str = Field(
-        default=TORCH, description="What computes: torch, or module:function that makes a runner."
+        default=TORCH,
+        description="What computes: torch, compiled, compiled-fp8, onnxruntime or tensorrt "
+        "(docs/compiling.md), or module:function that makes a runner.",
+    )
+    engine_cache: Path | None = Field(
+        default=None, description="Folder of exported graphs and engines; the user's cache."
+    )
+    build_engines: bool = Field(
+        default=False, description="Make what is missing there when the server starts."
     )
     max_body_bytes: int = Field(
         default=DEFAULT_MAX_BODY_BYTES, ge=1024, description="Largest request body, in bytes."

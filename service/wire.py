@@ -316,6 +316,7 @@ class ModelMessage(_Message):
     max_steps: int
     device: str
     dtype: str
+    runner: str
     ready: bool
 
     @classmethod
@@ -335,6 +336,7 @@ class ModelMessage(_Message):
             max_steps=max_steps,
             device=info.device,
             dtype=info.dtype,
+            runner=info.runner,
             ready=ready,
         )
 

@@ -231,14 +231,15 @@ def _depth(file: OnnxFile) -> int:
 
 def _parser_problem(file: OnnxFile, library: Library, parser: Any, messages: Any) -> str:
     found = [parser.get_error(i) for i in range(parser.num_errors)]
-    told = f"{library.name} {library.version} cannot parse {file.path}: "
+    told: str = f"{library.name} {library.version} cannot parse {file.path}: "
     if not found:
-        return told + messages.first_error()
+        return told + str(messages.first_error())
     error = found[0]
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
+    problem = str(error.desc()).strip().splitlines()[0]
     return (
         f"{told}node {error.node()}{f', operator {operator}' if operator else ''}: "
-        f"{error.desc().strip().splitlines()[0]}; a newer TensorRT or --attention explicit may help"
+        f"{problem}; a newer TensorRT or --attention explicit may help"
     )
 
 

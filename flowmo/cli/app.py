@@ -6,7 +6,9 @@ import typer
 from typer.core import TyperGroup
 
 from flowmo._version import __version__
+from flowmo.cli.compiling import build_engine_command, export_command
 from flowmo.cli.convert import convert_command
+from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
@@ -65,6 +67,9 @@ for name, command in (
     ("reconstruct", reconstruct_command),
     ("inspect", inspect_command),
     ("convert", convert_command),
+    ("export", export_command),
+    ("build-engine", build_engine_command),
+    ("cost", cost_command),
     ("train", train_command),
 ):
     app.command(name)(command)

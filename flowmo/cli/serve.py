@@ -63,7 +63,18 @@ def serve_command(
     ] = None,
     runner: Annotated[
         str | None,
-        typer.Option(help="torch, or module:function that makes one [env FLOWMO_RUNNER; torch]."),
+        typer.Option(
+            help="torch, compiled, compiled-fp8, onnxruntime, tensorrt, or module:function that "
+            "makes one [env FLOWMO_RUNNER; torch]."
+        ),
+    ] = None,
+    engine_cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder of engines [env FLOWMO_ENGINE_CACHE; the user's cache]."),
+    ] = None,
+    build_engines: Annotated[
+        bool | None,
+        typer.Option(help="Make missing engines at the start [env FLOWMO_BUILD_ENGINES; no]."),
     ] = None,
     max_body_bytes: Annotated[
         int | None, typer.Option(help="Largest body [env FLOWMO_MAX_BODY_BYTES; 32 MiB].")

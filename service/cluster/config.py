@@ -94,6 +94,8 @@ class ModelConfig(_Config):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     threads: int | None = Field(default=None, ge=1)
     runner: str = TORCH
+    engine_cache: Path | None = None
+    build_engines: bool = False
     max_batch: int | None = Field(default=None, ge=2)
     max_queue: int = Field(default=DEFAULT_MAX_QUEUE, ge=1)
     encoder: Scaling = Scaling()
@@ -164,6 +166,8 @@ class ClusterConfig(_Config):
                 dtype=settings.dtype,
                 threads=settings.threads,
                 runner=settings.runner,
+                engine_cache=settings.engine_cache,
+                build_engines=settings.build_engines,
                 max_batch=settings.max_batch,
                 max_queue=settings.max_queue,
                 encoder=scaling,

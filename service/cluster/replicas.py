@@ -45,6 +45,8 @@ class _Replica(Generic[Engine]):
             threads=config.threads,
             max_batch=config.max_batch,
             runner=config.runner,
+            engine_cache=config.engine_cache,
+            build_engines=config.build_engines,
         )
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()

@@ -1,6 +1,5 @@
 """The runners over a PyTorch model in this process."""
 
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,7 +12,7 @@ from model.quantizer import ids_to_signs
 from model.sampler import noise
 from model.tokens import Tokens
 from service.codec import CodecInfo
-from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH
+from service.engine.sizes import TORCH, buckets_of
 from service.images import Pixels
 
 
@@ -23,16 +22,16 @@ class TorchRunner:
     Args:
         model: the network; used from one thread at a time.
         max_batch: most rows of one batch, at least 2; by default what suits the device.
+        runner: what the model is computed by, for people.
     """
 
-    def __init__(self, model: InferenceModel, *, max_batch: int | None = None) -> None:
+    def __init__(
+        self, model: InferenceModel, *, max_batch: int | None = None, runner: str = TORCH
+    ) -> None:
         self._model = model
         self._cuda = model.device.type == "cuda"
-        most = max_batch or (GPU_MAX_BATCH if self._cuda else CPU_MAX_BATCH)
-        # Powers of two below it, and itself.
-        powers = itertools.takewhile(lambda size: size < most, (2**i for i in itertools.count()))
-        self._buckets = (*powers, most)
-        self._info = CodecInfo.of(model)
+        self._buckets = buckets_of(model.device.type, max_batch)
+        self._info = CodecInfo.of(model, runner)
 
     @property
     def info(self) -> CodecInfo:

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -153,11 +153,15 @@ def test_a_key_that_cannot_be_sent_is_a_usage_error(photos: Path) -> None:
     assert "two" not in result.output
 
 
-def _heed_interrupts() -> None:
-    """A shell's background jobs, as which these tests may run, ignore them."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """A shell's background jobs, as which these tests may run, and their children ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.usefixtures("heeds_interrupts")
 def test_an_interrupt_ends_it_at_once(photos: Path) -> None:
     waiting = threading.Event()
 
@@ -167,9 +171,7 @@ def test_an_interrupt_ends_it_at_once(photos: Path) -> None:
 
     with serving(answer) as server:
         command = [sys.executable, "-m", "flowmo", "tokenize", str(photos), "--url", server.url]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts
-        ) as process:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             assert waiting.wait(60)
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate(timeout=60)

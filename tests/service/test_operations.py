@@ -48,6 +48,7 @@ def test_models_are_described(http: httpx.Client, codec: Codec) -> None:
         "max_steps": 1000,
         "device": "cpu",
         "dtype": "float32",
+        "runner": "torch",
         "ready": True,
     }
 

@@ -1,0 +1,106 @@
+"""``flowmo cost``: what a model costs to run, from its config alone."""
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from model.errors import ConfigError
+
+if TYPE_CHECKING:
+    from deploy.cost import Cost, Gpu
+    from model.config import FlowMoConfig
+
+
+def cost_command(
+    preset: Annotated[
+        str | None, typer.Option(help="Name of a preset, such as lo, hi, small or tiny.")
+    ] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", "-c", help="Instead: a checkpoint's config.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Rows of one forward.", min=1)] = 1,
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100, l40s or l4.")] = "h100",
+    dtype: Annotated[
+        Literal["bfloat16", "float32"], typer.Option(help="Of weights and activations.")
+    ] = "bfloat16",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show operations, bytes, parameters, the least time and the memory a model needs."""
+    from deploy.cost import GPUS, cost_of
+
+    if gpu.lower() not in GPUS:
+        raise ConfigError(f"gpu must be one of {', '.join(GPUS)}, got {gpu!r}")
+    config = _config(preset, checkpoint)
+    cost = cost_of(config, batch, bytes_a_value=2 if dtype == "bfloat16" else 4)
+    report = _report(config, cost, GPUS[gpu.lower()])
+    typer.echo(json.dumps(report, indent=2) if as_json else _table(report))
+
+
+def _config(preset: str | None, checkpoint: str | None) -> "FlowMoConfig":
+    from model.config import preset as preset_of
+    from model.flowmo import FlowMo
+
+    if (preset is None) == (checkpoint is None):
+        raise typer.BadParameter("give either --preset or --checkpoint")
+    if preset is not None:
+        return preset_of(preset)
+    assert checkpoint is not None
+    return FlowMo.from_pretrained(checkpoint).config
+
+
+def _report(config: "FlowMoConfig", cost: "Cost", gpu: "Gpu") -> dict[str, Any]:
+    halves = {}
+    for half, of_half in (("encoder", cost.encoder), ("decoder", cost.decoder)):
+        halves[half] = {
+            "parameters": of_half.parameters,
+            "flops": of_half.flops,
+            "linear_flops": of_half.linear_flops,
+            "attention_flops": of_half.attention_flops,
+            "weight_bytes": of_half.parameters * cost.bytes_a_value,
+            "activation_bytes": of_half.activation_bytes,
+            "floor_seconds": cost.seconds("encoder" if half == "encoder" else "decoder", gpu),
+        }
+    floor = halves["decoder"]["floor_seconds"] * cost.forwards
+    rows = cost.decoder.rows
+    return {
+        "model": config.name,
+        "gpu": gpu.name,
+        "batch": rows,
+        **halves,
+        "forwards_a_picture": cost.forwards,
+        "picture_flops": cost.decoder.flops // rows * cost.forwards,
+        "decode_floor_seconds": floor,
+        "decode_pictures_a_second": rows / floor,
+        "encode_pictures_a_second": rows / halves["encoder"]["floor_seconds"],
+        "modulation_parameters": cost.modulation_parameters,
+        "memory_bytes": cost.memory_bytes,
+        "fits": cost.memory_bytes <= gpu.memory_bytes,
+    }
+
+
+def _table(report: dict[str, Any]) -> str:
+    lines = [f"{report['model']}, batch {report['batch']}, {report['gpu']}", ""]
+    lines.append(f"{'one forward of the':<24}{'encoder':>14}{'decoder':>14}")
+    for label, key, factor, unit in (
+        ("parameters read", "parameters", 1e6, "M"),
+        ("operations", "flops", 1e12, "TFLOP"),
+        ("  in linears", "linear_flops", 1e12, "TFLOP"),
+        ("  in attention", "attention_flops", 1e12, "TFLOP"),
+        ("weights", "weight_bytes", 1e6, "MB"),
+        ("activations moved", "activation_bytes", 1e6, "MB"),
+        ("least time", "floor_seconds", 1e-3, "ms"),
+    ):
+        values = (f"{report[half][key] / factor:.4g} {unit}" for half in ("encoder", "decoder"))
+        lines.append(f"{label:<24}" + "".join(f"{value:>14}" for value in values))
+    fits = "fits" if report["fits"] else "does not fit"
+    lines += [
+        "",
+        f"a picture, default sampler   {report['forwards_a_picture']} forwards of the decoder, "
+        f"{report['picture_flops'] / 1e12:.4g} TFLOP",
+        f"at the floor                 {report['decode_floor_seconds'] * 1e3:.4g} ms a batch, "
+        f"{report['decode_pictures_a_second']:.4g} pictures a second decoded, "
+        f"{report['encode_pictures_a_second']:.4g} encoded",
+        f"memory of a replica          {report['memory_bytes'] / 2**30:.2f} GiB: {fits}",
+    ]
+    return "\n".join(lines)
