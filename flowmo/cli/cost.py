@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from model.config import FlowMoConfig
 
 
+_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
+
+
 def cost_command(
     preset: Annotated[
         str | None, typer.Option(help="Name of a preset, such as lo, hi, small or tiny.")
@@ -82,25 +85,39 @@ def _report(config: "FlowMoConfig", cost: "Cost", gpu: "Gpu") -> dict[str, Any]:
 def _table(report: dict[str, Any]) -> str:
     lines = [f"{report['model']}, batch {report['batch']}, {report['gpu']}", ""]
     lines.append(f"{'one forward of the':<24}{'encoder':>14}{'decoder':>14}")
-    for label, key, factor, unit in (
-        ("parameters read", "parameters", 1e6, "M"),
-        ("operations", "flops", 1e12, "TFLOP"),
-        ("  in linears", "linear_flops", 1e12, "TFLOP"),
-        ("  in attention", "attention_flops", 1e12, "TFLOP"),
-        ("weights", "weight_bytes", 1e6, "MB"),
-        ("activations moved", "activation_bytes", 1e6, "MB"),
-        ("least time", "floor_seconds", 1e-3, "ms"),
+    for label, key, unit in (
+        ("parameters read", "parameters", ""),
+        ("operations", "flops", "FLOP"),
+        ("  in linears", "linear_flops", "FLOP"),
+        ("  in attention", "attention_flops", "FLOP"),
+        ("weights", "weight_bytes", "B"),
+        ("activations moved", "activation_bytes", "B"),
+        ("least time", "floor_seconds", "s"),
     ):
-        values = (f"{report[half][key] / factor:.4g} {unit}" for half in ("encoder", "decoder"))
+        values = (_short(report[half][key], unit) for half in ("encoder", "decoder"))
         lines.append(f"{label:<24}" + "".join(f"{value:>14}" for value in values))
     fits = "fits" if report["fits"] else "does not fit"
+    picture = (
+        f"{report['forwards_a_picture']} forwards of the decoder, "
+        f"{_short(report['picture_flops'], 'FLOP')}"
+    )
+    floor = (
+        f"{_short(report['decode_floor_seconds'], 's')} a batch, "
+        f"{report['decode_pictures_a_second']:.4g} pictures/s decoded, "
+        f"{report['encode_pictures_a_second']:.4g} encoded"
+    )
     lines += [
         "",
-        f"a picture, default sampler   {report['forwards_a_picture']} forwards of the decoder, "
-        f"{report['picture_flops'] / 1e12:.4g} TFLOP",
-        f"at the floor                 {report['decode_floor_seconds'] * 1e3:.4g} ms a batch, "
-        f"{report['decode_pictures_a_second']:.4g} pictures a second decoded, "
-        f"{report['encode_pictures_a_second']:.4g} encoded",
-        f"memory of a replica          {report['memory_bytes'] / 2**30:.2f} GiB: {fits}",
+        f"{'a picture':<24}{picture}",
+        f"{'at the least time':<24}{floor}",
+        f"{'memory of a replica':<24}{_short(report['memory_bytes'], 'B')}: {fits}",
     ]
     return "\n".join(lines)
+
+
+def _short(value: float, unit: str) -> str:
+    """Four digits and a prefix: 3.603 TFLOP, 0.46 ms."""
+    for factor, prefix in _PREFIXES:
+        if value >= factor:
+            return f"{value / factor:.4g} {prefix}{unit}"
+    return f"{value:.4g} {unit}"

@@ -40,7 +40,12 @@ CONFIG = FlowMoConfig(
 
 def save_model(folder: Path, *, seed: int, quantizer: QuantizerKind = "lfq") -> Path:
     """A checkpoint whose weights are all random, so that tokens and seeds both matter."""
-    model = FlowMo(replace(CONFIG, quantizer=quantizer))
+    return save_random(folder, replace(CONFIG, quantizer=quantizer), seed=seed)
+
+
+def save_random(folder: Path, config: FlowMoConfig, *, seed: int) -> Path:
+    """A checkpoint of any config with random weights."""
+    model = FlowMo(config)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

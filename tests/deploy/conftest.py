@@ -1,0 +1,63 @@
+"""Models to export, and what was exported and built from them, once a session."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deploy.export import export
+from deploy.graphs import HALVES, Half
+from deploy.onnx_files import OnnxFile
+from deploy.tensorrt.library import Library, load_library
+from model.config import FlowMoConfig, TransformerConfig
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from tests.service.fixtures import save_random
+
+TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint() -> Path:
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tiny() -> InferenceModel:
+    return InferenceModel(FlowMo.from_pretrained(str(TINY)))
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks each, quick to export."""
+    config = FlowMoConfig(
+        name="test",
+        image_size=32,
+        patch_size=4,
+        encoder=TransformerConfig(width=48, depth=2, heads=3),
+        decoder=TransformerConfig(width=64, depth=2, heads=2),
+        code_length=16,
+        token_bits=12,
+        group_bits=4,
+    )
+    return save_random(tmp_path_factory.mktemp("checkpoint"), config, seed=5)
+
+
+@pytest.fixture(scope="session")
+def small(small_checkpoint: Path) -> InferenceModel:
+    return InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)))
+
+
+@pytest.fixture(scope="session")
+def small_files(
+    small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Half, OnnxFile]:
+    """In bfloat16, as engines are built from them."""
+    model = InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)), dtype=torch.bfloat16)
+    folder = tmp_path_factory.mktemp("onnx")
+    return {half: export(model, folder, half) for half in HALVES}
+
+
+@pytest.fixture(scope="session")
+def rtx() -> Library:
+    return load_library("tensorrt_rtx")

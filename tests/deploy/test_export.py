@@ -1,0 +1,138 @@
+"""Exported halves compute what PyTorch does, and say whose they are."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from benchmarks.parity_files import read_parity_file
+from deploy.export import export, largest_difference
+from deploy.graphs import HALVES, Half
+from deploy.onnx_files import OnnxFile, file_name
+from deploy.onnx_runtime import OnnxSession, OnnxSteps
+from model.errors import CompilationError
+from model.inference import InferenceModel
+from model.sampler import time_grid
+
+PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
+
+
+@pytest.mark.parametrize("name", ["lo_mini", "hi_mini", "continuous_mini"])
+def test_parity_configurations_within_1e_4(name: str, tmp_path: Path) -> None:
+    model = InferenceModel(read_parity_file(PARITY / f"{name}.safetensors").build())
+    for half in HALVES:
+        file = export(model, tmp_path, half)
+        assert largest_difference(file, model, batches=(1, 2, 5)) <= 1e-4
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_tiny_within_1e_4(tiny: InferenceModel, half: Half, tmp_path: Path) -> None:
+    assert largest_difference(export(tiny, tmp_path, half), tiny) <= 1e-4
+
+
+def test_both_forms_of_attention_are_right_and_what_they_say(
+    small: InferenceModel, tmp_path: Path
+) -> None:
+    counts = {}
+    for form in ("fused", "explicit"):
+        file = export(small, tmp_path / form, "decoder", attention=form)
+        assert largest_difference(file, small) <= 1e-4
+        nodes = onnx.load(str(file.path)).graph.node
+        counts[form] = (
+            sum(node.op_type == "Attention" for node in nodes),
+            sum(node.op_type == "Softmax" for node in nodes),
+        )
+    depth = small.config.decoder.depth
+    assert counts == {"fused": (depth, 0), "explicit": (0, depth)}
+
+
+def test_a_file_says_whose_it_is_and_in_which_precision(
+    small_files: dict[Half, OnnxFile], small: InferenceModel
+) -> None:
+    for half, written in small_files.items():
+        read = OnnxFile.read(written.path)
+        assert read == written
+        assert (read.half, read.fingerprint, read.config) == (half, small.fingerprint, small.config)
+        assert read.config.sampler == small.config.sampler
+        graph = onnx.load(str(written.path)).graph
+        # A batch of any size; images in float32, weights in bfloat16.
+        assert graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        large = [init for init in graph.initializer if np.prod(init.dims) > 1000]
+        weights = [init for init in large if "table" not in init.name]
+        assert weights
+        assert {init.data_type for init in weights} == {onnx.TensorProto.BFLOAT16}
+
+
+def test_large_weights_lie_beside_the_file(
+    small: InferenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deploy.export.EXTERNAL_BYTES", 1000)
+    file = export(small, tmp_path, "decoder")
+    data = tmp_path / "decoder_step.onnx.data"
+    assert data.stat().st_size > file.path.stat().st_size
+    assert OnnxFile.read(file.path).fingerprint == small.fingerprint
+    assert largest_difference(file, small) <= 1e-4
+
+
+def test_a_decode_by_onnx_runtime_is_that_of_pytorch(
+    small_checkpoint: Path, tmp_path: Path
+) -> None:
+    from model.flowmo import FlowMo
+
+    model = InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)))
+    for half in HALVES:
+        export(model, tmp_path, half)
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    code, plain = model.encode(images), model.quantize(model.encode(images))
+    start = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = model.decode(plain, start=start)
+    model.compute_with(OnnxSteps(tmp_path, model, threads=1))
+    assert (model.encode(images) - code).abs().max() <= 1e-4
+    assert (model.decode(plain, start=start) - expected).abs().max() <= 1e-3
+    assert len(time_grid(model.config.sampler)) > 2  # several steps were compared
+
+
+def test_errors_say_what_came_and_how_to_mend_it(
+    small: InferenceModel,
+    tiny: InferenceModel,
+    small_files: dict[Half, OnnxFile],
+    small_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    from model.flowmo import FlowMo
+
+    with pytest.raises(CompilationError, match=r"nothing\.onnx is not a file; .*flowmo export"):
+        OnnxFile.read(tmp_path / "nothing.onnx")
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"\xff" * 100)
+    with pytest.raises(CompilationError, match="cannot be read as ONNX"):
+        OnnxFile.read(broken)
+    foreign = tmp_path / "foreign.onnx"
+    onnx.save(onnx.ModelProto(ir_version=10), str(foreign))
+    with pytest.raises(CompilationError, match="export the checkpoint again"):
+        OnnxFile.read(foreign)
+    damaged = onnx.load(str(small_files["encoder"].path))
+    for entry in damaged.metadata_props:
+        if entry.key == "flowmo.config":
+            entry.value = json.dumps({"image_size": 7})
+    onnx.save(damaged, str(foreign))
+    with pytest.raises(CompilationError, match="damaged metadata"):
+        OnnxFile.read(foreign)
+    with pytest.raises(CompilationError, match=r"bfloat16.*--dtype float32"):
+        OnnxSession(small_files["decoder"])
+    half_precision = InferenceModel(
+        FlowMo.from_pretrained(str(small_checkpoint)), dtype=torch.float16
+    )
+    with pytest.raises(CompilationError, match="float32 and bfloat16 are exported"):
+        export(half_precision, tmp_path, "encoder")
+    for half in HALVES:
+        export(small, tmp_path / "small", half)
+    with pytest.raises(CompilationError, match="exported from the weights"):
+        OnnxSteps(tmp_path / "small", tiny)
+    with pytest.raises(CompilationError, match="not a file"):
+        OnnxSteps(tmp_path, small)
+    assert file_name("decoder") == "decoder_step.onnx"
