@@ -69,9 +69,9 @@ class _Stream(nn.Module):
         width = attn.proj.in_features
         # A dead stream still gives keys and values to the other one.
         self.qkv = _frozen(attn.qkv, slice(0 if alive else width, None))
-        self.register_buffer("q_scale", attn.norm.query_norm.scale.detach().float() * scale)
         self.register_buffer("k_scale", attn.norm.key_norm.scale.detach().float().clone())
         if alive:
+            self.register_buffer("q_scale", attn.norm.query_norm.scale.detach().float() * scale)
             first, last = mlp[0], mlp[2]
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             self.proj, self.mlp_in, self.mlp_out = _frozen(attn.proj), _frozen(first), _frozen(last)

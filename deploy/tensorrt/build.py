@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from deploy.onnx_files import OnnxFile
 from deploy.tensorrt.keys import (
     EngineKey,
@@ -92,6 +94,11 @@ def build(
             f"{library.name} builds for the GPU at hand only, {current_architecture()}, not for "
             f"{architecture}; build on such a machine"
         )
+    if options.refittable and not torch.cuda.is_available():
+        raise CompilationError(
+            f"{library.name} {library.version} builds refittable engines only where a GPU is; "
+            f"leave refit out, or build there"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     messages = make_logger(library)
@@ -112,7 +119,8 @@ def build(
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(api.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     cache_path = folder / _TIMING_CACHE
-    _read_timing_cache(config, cache_path)
+    if library.times_kernels:
+        _read_timing_cache(config, cache_path)
     if progress is not None:
         config.progress_monitor = _monitor_class(api)(progress)
     built = builder.build_serialized_network(network, config)
@@ -121,7 +129,8 @@ def build(
             f"{library.name} {library.version} cannot build {file.path.name} for {architecture}: "
             f"{messages.first_error()}"
         )
-    _write_timing_cache(config, cache_path)
+    if library.times_kernels:
+        _write_timing_cache(config, cache_path)
     engine = bytes(built)
     manifest = Manifest(
         key=key_of(file, library, buckets, architecture),

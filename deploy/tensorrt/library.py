@@ -37,6 +37,11 @@ class Library:
         """Whether engines can be built for GPUs that are not here."""
         return self.name == "tensorrt_rtx"
 
+    @property
+    def times_kernels(self) -> bool:
+        """Whether it chooses kernels by running them, and can keep the times."""
+        return self.name == "tensorrt"
+
 
 def load_library(name: LibraryName = "auto") -> Library:
     """Load it; ``auto`` takes the full TensorRT where it is installed.

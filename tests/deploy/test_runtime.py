@@ -1,0 +1,132 @@
+"""What computes a served model, that it is checked first, and what happens where it is missing."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deploy import golden
+from deploy.compiled import CompiledSteps, is_inner_linear
+from deploy.runtime import Runtime, default_cache, graph_folder, install
+from model.errors import CompilationError, ConfigError
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from service.engine.sizes import TORCH
+from service.loader import load_runner
+
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+
+def load(checkpoint: Path, dtype: torch.dtype = torch.float32) -> InferenceModel:
+    return InferenceModel(FlowMo.from_pretrained(str(checkpoint)), dtype=dtype)
+
+
+class Wrong:
+    """Steps whose decoder is a little off, and whose encoder is right."""
+
+    def __init__(self, model: InferenceModel, factor: float) -> None:
+        self._model, self._factor = model, factor
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self._model.encode(images)
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        return self._model.velocity_modulated(x, modulation, condition) * self._factor
+
+
+def test_only_what_agrees_with_pytorch_may_serve(small: InferenceModel) -> None:
+    assert golden.check(Wrong(small, 1.0), small)["encoder"] < 1e-5
+    assert golden.check(Wrong(small, 1.0005), small)["decoder"] == pytest.approx(5e-4, rel=0.05)
+    for factor in (1.002, 0.0, float("nan")):
+        with pytest.raises(CompilationError, match="compiled decoder differs .* must not serve"):
+            golden.check(Wrong(small, factor), small)
+
+
+def test_onnx_runtime_is_exported_once_and_computes(small_checkpoint: Path, tmp_path: Path) -> None:
+    model = load(small_checkpoint)
+    missing = Runtime(kind="onnxruntime", cache=tmp_path)
+    with pytest.raises(CompilationError, match="is not a file"):
+        install(model, str(small_checkpoint), missing, (1, 2))
+    build = Runtime(kind="onnxruntime", cache=tmp_path, build=True)
+    errors = install(model, str(small_checkpoint), build, (1, 2))
+    assert max(errors.values()) < 1e-4
+    written = {path: path.stat().st_mtime_ns for path in graph_folder(tmp_path, model).iterdir()}
+    assert len(written) == 2
+    again = load(small_checkpoint)
+    install(again, str(small_checkpoint), missing, (1, 2))
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+
+
+def test_onnx_runtime_computes_in_float32_only(small_checkpoint: Path, tmp_path: Path) -> None:
+    model = load(small_checkpoint, torch.bfloat16)
+    runtime = Runtime(kind="onnxruntime", cache=tmp_path, build=True)
+    with pytest.raises(CompilationError, match="float32 on a CPU"):
+        install(model, str(small_checkpoint), runtime, (1, 2))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_agrees_at_any_number_of_rows(small_checkpoint: Path, dtype: torch.dtype) -> None:
+    model = load(small_checkpoint, dtype)
+    steps = CompiledSteps(model, (1, 2))
+    for rows in (1, 2, 3):
+        errors = golden.relative_errors(steps, model, rows=rows)
+        assert max(errors.values()) < golden.LIMITS[dtype]
+
+
+def test_fp8_leaves_input_and_output_as_they_are(small: InferenceModel) -> None:
+    for network in (small.encoder, small.decoder):
+        chosen = {name for name, module in network.named_modules() if is_inner_linear(module, name)}
+        linears = {n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear)}
+        assert linears - chosen == {n for n in linears if not n.startswith("blocks.")}
+        assert {"img_in", "out"} <= linears - chosen
+        assert "blocks.0.img.qkv" in chosen
+
+
+@without_gpu
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("compiled-fp8", "compute capability 8.9"), ("tensorrt", "no CUDA device")],
+)
+def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
+    kind: str, message: str, small_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="service.loader"):
+        runner = load_runner(str(small_checkpoint), runner=kind)
+    assert runner.info.runner == TORCH
+    (record,) = caplog.records
+    assert "PyTorch computes instead" in record.getMessage()
+    assert message in record.getMessage()
+
+
+def test_a_served_model_says_what_computes_it(small_checkpoint: Path, tmp_path: Path) -> None:
+    runners = [
+        load_runner(str(small_checkpoint), runner=kind, engine_cache=tmp_path, build_engines=True)
+        for kind in (TORCH, "onnxruntime")
+    ]
+    assert [runner.info.runner for runner in runners] == [TORCH, "onnxruntime"]
+    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
+    one, other = (runner.encode(pictures) for runner in runners)
+    same = [(a.ids == b.ids).mean() for a, b in zip(one, other, strict=True)]
+    assert min(same) > 0.95  # a bit may flip where the code is nearly zero
+
+
+def test_unknown_runners_are_named(small_checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match=r"torch, compiled, .*'fastest'"):
+        load_runner(str(small_checkpoint), runner="fastest")
+    with pytest.raises(ConfigError, match="not a module:function that can be imported"):
+        load_runner(str(small_checkpoint), runner="no_such_module:make")
+    with pytest.raises(ConfigError, match="computed by one of"):
+        Runtime(kind="fastest")  # type: ignore[arg-type]
+
+
+def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    monkeypatch.delenv("FLOWMO_ENGINE_CACHE", raising=False)
+    assert default_cache() == Path("/caches/flowmo/engines")
+    monkeypatch.setenv("FLOWMO_ENGINE_CACHE", "/engines")
+    assert default_cache() == Path("/engines")

@@ -1,0 +1,67 @@
+"""flowmo export, build-engine and cost, as a person calls them."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flowmo.cli.app import app
+from tests.service.fixtures import CONFIG, save_model
+
+RUN = CliRunner()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("checkpoint"), seed=3)
+
+
+def test_from_a_checkpoint_to_engines(checkpoint: Path, tmp_path: Path) -> None:
+    exported = RUN.invoke(app, ["export", str(checkpoint), str(tmp_path / "onnx")])
+    assert exported.exit_code == 0, exported.output
+    assert {path.name for path in (tmp_path / "onnx").iterdir()} == {
+        "encoder.onnx",
+        "decoder_step.onnx",
+    }
+    command = ["build-engine", str(tmp_path / "onnx"), "--out", str(tmp_path / "engines")]
+    command += ["--max-batch", "2", "--architecture", "sm86", "--library", "tensorrt_rtx"]
+    built = RUN.invoke(app, command)
+    assert built.exit_code == 0, built.output
+    lines = built.stdout.splitlines()
+    assert [line.partition("attention fused: ")[2] for line in lines] == ["all", "all"]
+    assert all("built in" in line for line in lines)
+    assert len(list((tmp_path / "engines").glob("*-sm86-*.engine"))) == 2
+    again = RUN.invoke(app, command)
+    assert again.stdout.count("was there already") == 2
+
+
+def test_float32_is_compared_with_pytorch(checkpoint: Path, tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["export", str(checkpoint), str(tmp_path), "--dtype", "float32"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("largest difference from PyTorch") == 2
+
+
+def test_errors_are_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    for command, text in (
+        (["build-engine", str(tmp_path)], "write it with flowmo export"),
+        (["build-engine", str(tmp_path), "--profile", "fast"], "profile must be one of"),
+        (["cost", "--preset", "huge"], "huge"),
+        (["cost", "--preset", "lo", "--gpu", "tpu"], "gpu must be one of h100"),
+        (["export", str(tmp_path / "none"), str(tmp_path)], "none"),
+    ):
+        result = RUN.invoke(app, command)
+        assert result.exit_code == 1, (command, result.output)
+        (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+        assert text in line
+    assert RUN.invoke(app, ["cost"]).exit_code == 2
+
+
+def test_cost_of_a_preset_and_of_a_checkpoint(checkpoint: Path) -> None:
+    table = RUN.invoke(app, ["cost", "--preset", "lo", "--batch", "16"])
+    assert table.exit_code == 0, table.output
+    assert "31 forwards of the decoder, 111.7 TFLOP" in table.stdout
+    report = json.loads(RUN.invoke(app, ["cost", "-c", str(checkpoint), "--json"]).stdout)
+    assert report["model"] == CONFIG.name
+    assert report["forwards_a_picture"] >= CONFIG.sampler.steps
+    assert report["fits"] is True
