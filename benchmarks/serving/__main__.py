@@ -10,7 +10,6 @@ slow spells: trust ratios of one run, not figures of two.
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -18,11 +17,12 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 
 from benchmarks.environment import environment
+from benchmarks.json_report import write_json
 from benchmarks.serving import table
 from benchmarks.serving.gateway import gateway
 from benchmarks.serving.goals import goals
@@ -100,24 +100,13 @@ def measure(checkpoint: Path, out: Path, plan: Plan, *, threads: int, seed: int)
         "gateway": asdict(at_gateway),
         "environment": environment(),
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_rounded(report), indent=2) + "\n"
-    out.with_suffix(".json").write_text(text, encoding="utf-8")
+    write_json(out.with_suffix(".json"), report)
     draw(points, out.with_suffix(".png"), limit=limit)
     print(table.goals_table(reached), end="\n\n")
     print(table.capacity_table(capacity, mix.mean_rows), end="\n\n")
     print(table.sweep_table(points), end="\n\n")
     print(table.kinds_table(points), end="\n\n")
     print(table.overload_table(overloaded))
-
-
-def _rounded(value: Any) -> Any:
-    """Six significant digits: more than a measurement has, and short lines."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _tell(what: str) -> None:

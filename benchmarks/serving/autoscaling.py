@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.environment import environment
+from benchmarks.json_report import write_json
 from benchmarks.serving.arrivals import poisson_arrivals
 from benchmarks.serving.emulated import ROW_SECONDS
 from benchmarks.serving.load import Outcome, connect, open_loop
@@ -181,8 +182,7 @@ def measure(checkpoint: Path, out: Path, phases: Sequence[Phase], *, seed: int) 
             "phases": summary(phases, outcomes, count),
             "decoders": {"at": [round(t, 1) for t in count.at], "number": count.decoders},
         }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.with_suffix(".json").write_text(json.dumps(report) + "\n", encoding="utf-8")
+    write_json(out.with_suffix(".json"), report)
     draw(report, out.with_suffix(".png"))
     print(table(report))
 

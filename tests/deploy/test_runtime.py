@@ -72,7 +72,7 @@ def test_onnx_runtime_computes_in_float32_only(small_checkpoint: Path, tmp_path:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_agrees_at_any_number_of_rows(small_checkpoint: Path, dtype: torch.dtype) -> None:
     model = load(small_checkpoint, dtype)
-    steps = CompiledSteps(model, (1, 2))
+    steps = CompiledSteps(model, (2,))
     for rows in (1, 2, 3):
         errors = golden.relative_errors(steps, model, rows=rows)
         assert max(errors.values()) < golden.LIMITS[dtype]

@@ -1,0 +1,1 @@
+"""How fast each way to compute a half is, beside the others, in one run."""
