@@ -10,7 +10,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -65,7 +65,7 @@ class _Inference:
     """The same by the inference form."""
 
     def __init__(self, network: FlowMo) -> None:
-        model = InferenceModel(network)
+        model = InferenceModel(network, device=next(network.parameters()).device)
         self.encode, self.quantize, self.decode = model.encode, model.quantize, model.decode
         self._velocity = model.velocity
 
@@ -131,9 +131,10 @@ def computed_values(file: ParityFile, form: _Training | _Inference) -> dict[str,
     return values
 
 
-def compare(file: ParityFile) -> Iterator[Comparison]:
-    """Compare every tensor of a file with both forms of the network."""
-    network = file.build()
+def compare(file: ParityFile, device: torch.device | str = "cpu") -> Iterator[Comparison]:
+    """Compare every tensor of a file with both forms of the network, computed on a device."""
+    network = file.build().to(device)
+    file = replace(file, tensors={name: value.to(device) for name, value in file.tensors.items()})
     for form, make in FORMS.items():
         values = computed_values(file, make(network))
         for name in sorted(set(file.tensors) - INPUTS):
@@ -148,7 +149,7 @@ def largest_error(value: Tensor, expected: Tensor) -> float:
     """Largest absolute difference; infinite where the shapes do not fit."""
     if value.numel() != expected.numel():
         return float("inf")
-    difference = value.double().reshape(-1) - expected.double().reshape(-1)
+    difference = value.cpu().double().reshape(-1) - expected.cpu().double().reshape(-1)
     return float(difference.abs().max())
 
 
@@ -156,10 +157,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a line a tensor; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    options = parser.parse_args(arguments)
+    torch.backends.cuda.matmul.allow_tf32 = False
     failed = 0
-    for path in parser.parse_args(arguments).files:
+    for path in options.files:
         try:
-            comparisons = list(compare(read_parity_file(path)))
+            comparisons = list(compare(read_parity_file(path), options.device))
         except (OSError, SafetensorError, ValueError, KeyError, FlowMoError, RuntimeError) as error:
             print(f"{path}: {error}", file=sys.stderr)
             return 2

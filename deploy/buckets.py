@@ -1,11 +1,5 @@
 """Batch sizes that are compiled: the one place that builds, runners and commands take them from."""
 
-from collections.abc import Callable, Sequence
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
-
 from model.errors import ConfigError
 
 
@@ -33,24 +27,3 @@ def profile_of(name: str) -> tuple[int, ...]:
     if name not in PROFILES:
         raise ConfigError(f"profile must be one of {sorted(PROFILES)}, got {name!r}")
     return PROFILES[name]
-
-
-def in_buckets(
-    compute: Callable[..., Tensor], buckets: Sequence[int], inputs: Sequence[Tensor]
-) -> Tensor:
-    """Compute any number of rows with a function that takes certain numbers only.
-
-    Args:
-        compute: of inputs of one of the batch sizes.
-        buckets: ascending.
-        inputs: [B, …] each; B at least 1. What is missing to a bucket is filled with zeros.
-    """
-    rows, most = inputs[0].shape[0], buckets[-1]
-    if rows > most:
-        parts = zip(*(value.split(most) for value in inputs), strict=True)
-        # Copies, because a function may give the same memory each time.
-        return torch.cat([in_buckets(compute, buckets, part).clone() for part in parts])
-    missing = next(bucket for bucket in buckets if bucket >= rows) - rows
-    if missing:
-        inputs = [F.pad(value, (0, 0) * (value.ndim - 1) + (0, missing)) for value in inputs]
-    return compute(*inputs)[:rows]

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from deploy.buckets import in_buckets
 from deploy.cuda_graphs import CudaGraphs
 from deploy.graphs import HALVES, Half, graph_of
+from deploy.padding import in_buckets
 from model.attention import fastest_backend, use_backend
 from model.errors import CompilationError
 from model.inference import InferenceModel

@@ -65,7 +65,7 @@ def graph_folder(cache: Path, model: InferenceModel) -> Path:
 
 def install(
     model: InferenceModel, checkpoint: str, runtime: Runtime, buckets: Sequence[int]
-) -> dict[Half, float]:
+) -> dict[Half, golden.Errors]:
     """Have a model computed as wanted from now on, once that agrees with PyTorch.
 
     Args:
@@ -75,7 +75,7 @@ def install(
         buckets: batch sizes that will be asked for.
 
     Returns:
-        Relative error of each half against PyTorch; nothing for PyTorch itself.
+        Errors of each half; nothing for PyTorch itself.
 
     Raises:
         CompilationError: something is missing or wrong; the model goes on with PyTorch.
@@ -87,14 +87,15 @@ def install(
     reference = _again(model, checkpoint) if fp8 else model
     steps = _open(model, checkpoint, runtime, buckets)
     try:
-        errors = golden.check(steps, reference, limit=golden.FP8_LIMIT if fp8 else None)
+        factor = golden.FP8_FACTOR if fp8 else golden.FACTOR
+        errors = golden.check(steps, reference, factor=factor)
     except CompilationError:
         raise
     except Exception as error:
         # A compiler without its own compiler, a kernel that does not launch: whatever it is.
         raise CompilationError(f"{runtime.kind} cannot compute this model: {error}") from error
     model.compute_with(steps)
-    logger.info("computed by %s; relative errors against PyTorch %s", runtime.kind, errors)
+    logger.info("computed by %s; relative errors %s", runtime.kind, errors)
     return errors
 
 

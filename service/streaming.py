@@ -23,6 +23,15 @@ from service.images import Pixels
 from service.render import OUTPUT_MEDIA_TYPES
 
 MEDIA_TYPE = "text/event-stream"
+# Of one event, for the OpenAPI document.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["progress", "preview", "image", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
 
 Describe = Callable[[Decoded], dict[str, str]]
 Explain = Callable[[Exception], str]

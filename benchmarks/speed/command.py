@@ -24,7 +24,7 @@ def run(half: Half, arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}")
     parser.add_argument("models", nargs="+", help="checkpoint folders, or presets (random weights)")
     parser.add_argument("--out", type=Path, required=True, help="path of the report, no suffix")
-    parser.add_argument("--batches", type=_numbers, default=_BATCHES[half], help="as 1,2,4")
+    parser.add_argument("--batches", type=numbers, default=_BATCHES[half], help="as 1,2,4")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
@@ -95,7 +95,8 @@ def draw(records: Sequence[Mapping[str, Any]], out: Path) -> None:
     plt.close(figure)
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """``1,2,4`` of a command line."""
     return [int(word) for word in text.split(",")]
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy.buckets import in_buckets
 from deploy.cuda_graphs import CudaGraphs
 from deploy.graphs import INPUTS, OUTPUTS, Half
+from deploy.padding import in_buckets
 from deploy.tensorrt.keys import Manifest
 from deploy.tensorrt.library import Library, make_logger
 from model.errors import CompilationError

@@ -88,7 +88,7 @@ async def tokenize(
             "description": "The image, or its making as events.",
             "content": {
                 **binary_content(*IMAGE_OFFERS),
-                streaming.MEDIA_TYPE: {"schema": {"type": "string"}},
+                streaming.MEDIA_TYPE: {"schema": streaming.EVENT_SCHEMA},
             },
         },
         **problems(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),

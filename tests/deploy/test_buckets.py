@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.buckets import in_buckets, powers_of_two, profile_of
+from deploy.buckets import powers_of_two, profile_of
+from deploy.padding import in_buckets
 from model.errors import ConfigError
 
 

@@ -6,7 +6,9 @@ import json
 from collections.abc import Iterator
 
 import httpx
+import jsonschema
 import numpy as np
+import pytest
 
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
@@ -62,6 +64,25 @@ def test_progress_previews_and_the_picture(http: httpx.Client, container: bytes)
     final = from_file(picture(last))
     assert np.abs(late - final).max() <= 1
     assert np.abs(early - final).mean() > np.abs(late - final).mean()
+
+
+def test_events_are_as_the_document_says(http: httpx.Client, container: bytes) -> None:
+    document = http.get("/openapi.json").json()
+    answers = document["paths"]["/v1/detokenize"]["post"]["responses"]["200"]["content"]
+    schema = answers["text/event-stream"]["schema"]
+    answer = http.post(
+        "/v1/detokenize",
+        content=container,
+        headers=HEADERS,
+        params={"steps": 2, "stream": True, "previews": [1]},
+    )
+    blocks = answer.text.strip().split("\n\n")
+    assert len(blocks) == 4
+    for block in blocks:
+        event = dict(line.split(": ", 1) for line in block.splitlines())
+        jsonschema.validate(event, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"event": "else", "data": "{}"}, schema)
 
 
 def test_an_accept_header_asks_for_events_too(http: httpx.Client, container: bytes) -> None:
