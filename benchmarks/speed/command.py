@@ -75,7 +75,7 @@ def draw(records: Sequence[Mapping[str, Any]], out: Path) -> None:
 
     groups = list(dict.fromkeys((r["model"], r["rows"]) for r in records))
     variants = list(dict.fromkeys(r["variant"] for r in records))
-    figure, axis = plt.subplots(figsize=(max(6, 1.3 * len(groups)), 3.4))
+    figure, axis = plt.subplots(figsize=(3 + max(5, 1.3 * len(groups)), 3.4))
     width = 0.85 / len(variants)
     for place, variant in enumerate(variants):
         found = {(r["model"], r["rows"]): r["speedup"] for r in records if r["variant"] == variant}
@@ -84,12 +84,12 @@ def draw(records: Sequence[Mapping[str, Any]], out: Path) -> None:
         axis.bar(at, heights, width=width * 0.9, label=variant)
     axis.set_xticks(
         [number + 0.4 for number in range(len(groups))],
-        [f"{model}\n{rows} rows" for model, rows in groups],
+        [f"{model}\n{rows} {'row' if rows == 1 else 'rows'}" for model, rows in groups],
         fontsize=8,
     )
     axis.axhline(1.0, color="grey", linewidth=0.8, linestyle=":")
     axis.set_ylabel("times the plain network's speed")
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     figure.savefig(out, dpi=90)
     plt.close(figure)
