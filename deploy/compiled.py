@@ -99,10 +99,17 @@ def _compile(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Ten
             inductor.patch(freezing=freeze),
             torch.inference_mode(),
         ):
-            output: Tensor = compiled(*inputs)
+            output: Tensor = compiled(*(_plain(value) for value in inputs))
         return output
 
     return compute
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Contiguous, and made in inference mode: PyTorch compiles once more for each other kind."""
+    if value.is_inference():
+        return value.contiguous()
+    return value.clone(memory_format=torch.contiguous_format)
 
 
 def quantize(model: InferenceModel) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deploy import golden
 from deploy.compiled import CompiledSteps, is_inner_linear
+from deploy.graphs import example
 from deploy.runtime import Runtime, default_cache, graph_folder, install
 from model.errors import CompilationError, ConfigError
 from model.flowmo import FlowMo
@@ -87,6 +88,24 @@ def test_compiled_agrees_at_any_number_of_rows(small_checkpoint: Path, dtype: to
     for rows in (1, 2, 3):
         for error in golden.relative_errors(steps, model, rows=rows).values():
             assert error.compiled <= golden.FACTOR * error.plain + golden.SLACK
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_it_compiles_once_whatever_kind_of_tensors_come(small_checkpoint: Path) -> None:
+    model = load(small_checkpoint, torch.bfloat16)
+    steps = CompiledSteps(model, (2,))
+    x, condition, modulation = example(model, "decoder", 2)
+    torch._dynamo.utils.counters.clear()
+    expected = steps.velocity(x, condition, modulation)
+    with torch.inference_mode():
+        copies = [torch.stack(list(value)) for value in (x, condition, modulation)]
+        assert torch.equal(steps.velocity(*copies), expected)
+    strided = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert torch.equal(steps.velocity(strided, condition, modulation), expected)
+    one = [value[:1].expand(2, *value.shape[1:]) for value in (x, condition, modulation)]
+    steps.velocity(*one)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_fp8_leaves_input_and_output_as_they_are(small: InferenceModel) -> None:
