@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 
 from deploy.runtime import KINDS, Runtime, install
+from deploy.threads import measure_threads
 from model.errors import CheckpointError, CompilationError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
@@ -98,7 +99,7 @@ def load_runner(
         checkpoint: a folder or hub repository.
         device: of :func:`load_model`.
         dtype: of :func:`load_model`.
-        threads: of :func:`load_model`.
+        threads: of :func:`load_model`; 0 measures which number is quickest.
         max_batch: most rows of one batch, at least 2; what suits the device by default.
         runner: a kind of :class:`deploy.runtime.Runtime`; where it is not to be had, PyTorch
             computes and a warning is logged. Or ``module:function`` of one's own, which gets the
@@ -120,8 +121,13 @@ def load_runner(
     runtime = Runtime(kind=runner, cache=engine_cache, build=build_engines)
     model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
     buckets = buckets_of(model.device.type, max_batch)
+    # Both compute an example, in threads whose pools (see load_model) go with them.
+    if threads == 0 and model.device.type == "cpu":
+        with ThreadPoolExecutor(1, "flowmo-measure") as pool:
+            found = pool.submit(measure_threads, model).result()
+        torch.set_num_threads(found)
+        logger.info("a step is quickest with %d threads", found)
     try:
-        # It computes an example, in a thread whose pool (see load_model) goes with it.
         with ThreadPoolExecutor(1, "flowmo-install") as pool:
             pool.submit(install, model, checkpoint, runtime, buckets).result()
     except CompilationError as error:

@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     )
     device: Device = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
     dtype: Dtype = Field(default="auto", description="Of weights and activations.")
-    threads: int | None = Field(default=None, ge=1, description="CPU threads for one operation.")
+    threads: int | None = Field(
+        default=None, ge=0, description="CPU threads for one operation; 0 measures how many."
+    )
     runner: str = Field(
         default=TORCH,
         description="What computes: torch, compiled, compiled-fp8, onnxruntime or tensorrt "

@@ -111,7 +111,7 @@ async def offer(
     async def look() -> None:
         while True:
             count.at.append(time.monotonic() - begin)
-            count.decoders.append(_decoders())
+            count.decoders.append(decoders())
             await asyncio.sleep(1.0)
 
     looking = asyncio.create_task(look())
@@ -129,8 +129,8 @@ async def offer(
     return [task.result() for task in answers], count
 
 
-def _decoders() -> int:
-    """Replicas of the one cluster on this machine."""
+def decoders() -> int:
+    """Decoder replicas there are on this machine, of whatever cluster."""
     found = 0
     for folder in Path("/proc").iterdir():
         try:

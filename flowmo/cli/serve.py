@@ -59,7 +59,8 @@ def serve_command(
         typer.Option(help="auto, float32, bfloat16 or float16 [env FLOWMO_DTYPE; auto]."),
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(help="CPU threads for one operation [env FLOWMO_THREADS].")
+        int | None,
+        typer.Option(help="CPU threads for one operation; 0 measures [env FLOWMO_THREADS]."),
     ] = None,
     runner: Annotated[
         str | None,

@@ -92,7 +92,7 @@ class ModelConfig(_Config):
     checkpoint: str = str(DEFAULT_CHECKPOINT)
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: int | None = Field(default=None, ge=1)
+    threads: int | None = Field(default=None, ge=0)
     runner: str = TORCH
     engine_cache: Path | None = None
     build_engines: bool = False

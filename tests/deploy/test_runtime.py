@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from deploy import golden
+from deploy.buckets import powers_of_two
 from deploy.compiled import CompiledSteps, is_inner_linear
 from deploy.graphs import example
 from deploy.runtime import Runtime, default_cache, graph_folder, install
+from deploy.threads import available_cores, fewest_of_the_quickest
 from model.errors import CompilationError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
@@ -152,6 +154,21 @@ def test_unknown_runners_are_named(small_checkpoint: Path) -> None:
         load_runner(str(small_checkpoint), runner="no_such_module:make")
     with pytest.raises(ConfigError, match="computed by one of"):
         Runtime(kind="fastest")  # type: ignore[arg-type]
+
+
+def test_the_fewest_threads_that_are_quickest() -> None:
+    times = {1: 1.0, 2: 0.6, 4: 0.595, 8: 0.9, 16: 0.5}
+    assert fewest_of_the_quickest([1, 2, 4, 8], times.__getitem__) == 2
+    assert fewest_of_the_quickest(times, times.__getitem__) == 16
+
+
+def test_threads_are_measured_when_asked_for(small_checkpoint: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        load_runner(str(small_checkpoint), threads=0)
+        assert torch.get_num_threads() in powers_of_two(available_cores())
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from benchmarks.serving.autoscaling import decoders
 from flowmo.cli.server_process import ServerProcess
 from tests.service.clusters import load, wait_until, write_config
 from tests.service.fake_nodes import cluster_of_fake_nodes
@@ -23,18 +24,6 @@ def environment() -> Iterator[dict[str, str]]:
         cluster_of_fake_nodes(Path(folder), cpus=2, gpu_nodes=3) as environment,
     ):
         yield environment
-
-
-def decoders() -> int:
-    """Replicas there are, on any cluster of fake nodes."""
-    found = 0
-    for folder in Path("/proc").iterdir():
-        try:
-            title = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        found += b"ServeReplica:flowmo:decoder-scaled" in title
-    return found
 
 
 def test_decoders_go_from_one_to_three_and_back(
