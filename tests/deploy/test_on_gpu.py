@@ -1,0 +1,72 @@
+"""What only a CUDA device can show; benchmarks/gpu/cuda_check runs these there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from deploy import golden
+from deploy.compiled import CompiledSteps
+from deploy.cuda_graphs import CudaGraphs
+from deploy.runtime import Runtime, install
+from model.attention import fastest_backend, time_backends, use_backend
+from model.errors import CompilationError
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+
+pytestmark = pytest.mark.gpu
+
+
+def load(checkpoint: Path) -> InferenceModel:
+    network = FlowMo.from_pretrained(str(checkpoint))
+    return InferenceModel(network, dtype=torch.bfloat16, device="cuda")
+
+
+def test_a_graph_is_replayed_with_new_inputs() -> None:
+    weight = torch.randn(8, 8, device="cuda")
+
+    def compute(a: Tensor, b: Tensor) -> Tensor:
+        return a @ weight + b
+
+    graphs = CudaGraphs(compute)
+    for rows in (1, 4, 1, 4):
+        a, b = torch.randn(2, rows, 8, device="cuda")
+        assert torch.allclose(graphs(a, b), compute(a, b), atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("cuda_graphs", [True, False])
+def test_compiled_steps_agree(tiny_checkpoint: Path, compiled: bool, cuda_graphs: bool) -> None:
+    model = load(tiny_checkpoint)
+    steps = CompiledSteps(model, (1, 2, 4), compiled=compiled, cuda_graphs=cuda_graphs)
+    for rows in (1, 2, 3, 5):
+        for error in golden.relative_errors(steps, model, rows=rows).values():
+            assert error.compiled <= golden.FACTOR * error.plain + golden.SLACK
+    use_backend(None)
+
+
+def test_backends_of_attention_are_timed() -> None:
+    device, dtype = torch.device("cuda"), torch.bfloat16
+    seconds = time_backends(rows=2, heads=12, tokens=512, head_dim=96, dtype=dtype, device=device)
+    assert seconds
+    assert min(seconds.values()) > 0
+    fastest = fastest_backend(heads=12, tokens=512, head_dim=96, dtype=dtype, device=device)
+    assert fastest is not None
+    assert fastest in seconds
+
+
+@pytest.mark.parametrize("kind", ["compiled", "compiled-fp8", "tensorrt"])
+def test_a_runner_is_installed_or_says_why_not(
+    kind: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = load(tiny_checkpoint)
+    runtime = Runtime(kind=kind, cache=tmp_path, build=True)  # type: ignore[arg-type]
+    try:
+        errors = install(model, str(tiny_checkpoint), runtime, (1, 2))
+    except CompilationError as error:
+        pytest.skip(str(error))
+    assert set(errors) == {"encoder", "decoder"}
+    images = torch.rand(2, 3, model.config.image_size, model.config.image_size) * 2 - 1
+    tokens = model.tokenize(images)
+    assert model.detokenize(tokens, seeds=[0, 1]).isfinite().all()
