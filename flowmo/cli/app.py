@@ -14,6 +14,7 @@ from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
 from flowmo.cli.serve import serve_command
 from flowmo.cli.server_process import ServerError
+from flowmo.cli.sweep import sweep_command
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
 from flowmo.cli.train import train_command
 from flowmo.client import ClientError
@@ -70,6 +71,7 @@ for name, command in (
     ("export", export_command),
     ("build-engine", build_engine_command),
     ("cost", cost_command),
+    ("sweep", sweep_command),
     ("train", train_command),
 ):
     app.command(name)(command)

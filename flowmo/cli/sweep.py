@@ -1,0 +1,91 @@
+"""``flowmo sweep``: which sampler a checkpoint decodes best with."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sweep_command(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Folder, image, tar or pattern of images; repeatable. Six held-out photographs.",
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Most images, evenly spaced.", min=1)] = 64,
+    steps: Annotated[str, typer.Option(help="Numbers of steps.")] = "1,2,4,8,25",
+    guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
+    rho: Annotated[str, typer.Option(help="Exponents of the grid; its own by default.")] = "",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")
+    ] = None,
+    set_default: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Make the best sampler of at most so many evaluations a picture the folder's own.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
+    import torch
+
+    from model.errors import ConfigError
+    from model.flowmo import FlowMo
+    from model.inference import InferenceModel
+    from training import sweep
+
+    if set_default is not None and not Path(checkpoint).is_dir():
+        raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
+    try:
+        step_counts = [int(word) for word in _words(steps)]
+        weights, exponents = ([float(word) for word in _words(text)] for text in (guidance, rho))
+    except ValueError as error:
+        raise ConfigError(f"--steps, --guidance and --rho take numbers as 1,2,4: {error}") from None
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=dtype, device=device)
+    samplers = sweep.settings(
+        model.config.sampler, steps=step_counts, guidance=weights, rho=exponents
+    )
+    images = sweep.pictures(data or [], model.config.image_size, limit=limit)
+    typer.echo(f"{len(images)} images, {len(samplers)} samplers", err=True)
+    typer.echo(f"{'steps':>6}{'guidance':>10}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}")
+    points = sweep.sweep(model, images, samplers, on_point=_tell)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        report = {
+            "model": model.config.name,
+            "fingerprint": model.fingerprint,
+            "images": len(images),
+            "points": [point.to_dict() for point in points],
+        }
+        out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        sweep.draw(points, out.with_suffix(".png"))
+    if set_default is not None:
+        chosen = sweep.best(points, most_forwards=set_default)
+        sweep.set_default(Path(checkpoint), chosen.sampler)
+        typer.echo(
+            f"{checkpoint} now decodes with {chosen.sampler.steps} steps, guidance "
+            f"{chosen.sampler.guidance:g}, rho {chosen.sampler.rho:g}"
+        )
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _tell(point: object) -> None:
+    from training.sweep import Point
+
+    assert isinstance(point, Point)
+    s = point.sampler
+    typer.echo(
+        f"{s.steps:>6}{s.guidance:>10g}{s.rho:>8g}{point.forwards:>10}"
+        f"{point.psnr:>8.2f}{point.ssim:>8.3f}"
+    )

@@ -1,0 +1,107 @@
+"""Sweeps over samplers: combinations, real reconstructions, and the checkpoint's own sampler."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from flowmo.cli.app import app
+from model.config import SamplerConfig
+from model.errors import ConfigError
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from training.errors import DataError
+from training.sweep import Point, best, pictures, set_default, settings, sweep
+
+TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+BASE = SamplerConfig(steps=4, guidance=1.0)
+
+
+def point(forwards: int, psnr: float) -> Point:
+    return Point(sampler=BASE, forwards=forwards, psnr=psnr, ssim=0.5)
+
+
+def test_settings_are_all_combinations_of_what_is_given() -> None:
+    found = settings(BASE, steps=[1, 2], guidance=[1.0, 1.5], rho=[0.5])
+    assert [(s.steps, s.guidance, s.rho) for s in found] == [
+        (1, 1.0, 0.5),
+        (1, 1.5, 0.5),
+        (2, 1.0, 0.5),
+        (2, 1.5, 0.5),
+    ]
+    assert settings(BASE) == [BASE]
+    explicit = SamplerConfig(schedule="explicit", times=(1.0, 0.4, 0.0))
+    assert settings(explicit, guidance=[1.0, 2.0]) == [
+        replace(explicit, guidance=1.0),
+        replace(explicit, guidance=2.0),
+    ]
+    assert [(s.schedule, s.steps) for s in settings(explicit, steps=[3])] == [("power", 3)]
+    with pytest.raises(ConfigError, match="guidance must be at least 0"):
+        settings(BASE, guidance=[-1.0])
+
+
+def test_the_best_is_of_those_that_are_cheap_enough() -> None:
+    points = [point(1, 18.0), point(4, 20.0), point(8, 20.0), point(25, 20.5)]
+    assert best(points).forwards == 25
+    assert best(points, most_forwards=8).forwards == 4
+    with pytest.raises(DataError, match="at most 0 forwards; the least is 1"):
+        best(points, most_forwards=0)
+
+
+def test_images_are_squares_taken_evenly(tmp_path: Path) -> None:
+    for number in range(10):
+        level = np.full((20, 30, 3), 20 * number, np.uint8)
+        Image.fromarray(level).save(tmp_path / f"{number}.png")
+    found = pictures([str(tmp_path)], 16, limit=4)
+    assert [picture.shape for picture in found] == [(16, 16, 3)] * 4
+    assert [int(picture[0, 0, 0]) for picture in found] == [0, 60, 120, 180]
+    assert len(pictures([], 16, limit=1)) == 6  # the held-out photographs, all of them
+
+
+def test_the_demo_models_figures_come_again() -> None:
+    model = InferenceModel(FlowMo.from_pretrained(str(TINY)))
+    images = pictures([], model.config.image_size, limit=6)
+    one, four, again = sweep(model, images, settings(BASE, steps=[1, 4, 4]), batch=4)
+    assert (one.forwards, four.forwards) == (1, 4)
+    assert four == again
+    # As the committed report of benchmarks.reconstruction has it, up to the noise drawn.
+    assert four.psnr == pytest.approx(20.7, abs=0.3)
+    assert four.ssim == pytest.approx(0.54, abs=0.02)
+    # One step gives the mean of all pictures that may have been meant, which PSNR likes.
+    assert one.psnr > four.psnr
+
+
+def test_a_default_is_set_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(TINY, folder)
+    result = CliRunner().invoke(
+        app,
+        ["sweep", str(folder), "--steps=1,2", f"--out={tmp_path / 's'}", "--set-default=2"],
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "s.json").read_text())
+    wanted = max(report["points"], key=lambda p: p["psnr"])["sampler"]
+    assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    before, after = FlowMo.from_pretrained(str(TINY)), FlowMo.from_pretrained(str(folder))
+    assert after.config.sampler.to_dict() == wanted
+    assert replace(after.config, sampler=before.config.sampler) == before.config
+    assert after.fingerprint() == before.fingerprint()
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
+    assert not list(folder.glob(".*"))
+
+
+def test_errors_are_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is not a checkpoint folder"):
+        set_default(tmp_path, BASE)
+    result = CliRunner().invoke(app, ["sweep", str(TINY), "--steps", "one"])
+    assert (result.exit_code, "take numbers as 1,2,4" in result.stderr) == (1, True)
+    hub = CliRunner().invoke(app, ["sweep", "someone/model", "--set-default", "4"])
+    assert hub.exit_code == 2
