@@ -9,6 +9,7 @@ pytest said of the tests marked ``gpu``. Exit status 1 if something is wrong. At
 """
 
 import argparse
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -69,9 +70,15 @@ def precision(models: Sequence[str], device: torch.device) -> list[dict[str, Any
 
 def gpu_tests() -> dict[str, Any]:
     """What pytest says of the tests that need a CUDA device."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/model", "tests/deploy"]
+    # Without the project's pytest settings, whose plugins a machine lent for an hour has not.
+    options = ["-q", "-c", os.devnull, f"--rootdir={_ROOT}", "--import-mode=importlib", "-m", "gpu"]
     result = subprocess.run(  # noqa: S603
-        command, cwd=_ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "pytest", *options, "tests/model", "tests/deploy"],
+        cwd=_ROOT,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     lines = result.stdout.strip().splitlines()
     return {"status": result.returncode, "said": lines[-1] if lines else result.stderr[-500:]}

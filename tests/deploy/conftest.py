@@ -12,7 +12,7 @@ from deploy.tensorrt.library import Library, load_library
 from model.config import FlowMoConfig, TransformerConfig
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
-from tests.service.fixtures import save_random
+from tests.model.checkpoints import save_random
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 

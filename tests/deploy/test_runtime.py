@@ -1,6 +1,5 @@
 """What computes a served model, that it is checked first, and what happens where it is missing."""
 
-import logging
 import shutil
 from pathlib import Path
 
@@ -9,16 +8,13 @@ import torch
 from torch import Tensor
 
 from deploy import golden
-from deploy.buckets import powers_of_two
 from deploy.compiled import CompiledSteps, is_inner_linear
 from deploy.graphs import example
 from deploy.runtime import Runtime, default_cache, graph_folder, install
-from deploy.threads import available_cores, fewest_of_the_quickest
+from deploy.threads import fewest_of_the_quickest
 from model.errors import CompilationError, ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
-from service.engine.sizes import TORCH
-from service.loader import load_runner
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -119,56 +115,10 @@ def test_fp8_leaves_input_and_output_as_they_are(small: InferenceModel) -> None:
         assert "blocks.0.img.qkv" in chosen
 
 
-@without_gpu
-@pytest.mark.parametrize(
-    ("kind", "message"),
-    [("compiled-fp8", "compute capability 8.9"), ("tensorrt", "no CUDA device")],
-)
-def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
-    kind: str, message: str, small_checkpoint: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING, logger="service.loader"):
-        runner = load_runner(str(small_checkpoint), runner=kind)
-    assert runner.info.runner == TORCH
-    (record,) = caplog.records
-    assert "PyTorch computes instead" in record.getMessage()
-    assert message in record.getMessage()
-
-
-def test_a_served_model_says_what_computes_it(small_checkpoint: Path, tmp_path: Path) -> None:
-    runners = [
-        load_runner(str(small_checkpoint), runner=kind, engine_cache=tmp_path, build_engines=True)
-        for kind in (TORCH, "onnxruntime")
-    ]
-    assert [runner.info.runner for runner in runners] == [TORCH, "onnxruntime"]
-    pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
-    one, other = (runner.encode(pictures) for runner in runners)
-    same = [(a.ids == b.ids).mean() for a, b in zip(one, other, strict=True)]
-    assert min(same) > 0.95  # a bit may flip where the code is nearly zero
-
-
-def test_unknown_runners_are_named(small_checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match=r"torch, compiled, .*'fastest'"):
-        load_runner(str(small_checkpoint), runner="fastest")
-    with pytest.raises(ConfigError, match="not a module:function that can be imported"):
-        load_runner(str(small_checkpoint), runner="no_such_module:make")
-    with pytest.raises(ConfigError, match="computed by one of"):
-        Runtime(kind="fastest")  # type: ignore[arg-type]
-
-
 def test_the_fewest_threads_that_are_quickest() -> None:
     times = {1: 1.0, 2: 0.6, 4: 0.595, 8: 0.9, 16: 0.5}
     assert fewest_of_the_quickest([1, 2, 4, 8], times.__getitem__) == 2
     assert fewest_of_the_quickest(times, times.__getitem__) == 16
-
-
-def test_threads_are_measured_when_asked_for(small_checkpoint: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        load_runner(str(small_checkpoint), threads=0)
-        assert torch.get_num_threads() in powers_of_two(available_cores())
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,3 +127,8 @@ def test_the_cache_is_the_users_unless_told(monkeypatch: pytest.MonkeyPatch) -> 
     assert default_cache() == Path("/caches/flowmo/engines")
     monkeypatch.setenv("FLOWMO_ENGINE_CACHE", "/engines")
     assert default_cache() == Path("/engines")
+
+
+def test_an_unknown_kind_is_told() -> None:
+    with pytest.raises(ConfigError, match="computed by one of"):
+        Runtime(kind="fastest")  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from math import prod
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,3 +40,16 @@ def made_model(config: FlowMoConfig = CONFIG, *, offset: int = 0) -> FlowMo:
     model = FlowMo(config)
     model.load_state_dict(made_state(config, offset=offset))
     return model.eval()
+
+
+def save_random(folder: Path, config: FlowMoConfig, *, seed: int) -> Path:
+    """A checkpoint of any config with random weights."""
+    model = FlowMo(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            mean = 1.0 if name.endswith(".scale") else 0.0
+            spread = 0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+            parameter.normal_(mean, spread, generator=generator)
+    model.save_pretrained(folder)
+    return folder

@@ -10,16 +10,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import torch
 
 from flowmo.cli.server_process import ServerProcess
 from model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
 from model.container import Container
-from model.flowmo import FlowMo
 from model.tokens import Tokens
 from service.codec import Codec
 from service.engine.runner import CodecRunner
 from service.loader import load_codec, load_runner
+from tests.model.checkpoints import save_random
 
 MAX_BODY_BYTES = 1_000_000
 MAX_PIXELS = 1_000_000
@@ -41,19 +40,6 @@ CONFIG = FlowMoConfig(
 def save_model(folder: Path, *, seed: int, quantizer: QuantizerKind = "lfq") -> Path:
     """A checkpoint whose weights are all random, so that tokens and seeds both matter."""
     return save_random(folder, replace(CONFIG, quantizer=quantizer), seed=seed)
-
-
-def save_random(folder: Path, config: FlowMoConfig, *, seed: int) -> Path:
-    """A checkpoint of any config with random weights."""
-    model = FlowMo(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            mean = 1.0 if name.endswith(".scale") else 0.0
-            spread = 0.1 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
-            parameter.normal_(mean, spread, generator=generator)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
