@@ -1,7 +1,6 @@
 """The fast PyTorch path: both halves through torch.compile, on a GPU as CUDA graphs."""
 
 import functools
-import logging
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,8 +12,6 @@ from deploy.padding import in_buckets
 from model.attention import fastest_backend, use_backend
 from model.errors import CompilationError
 from model.inference import InferenceModel
-
-logger = logging.getLogger(__name__)
 
 # One variant a batch size and half; PyTorch gives up at 8.
 _MOST_VARIANTS = 64

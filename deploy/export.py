@@ -126,11 +126,7 @@ def largest_difference(
             f"only float32 can be compared on a CPU, got a {file.dtype} file and a {model.dtype} "
             f"model; export with --dtype float32"
         )
-    if file.fingerprint != model.fingerprint:
-        raise CompilationError(
-            f"{file.path} was exported from the weights {file.fingerprint}, the model has "
-            f"{model.fingerprint}"
-        )
+    file.check_weights(model.fingerprint)
     session = OnnxSession(file)
     graph = graph_of(model, file.half)
     worst = 0.0

@@ -69,6 +69,18 @@ class OnnxFile:
         except (KeyError, ValueError, FlowMoError) as error:
             raise CompilationError(f"{path} has damaged metadata: {error}") from None
 
+    def check_weights(self, fingerprint: str) -> None:
+        """Whether it was exported from these weights.
+
+        Raises:
+            CompilationError: it was not.
+        """
+        if self.fingerprint != fingerprint:
+            raise CompilationError(
+                f"{self.path} was exported from the weights {self.fingerprint}, the checkpoint has "
+                f"{fingerprint}: delete it and export again"
+            )
+
     def metadata(self) -> dict[str, str]:
         """What goes into the file."""
         texts = {

@@ -75,11 +75,7 @@ class OnnxSteps:
     ) -> None:
         files = {half: OnnxFile.read(Path(folder) / file_name(half)) for half in HALVES}
         for file in files.values():
-            if file.fingerprint != model.fingerprint:
-                raise CompilationError(
-                    f"{file.path} was exported from the weights {file.fingerprint}, the checkpoint "
-                    f"has {model.fingerprint}: export it again"
-                )
+            file.check_weights(model.fingerprint)
         self._encoder = OnnxSession(files["encoder"], threads=threads)
         self._decoder = OnnxSession(files["decoder"], threads=threads)
 

@@ -17,7 +17,7 @@ from deploy.onnx_files import OnnxFile, file_name
 from deploy.onnx_runtime import OnnxSteps
 from deploy.tensorrt.build import find_or_build, key_of
 from deploy.tensorrt.keys import current_architecture, read_engine
-from deploy.tensorrt.library import load_library
+from deploy.tensorrt.libraries import load_library
 from deploy.tensorrt.steps import EngineHalf, TensorRTSteps
 from model.errors import CompilationError, ConfigError
 from model.flowmo import FlowMo
@@ -83,12 +83,11 @@ def install(
     if runtime.kind == "torch":
         return {}
     fp8 = runtime.kind == "compiled-fp8"
-    # fp8 replaces the weights, so it is compared with a copy that has them.
-    reference = _again(model, checkpoint) if fp8 else model
-    steps = _open(model, checkpoint, runtime, buckets)
+    # fp8 replaces weights in place: those of a copy, so that the model itself can always go on.
+    steps = _open(_again(model, checkpoint) if fp8 else model, checkpoint, runtime, buckets)
     try:
         factor = golden.FP8_FACTOR if fp8 else golden.FACTOR
-        errors = golden.check(steps, reference, factor=factor)
+        errors = golden.check(steps, model, factor=factor)
     except CompilationError:
         raise
     except Exception as error:
@@ -123,11 +122,10 @@ def _open_tensorrt(
     library = load_library()
     opened = []
     for half, file in _graphs(model, checkpoint, cache, build=build).items():
+        key = key_of(file, library, buckets, architecture)
         if build:
-            path, _, _ = find_or_build(file, cache, library, buckets, progress=_tell)
-        else:
-            path = cache / key_of(file, library, buckets, architecture).file_name
-        engine, manifest = read_engine(path, key_of(file, library, buckets, architecture))
+            find_or_build(file, cache, library, buckets, progress=_tell)
+        engine, manifest = read_engine(cache / key.file_name, key)
         opened.append(EngineHalf(half, engine, manifest, library, model.device))
     return TensorRTSteps(*opened)
 
@@ -147,11 +145,7 @@ def _graphs(
             source = source or _again(model, checkpoint, device="cpu")
             export(source, folder, half)
         file = OnnxFile.read(path)
-        if file.fingerprint != model.fingerprint:
-            raise CompilationError(
-                f"{path} was exported from the weights {file.fingerprint}, the checkpoint has "
-                f"{model.fingerprint}: delete it and export again"
-            )
+        file.check_weights(model.fingerprint)
         found[half] = file
     return found
 

@@ -30,7 +30,7 @@ from deploy.export import Attention, export
 from deploy.graphs import HALVES
 from deploy.tensorrt.build import BuildOptions, build
 from deploy.tensorrt.keys import current_architecture, read_engine
-from deploy.tensorrt.library import Library, load_library
+from deploy.tensorrt.libraries import Library, load_library
 from deploy.tensorrt.steps import EngineHalf, TensorRTSteps
 from model.errors import CompilationError
 from model.inference import InferenceModel

@@ -18,7 +18,7 @@ from deploy.tensorrt.keys import (
     read_manifest,
     write_engine,
 )
-from deploy.tensorrt.library import Library, make_logger
+from deploy.tensorrt.libraries import Library, make_logger
 from deploy.tensorrt.report import layer_report
 from model.errors import CompilationError
 

@@ -10,7 +10,7 @@ from deploy.cuda_graphs import CudaGraphs
 from deploy.graphs import INPUTS, OUTPUTS, Half
 from deploy.padding import in_buckets
 from deploy.tensorrt.keys import Manifest
-from deploy.tensorrt.library import Library, make_logger
+from deploy.tensorrt.libraries import Library, make_logger
 from model.errors import CompilationError
 
 _DTYPES = {"float": torch.float32, "bf16": torch.bfloat16, "half": torch.float16}

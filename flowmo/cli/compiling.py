@@ -81,7 +81,7 @@ def build_engine_command(
     """Build TensorRT engines from exported halves."""
     from deploy.runtime import default_cache
     from deploy.tensorrt.build import BuildOptions, build, find_or_build
-    from deploy.tensorrt.library import load_library
+    from deploy.tensorrt.libraries import load_library
 
     buckets = powers_of_two(max_batch) if max_batch else profile_of(profile)
     loaded = load_library(library)

@@ -8,7 +8,7 @@ import torch
 from deploy.export import export
 from deploy.graphs import HALVES, Half
 from deploy.onnx_files import OnnxFile
-from deploy.tensorrt.library import Library, load_library
+from deploy.tensorrt.libraries import Library, load_library
 from model.config import FlowMoConfig, TransformerConfig
 from model.flowmo import FlowMo
 from model.inference import InferenceModel

@@ -14,7 +14,7 @@ from deploy.graphs import HALVES, Half
 from deploy.onnx_files import OnnxFile
 from deploy.tensorrt.build import BuildOptions, build, find_or_build, key_of
 from deploy.tensorrt.keys import current_architecture, read_engine, read_manifest
-from deploy.tensorrt.library import Library, load_library
+from deploy.tensorrt.libraries import Library, load_library
 from deploy.tensorrt.report import layer_report
 from deploy.tensorrt.steps import EngineHalf, check_bindings
 from model.errors import CompilationError
