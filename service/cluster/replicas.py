@@ -5,6 +5,7 @@ The engines never run on the event loop, so health checks are answered while the
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Generic, TypeVar
 
@@ -33,7 +34,7 @@ _EXPECTED = (RequestError, FlowMoError)
 Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
 
 
-class _Replica(Generic[Engine]):
+class _Replica(ABC, Generic[Engine]):
     """What both halves have in common."""
 
     def __init__(self, name: str, config: ModelConfig) -> None:
@@ -53,8 +54,8 @@ class _Replica(Generic[Engine]):
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
-    def _make_engine(self, config: ModelConfig) -> Engine:
-        raise NotImplementedError
+    @abstractmethod
+    def _make_engine(self, config: ModelConfig) -> Engine: ...
 
     async def _warm_up(self) -> None:
         self._device.start([self._engine])
