@@ -1,11 +1,17 @@
 """Settings of the whole suite: one thread, no network, no chance."""
 
 import os
+import runpy
+from pathlib import Path
 
 # Before torch is imported, and inherited by the servers that tests start. One thread makes sums
 # come out alike on every machine, and small tensors are no faster with more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
+_SITE = Path(__file__).parent / "site"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
+runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 import pytest
 import torch
