@@ -11,11 +11,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
 _SITE = Path(__file__).parent / "site"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
-runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 import pytest
 import torch
 from hypothesis import settings
+
+runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 # Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
 settings.register_profile("local", deadline=None)
