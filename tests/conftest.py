@@ -8,14 +8,14 @@ from pathlib import Path
 # come out alike on every machine, and small tensors are no faster with more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
-# For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
-_SITE = Path(__file__).parent / "site"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
 
 import pytest
 import torch
 from hypothesis import settings
 
+# For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
+_SITE = Path(__file__).parent / "site"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
 runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 # Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
