@@ -7,7 +7,7 @@ the JSON form of :meth:`TrainConfig.to_dict`.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
 from model.config import FlowMoConfig
@@ -19,6 +19,9 @@ Cache = Literal["none", "memory"]
 Schedule = Literal["constant", "linear", "cosine"]
 Parametrization = Literal["mup", "standard"]
 Precision = Literal["float32", "bf16"]
+Stage = Literal["1a", "1b", "distill"]
+PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
+ValidationMetric = Literal["psnr", "ssim", "lpips"]
 
 DEFAULT_BASE_WIDTH = 768
 """muP width 4 x 192, where the paper tuned its hyperparameters (supplement A.1)."""
@@ -164,13 +167,18 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LossWeights:
-    """Weights of the named loss terms (supplement, Table 1).
+    """Weights of the named loss terms; a term of weight 0 is not computed.
 
     Args:
-        flow: of the mean squared velocity error.
-        entropy: lambda_ent of lookup-free quantization.
-        commitment: lambda_commit of lookup-free quantization.
-        kl: of the Gaussian posterior's KL in nats an image (our choice: docs/decisions/0023).
+        flow: of the mean squared velocity error, in every stage.
+        entropy: lambda_ent of lookup-free quantization (stage 1A; supplement, Table 1).
+        commitment: lambda_commit of lookup-free quantization (1A; Table 1).
+        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0023).
+        perceptual: lambda_lpips, between image and one-step estimate (1A; Table 1).
+        sample_perceptual: between image and sample of the chain (1B; supplement, Table 2).
+        sample_mse: squared error of the sample (1B, distillation; not in the paper).
+        teacher_l1: absolute error between student's and teacher's sample (distillation).
+        teacher_perceptual: perceptual distance between the two (distillation).
 
     Raises:
         ConfigError: a weight is negative.
@@ -180,20 +188,145 @@ class LossWeights:
     entropy: float = 0.0025
     commitment: float = 0.000625
     kl: float = 1e-6
+    perceptual: float = 0.1
+    sample_perceptual: float = 0.01
+    sample_mse: float = 0.0
+    teacher_l1: float = 1.0
+    teacher_perceptual: float = 0.1
 
     def __post_init__(self) -> None:
-        _at_least(0, flow=self.flow, entropy=self.entropy, commitment=self.commitment, kl=self.kl)
+        _at_least(0, **{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PerceptualConfig:
+    """The frozen network that says how different two images look.
+
+    Args:
+        network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B), or
+            ``none``: the perceptual terms are left out.
+        weights: ``torchvision`` fetches or finds them as that library does; otherwise the file of
+            torchvision's weights (``vgg16-397923af.pth``, ``resnet50-0676ba61.pth``, or safetensors
+            of the same names). ``random`` is for tests: it measures nothing that people see.
+
+    Raises:
+        ConfigError: no such network.
+    """
+
+    network: PerceptualNetwork = "none"
+    weights: str = "torchvision"
+
+    def __post_init__(self) -> None:
+        _one_of("perceptual.network", self.network, PerceptualNetwork)
+        _require(self.weights != "", "perceptual.weights must not be empty")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PostTrainConfig:
+    """Stage 1B: the sample of a chain of steps is part of the loss (supplement A.2).
+
+    Args:
+        steps: n, Euler steps of the chain, at random times.
+        recompute: keep only the state between steps and run each step's forward pass again in the
+            backward pass (gradient checkpointing). Distillation uses it too.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    steps: int = 8
+    recompute: bool = True
+
+    def __post_init__(self) -> None:
+        _at_least(1, steps=self.steps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DistillConfig:
+    """Whom the student of ``model.sampler``'s few steps learns from.
+
+    Args:
+        teacher: checkpoint folder or hub repository; None is the run's ``init``.
+        teacher_steps: of the teacher's grid; None is the teacher's own number.
+        teacher_guidance: its guidance weight; None is its own. The student learns the guided
+            result and needs no guidance itself.
+        cache: folder for the teacher's samples, so that each is computed once; None for none.
+        cache_epochs: how many different crops of each image there are with a cache. More epochs
+            than that repeat them.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    teacher: str | None = None
+    teacher_steps: int | None = None
+    teacher_guidance: float | None = None
+    cache: str | None = None
+    cache_epochs: int = 1
+
+    def __post_init__(self) -> None:
+        _at_least(1, cache_epochs=self.cache_epochs)
+        if self.teacher_steps is not None:
+            _at_least(1, teacher_steps=self.teacher_steps)
+        if self.teacher_guidance is not None:
+            _at_least(0, teacher_guidance=self.teacher_guidance)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ValidationConfig:
+    """Reconstruction of held-out images while training, and what follows from it.
+
+    The averaged weights reconstruct with the model's own sampler; results are rounded to 8 bits.
+    The best weights so far are kept in the run's ``best`` folder.
+
+    Args:
+        interval: steps between validations; 0 for none.
+        paths: images that are never trained on; empty means the six held-out photographs.
+        count: how many images, evenly spaced over ``paths``.
+        metric: what "best" means: PSNR (dB), SSIM, or LPIPS-VGG (lower is better).
+        lpips_weights: as ``perceptual.weights``, of the LPIPS metric.
+        patience: stop after so many validations in a row without a better one; None never does.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    interval: int = 0
+    paths: tuple[str, ...] = ()
+    count: int = 64
+    metric: ValidationMetric = "psnr"
+    lpips_weights: str = "torchvision"
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("validation.metric", self.metric, ValidationMetric)
+        _at_least(0, interval=self.interval)
+        _at_least(1, count=self.count)
+        _require(
+            self.patience is None or (self.patience >= 1 and self.interval > 0),
+            f"validation.patience must be at least 1 and needs a validation.interval, "
+            f"got patience {self.patience!r} and interval {self.interval}",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig:
-    """A whole stage 1A run.
+    """A whole run of one stage.
 
     Args:
-        model: sizes of the network, and the sampler of the sample grids.
+        stage: ``1a`` pre-trains (SPEC "Training objective"), ``1b`` post-trains through the
+            sampling chain, ``distill`` teaches a student of few steps.
+        init: checkpoint folder or hub repository whose weights the run begins with; None begins
+            with random ones. Stages ``1b`` and ``distill`` need it.
+        model: sizes of the network, and its default sampler: of the sample grids, of validation,
+            of the exported checkpoint, and in distillation the grid that the student learns.
         data: the images.
         optimizer: Adam and its schedule.
         losses: weights of the loss terms.
+        perceptual: the network of the perceptual terms.
+        post_train: the chain of stage 1B.
+        distill: the teacher.
+        validation: held-out images, the best weights, early stopping.
         output: run folder; logs, samples, checkpoints and the exported model go there.
         steps: optimizer steps of the whole run.
         max_minutes: stop after so many minutes of training, over all resumed parts; None never.
@@ -223,10 +356,16 @@ class TrainConfig:
         ConfigError: a value is out of its range, or values do not fit together.
     """
 
+    stage: Stage = "1a"
+    init: str | None = None
     model: FlowMoConfig
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     losses: LossWeights = LossWeights()
+    perceptual: PerceptualConfig = PerceptualConfig()
+    post_train: PostTrainConfig = PostTrainConfig()
+    distill: DistillConfig = DistillConfig()
+    validation: ValidationConfig = ValidationConfig()
     output: str = "runs/flowmo"
     steps: int
     max_minutes: float | None = None
@@ -289,7 +428,29 @@ class TrainConfig:
             math.isfinite(self.time_shift) and self.time_shift > 0,
             f"time_shift must be positive, got {self.time_shift!r}",
         )
+        _one_of("stage", self.stage, Stage)
+        self._check_stage()
         _require(0 <= self.seed < 2**63, f"seed must lie in 0 ... 2^63 - 1, got {self.seed!r}")
+
+    def _check_stage(self) -> None:
+        if self.stage == "1a":
+            return
+        _require(
+            self.init is not None,
+            f"stage {self.stage!r} trains on from a checkpoint: set init (--init FOLDER)",
+        )
+        if self.stage == "1b":
+            return
+        _require(
+            self.encoder_freeze_step == 0,
+            f"a student reads its teacher's tokens, so its encoder must stay as it is: set "
+            f"encoder_freeze_step=0, got {self.encoder_freeze_step!r}",
+        )
+        _require(
+            self.model.sampler.guidance == 1.0,
+            f"a distilled student has its teacher's guidance in its weights: set "
+            f"model.sampler.guidance=1, got {self.model.sampler.guidance:g}",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""

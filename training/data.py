@@ -199,15 +199,22 @@ def corrupt_error(index: ImageIndex, unreadable: list[int], config: DataConfig) 
 
 
 class PositionBatches(Sampler[list[int]]):
-    """Consecutive positions, ``batch_size`` at a time, from ``start`` until ``stop``."""
+    """Consecutive positions, ``batch_size`` at a time, from ``start`` until ``stop``.
 
-    def __init__(self, *, start: int, stop: int, batch_size: int) -> None:
+    With a ``period`` they are counted modulo it, so that the samples repeat.
+    """
+
+    def __init__(
+        self, *, start: int, stop: int, batch_size: int, period: int | None = None
+    ) -> None:
         self._range = range(start, stop, batch_size)
         self._batch_size = batch_size
+        self._period = period
 
     def __iter__(self) -> Iterator[list[int]]:
         for first in self._range:
-            yield list(range(first, first + self._batch_size))
+            places = range(first, first + self._batch_size)
+            yield list(places) if self._period is None else [p % self._period for p in places]
 
     def __len__(self) -> int:
         return len(self._range)
@@ -236,7 +243,14 @@ def _quiet_worker(_: int) -> None:
 
 
 def batches(
-    dataset: CropDataset, *, start: int, steps: int, batch_size: int, workers: int, pin: bool
+    dataset: CropDataset,
+    *,
+    start: int,
+    steps: int,
+    batch_size: int,
+    workers: int,
+    pin: bool,
+    period: int | None = None,
 ) -> DataLoader[Any]:
     """The batches of ``steps`` steps from position ``start``.
 
@@ -247,11 +261,14 @@ def batches(
         batch_size: samples of each.
         workers: decoding processes, at most one a CPU; 0 decodes in this one.
         pin: put batches in page-locked memory, for a GPU.
+        period: positions after which the samples repeat; None for never.
 
     Returns:
         A loader of :class:`Batch` (torch's type parameter is that of the samples).
     """
-    positions = PositionBatches(start=start, stop=start + steps * batch_size, batch_size=batch_size)
+    positions = PositionBatches(
+        start=start, stop=start + steps * batch_size, batch_size=batch_size, period=period
+    )
     workers = min(workers, available_cpus())
     return DataLoader(
         dataset,

@@ -18,12 +18,14 @@ class Generators:
         noise: the flow's noise.
         dropout: condition dropout.
         posterior: the Gaussian posterior.
+        chain: times and first state of stage 1B's chain.
     """
 
     time: torch.Generator
     noise: torch.Generator
     dropout: torch.Generator
     posterior: torch.Generator
+    chain: torch.Generator
 
     @classmethod
     def seeded(cls, seed: int, device: torch.device) -> Self:
@@ -54,6 +56,8 @@ class Generators:
             CheckpointError: the states are of another kind of device.
         """
         for f in fields(self):
+            if f.name not in state:  # a use that came after the checkpoint was written
+                continue
             try:
                 getattr(self, f.name).set_state(state[f.name])
             except (RuntimeError, TypeError) as error:

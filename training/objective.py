@@ -1,10 +1,10 @@
-"""The stage 1A objective as pure functions (SPEC "Training objective").
+"""What is minimized: terms of every stage, and the stage 1A objective (SPEC "Training objective").
 
 Shape legend: B batch, K tokens, D bits a token, S image side.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -45,18 +45,31 @@ class Draws(NamedTuple):
         keep: false where the condition is dropped, bool [B].
         posterior: unit normal of the Gaussian posterior, [B, K, D]; None for lookup-free
             quantization.
+        start: state at t = 1 of a sampling chain, unit normal [B, 3, S, S]; None in stage 1A.
+        spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
+        target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
+            else None.
     """
 
     t: Tensor
     noise: Tensor
     keep: Tensor
-    posterior: Tensor | None
+    posterior: Tensor | None = None
+    start: Tensor | None = None
+    spacing: Tensor | None = None
+    target: Tensor | None = None
 
     def split(self, parts: int) -> list["Draws"]:
         """Equal consecutive micro-batches."""
-        posterior = [None] * parts if self.posterior is None else self.posterior.chunk(parts)
-        columns = (self.t.chunk(parts), self.noise.chunk(parts), self.keep.chunk(parts), posterior)
+        columns = [[None] * parts if field is None else field.chunk(parts) for field in self]
         return [Draws(*row) for row in zip(*columns, strict=True)]
+
+
+class Perceptual(Protocol):
+    """How different images look to a frozen network."""
+
+    def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
+        """Mean distance of [B, 3, S, S] twice in about [-1, 1]; a scalar with gradients."""
 
 
 def weighted_sum(terms: Sequence[LossTerm]) -> Tensor:
@@ -128,6 +141,8 @@ def draw(config: TrainConfig, generators: Generators) -> Draws:
     n, model, device = config.batch_size, config.model, generators.device
     shape = (n, 3, model.image_size, model.image_size)
     code_shape = (n, model.code_length, model.token_bits)
+    chain = config.stage == "1b"
+    spacing_shape = (n, config.post_train.steps)
     return Draws(
         t=shift_times(
             fat_logit_normal(n, generators.time, uniform_share=config.uniform_share),
@@ -138,36 +153,78 @@ def draw(config: TrainConfig, generators: Generators) -> Draws:
         posterior=torch.randn(code_shape, generator=generators.posterior, device=device)
         if model.quantizer == "gaussian"
         else None,
+        start=torch.randn(shape, generator=generators.chain, device=device) if chain else None,
+        spacing=torch.rand(spacing_shape, generator=generators.chain, device=device)
+        if chain
+        else None,
     )
 
 
-def stage_1a(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) -> Objective:
-    """Flow loss and quantizer losses of one micro-batch.
-
-    Further terms (a perceptual loss on x_t - t v) join by being appended to ``terms``.
+def stage_1a(
+    model: FlowMo,
+    images: Tensor,
+    draws: Draws,
+    weights: LossWeights,
+    perceptual: Perceptual | None = None,
+) -> Objective:
+    """Flow loss, quantizer losses and perceptual loss of one micro-batch.
 
     Args:
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
         draws: this micro-batch's random numbers.
         weights: of the terms.
+        perceptual: compares the image with its one-step estimate x_t - t v; None leaves that out.
     """
-    code = model.encode(images)
-    quantized, terms, watched = _quantize(model, code, draws, weights)
+    quantized, terms, watched = quantize(model, images, draws, weights)
+    flow, estimate = flow_loss(model, images, quantized, draws, weights)
+    terms = (flow, *terms)
+    if perceptual is not None and weights.perceptual > 0:
+        term = LossTerm("perceptual", perceptual(estimate, images), weights.perceptual)
+        terms = (*terms, term)
+    return Objective(terms=terms, watched=watched)
+
+
+def flow_loss(
+    model: FlowMo, images: Tensor, quantized: Tensor, draws: Draws, weights: LossWeights
+) -> tuple[LossTerm, Tensor]:
+    """Mean squared error of the velocity at one time an image, and the one-step estimates.
+
+    Args:
+        model: in training form.
+        images: [B, 3, S, S] in [-1, 1].
+        quantized: [B, K, D]; dropped where the draws say so.
+        draws: times, noise and dropout.
+        weights: of the terms.
+
+    Returns:
+        The term, and x_t - t v, [B, 3, S, S].
+    """
     condition = drop_condition(with_mask(quantized), draws.keep)
     x_t, v = interpolate(images, draws.noise, draws.t)
-    v_hat = model.velocity(x_t, draws.t, condition)
-    flow = (v - v_hat.float()).square().mean()
-    return Objective(terms=(LossTerm("flow", flow, weights.flow), *terms), watched=watched)
+    v_hat = model.velocity(x_t, draws.t, condition).float()
+    estimate = x_t - draws.t[:, None, None, None] * v_hat
+    return LossTerm("flow", (v - v_hat).square().mean(), weights.flow), estimate
 
 
-class _Quantized(NamedTuple):
+class Quantized(NamedTuple):
+    """The latent that the decoder sees, [B, K, D], and what the quantizer adds to the loss."""
+
     latent: Tensor
     terms: tuple[LossTerm, ...]
     watched: tuple[tuple[str, Tensor], ...]
 
 
-def _quantize(model: FlowMo, code: Tensor, draws: Draws, weights: LossWeights) -> _Quantized:
+def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) -> Quantized:
+    """Encode and quantize, with straight-through gradients or the draws' posterior noise.
+
+    Args:
+        model: in training form.
+        images: [B, 3, S, S] in [-1, 1].
+        draws: the posterior's noise.
+        weights: of the quantizer's terms.
+    """
+    code = model.encode(images)
     # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.
     with torch.autocast(code.device.type, enabled=False):
         code = code.float()
@@ -175,7 +232,7 @@ def _quantize(model: FlowMo, code: Tensor, draws: Draws, weights: LossWeights) -
             assert draws.posterior is not None
             posterior = GaussianPosterior(code)
             latent = posterior.mean + (0.5 * posterior.log_variance).exp() * draws.posterior
-            return _Quantized(latent, (LossTerm("kl", posterior.kl(), weights.kl),), ())
+            return Quantized(latent, (LossTerm("kl", posterior.kl(), weights.kl),), ())
         lfq = lfq_losses(code, model.config.group_bits)
         terms = (
             LossTerm("entropy", lfq.entropy, weights.entropy),
@@ -185,4 +242,4 @@ def _quantize(model: FlowMo, code: Tensor, draws: Draws, weights: LossWeights) -
             ("per_sample_entropy", lfq.per_sample_entropy.detach()),
             ("codebook_entropy", lfq.codebook_entropy.detach()),
         )
-        return _Quantized(straight_through(code), terms, watched)
+        return Quantized(straight_through(code), terms, watched)

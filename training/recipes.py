@@ -1,8 +1,8 @@
 """Named runs: each recipe is a function that returns a complete config.
 
 The published ones are Table 1 of the supplement. Their ``steps`` are its epochs over the
-1,281,167 images of ImageNet-1K. LPIPS (weight 0.1) is not among the loss terms yet, so they are
-stage 1A without its perceptual term.
+1,281,167 images of ImageNet-1K. Those of later stages begin with a checkpoint and take over its
+sizes (:func:`training.initial.start_from`, ``--init``).
 """
 
 import math
@@ -11,10 +11,18 @@ from dataclasses import replace
 
 from model.config import SamplerConfig, preset
 from model.errors import ConfigError
-from training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
+from training.config import (
+    DataConfig,
+    LossWeights,
+    OptimizerConfig,
+    PerceptualConfig,
+    TrainConfig,
+    ValidationConfig,
+)
 
 IMAGENET_IMAGES = 1_281_167
 PUBLISHED_BATCH_SIZE = 128
+POST_TRAIN_BATCH_SIZE = 64
 
 
 def _imagenet_steps(epochs: int) -> int:
@@ -28,11 +36,12 @@ def _published(preset_name: str, *, epochs: int) -> TrainConfig:
         output=f"runs/{preset_name}",
         steps=_imagenet_steps(epochs),
         batch_size=PUBLISHED_BATCH_SIZE,
+        perceptual=PerceptualConfig(network="lpips-vgg"),
     )
 
 
-def small() -> TrainConfig:
-    """FlowMo (fewer params), 517 M parameters, 40 epochs."""
+def fewer_params() -> TrainConfig:
+    """FlowMo (fewer params), the preset ``small``: 517 M parameters, 40 epochs."""
     return _published("small", epochs=40)
 
 
@@ -88,12 +97,49 @@ def tiny_demo() -> TrainConfig:
     )
 
 
+def post_train() -> TrainConfig:
+    """Stage 1B: about one epoch through chains of 8 steps, stopped when held-out PSNR stalls."""
+    return TrainConfig(
+        stage="1b",
+        init="runs/lo/export",
+        model=preset("lo"),
+        optimizer=OptimizerConfig(learning_rate=5e-5),
+        perceptual=PerceptualConfig(network="resnet50-logits"),
+        validation=ValidationConfig(interval=1_000, count=256, patience=5),
+        output="runs/post-train",
+        steps=math.ceil(IMAGENET_IMAGES / POST_TRAIN_BATCH_SIZE),
+        batch_size=POST_TRAIN_BATCH_SIZE,
+        accumulation=2,
+        encoder_freeze_step=0,
+    )
+
+
+def distill() -> TrainConfig:
+    """A student of 4 steps; for 2 and 1 begin with that student and name the same teacher."""
+    return TrainConfig(
+        stage="distill",
+        init="runs/post-train/best",
+        model=replace(preset("lo"), sampler=SamplerConfig(steps=4, guidance=1.0)),
+        optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", decay_from=0.5),
+        losses=LossWeights(flow=0.5, teacher_perceptual=0.1, sample_perceptual=0.1, sample_mse=0.1),
+        perceptual=PerceptualConfig(network="lpips-vgg"),
+        validation=ValidationConfig(interval=500, count=256, patience=10),
+        output="runs/distill",
+        steps=20_000,
+        batch_size=POST_TRAIN_BATCH_SIZE,
+        accumulation=2,
+        encoder_freeze_step=0,
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny-demo": tiny_demo,
-    "small": small,
+    "fewer-params": fewer_params,
     "lo": lo,
     "hi": hi,
     "continuous": continuous,
+    "post-train": post_train,
+    "distill": distill,
 }
 
 

@@ -16,10 +16,14 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return 10 * torch.log10(4.0 / mse.clamp_min(1e-12))
 
 
+def to_levels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] rounded to 8 bits: uint8 of the same shape."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
 def grid(originals: Tensor, reconstructions: Tensor) -> Pixels:
     """Two rows of images [B, 3, S, S] in [-1, 1] as one picture, uint8 [2 S, B S, 3]."""
-    rows = torch.stack([originals.float().cpu(), reconstructions.float().cpu()])
-    levels = ((rows.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    levels = to_levels(torch.stack([originals.float().cpu(), reconstructions.float().cpu()]))
     r, b, c, h, w = levels.shape
     return levels.permute(0, 3, 1, 4, 2).reshape(r * h, b * w, c).numpy()
 

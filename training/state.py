@@ -12,6 +12,7 @@ from model.flowmo import FlowMo
 from training.config import TrainConfig
 from training.ema import WeightEMA
 from training.generators import Generators
+from training.initial import load_initial
 from training.mup import initialize, parameter_groups
 from training.weight_norm import WeightNormFixer
 
@@ -29,6 +30,9 @@ class Progress:
         skipped: steps without an update because of non-finite gradients.
         images: size of the data set.
         unreadable: indices of the images that could not be read.
+        best_score: of the best validation so far, higher is better; None before the first.
+        best_step: when that was.
+        worse_in_a_row: validations since then.
     """
 
     step: int = 0
@@ -37,6 +41,9 @@ class Progress:
     skipped: int = 0
     images: int = 0
     unreadable: list[int] = field(default_factory=list)
+    best_score: float | None = None
+    best_step: int = 0
+    worse_in_a_row: int = 0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,9 +59,17 @@ class TrainState:
 
     @classmethod
     def fresh(cls, config: TrainConfig, device: torch.device) -> Self:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Raises:
+            CheckpointError: ``config.init`` cannot be had.
+            ConfigError: it is of other sizes than ``config.model``.
+        """
         model = FlowMo(config.model).to(torch.float32)
-        initialize(model, config.model, config.optimizer, seed=config.seed)
+        if config.init is None:
+            initialize(model, config.model, config.optimizer, seed=config.seed)
+        else:
+            load_initial(model, config.init)
         model.to(device).train()
         options = config.optimizer
         optimizer = torch.optim.AdamW(

@@ -21,10 +21,7 @@ from model.inference import InferenceModel
 from model.sampler import count_forwards
 from training.errors import DataError
 from training.files import replacing_file
-from training.held_out import centred_square, held_out_photographs
-from training.images import decode_image
-from training.index import ImageIndex
-from training.samples import psnr
+from training.samples import psnr, to_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,33 +82,6 @@ def settings(
     ]
 
 
-def pictures(paths: Sequence[str], size: int, *, limit: int) -> list[NDArray[np.uint8]]:
-    """Images to sweep over, centred squares resized (Lanczos): uint8 [size, size, 3].
-
-    Args:
-        paths: folders, images, tars or patterns; none means the held-out photographs.
-        size: of the model.
-        limit: the most; taken evenly spaced, so that a sorted folder is not cut at one end.
-
-    Raises:
-        DataError: there are none, or one cannot be read.
-    """
-    if not paths:
-        return [centred_square(image, size) for image in held_out_photographs().values()]
-    from PIL import Image
-
-    index = ImageIndex(paths)
-    if not len(index):
-        raise DataError(f"no images in {list(paths)}")
-    chosen = np.linspace(0, len(index) - 1, min(limit, len(index))).round().astype(int)
-    found = []
-    for number in dict.fromkeys(chosen.tolist()):
-        pixels = decode_image(index.read(number), short_side=None)
-        found.append(centred_square(Image.fromarray(pixels), size))
-    index.close()
-    return found
-
-
 def sweep(
     model: InferenceModel,
     images: Sequence[NDArray[np.uint8]],
@@ -143,7 +113,7 @@ def sweep(
             came = model.detokenize(
                 tokens[begin : begin + batch], seeds=list(seeds), sampler=sampler
             )
-            levels = ((came.cpu() + 1.0) * 127.5).round().clamp(0, 255)
+            levels = to_levels(came.cpu()).float()
             expected = originals[begin : begin + batch]
             ssim = structural_similarity_index_measure(
                 levels, expected, data_range=255.0, reduction="none"

@@ -1,4 +1,4 @@
-"""Stage 1A training: the loop (SPEC "Training objective").
+"""Training of every stage: the loop (SPEC "Training objective"; training.stage has the losses).
 
     RUN/config.json         the run's config
     RUN/log.jsonl           losses, one line a log interval
@@ -6,6 +6,7 @@
     RUN/samples/            sample grids as PNG
     RUN/checkpoints/        what resuming needs (training.checkpoint)
     RUN/export/             the averaged weights as a model folder, renewed at each checkpoint
+    RUN/best/               those of the best validation, if there is any
 
 Resuming is exact: k steps, a stop and N - k steps give the same numbers as N steps on the same
 machine, thread count and versions (except under ``optimizer.anneal_over_budget``).
@@ -40,13 +41,15 @@ from training.index import ImageIndex
 from training.interrupt import StopRequest
 from training.logs import RunLog
 from training.meters import Meters
-from training.objective import draw, stage_1a
+from training.objective import draw
 from training.resume import changed_fields, find_checkpoint
 from training.samples import grid, psnr, save_picture
 from training.schedule import learning_rate_factor, progress
+from training.stage import Stage
 from training.state import TrainState
+from training.validation import Validator
 
-Stopped = Literal["finished", "budget", "interrupted"]
+Stopped = Literal["finished", "budget", "early", "interrupted"]
 
 MAX_NONFINITE_IN_A_ROW = 10
 
@@ -56,7 +59,8 @@ class TrainResult:
     """How a run, or this part of it, ended.
 
     Attributes:
-        stopped: all steps done, time budget used up, or a signal.
+        stopped: all steps done, time budget used up, no better validation for as long as
+            ``validation.patience`` says, or a signal.
         step: steps done over all parts.
         samples: images seen.
         seconds: training time over all parts.
@@ -64,6 +68,8 @@ class TrainResult:
         sample_psnr: mean PSNR in dB of the last sample grid; None without one.
         checkpoint: the last checkpoint's folder.
         export: the model folder with the averaged weights.
+        best: the model folder of the best validation; None without one.
+        best_score: its deciding metric, as a number that is better when higher.
     """
 
     stopped: Stopped
@@ -74,6 +80,8 @@ class TrainResult:
     sample_psnr: float | None
     checkpoint: Path
     export: Path
+    best: Path | None
+    best_score: float | None
 
 
 def train(
@@ -129,7 +137,14 @@ class Trainer:
         shown = ImageIndex(config.data.sample_paths) if config.data.sample_paths else self._index
         size = config.model.image_size
         self._fixed = fixed_images(shown, size=size, count=config.sample_count)
-        self._objective = torch.compile(stage_1a) if config.compile else stage_1a
+        self._stage = Stage(config, self.device, images=len(self._index))
+        if self._stage.teacher is not None:
+            self._stage.teacher.check_encoder(self.state.model)
+        self._validator = (
+            Validator(config.validation, size=size, device=self.device)
+            if config.validation.interval
+            else None
+        )
 
     def run(self, *, call_ends: float = math.inf) -> TrainResult:
         """Train to the end of the run or of its budget, or to a time of the monotonic clock."""
@@ -160,6 +175,8 @@ class Trainer:
             sample_psnr=self._sample_psnr,
             checkpoint=checkpoint_folders(self.output)[-1],
             export=self.output / "export",
+            best=self.output / "best" if done.best_score is not None else None,
+            best_score=done.best_score,
         )
 
     def _loop(self, stop: StopRequest, log: RunLog, call_ends: float) -> Stopped:
@@ -172,6 +189,7 @@ class Trainer:
                 batch_size=config.batch_size,
                 workers=config.data.workers,
                 pin=self.device.type == "cuda",
+                period=self._stage.period,
             )
         )
         budget = math.inf if config.max_minutes is None else 60 * config.max_minutes
@@ -183,6 +201,9 @@ class Trainer:
                 return "interrupted"
             if done.seconds >= budget:
                 return "budget"
+            patience = config.validation.patience
+            if patience is not None and done.worse_in_a_row >= patience:
+                return "early"
             started = time.monotonic()
             batch: Batch = next(loader)
             loaded = time.monotonic()
@@ -195,6 +216,8 @@ class Trainer:
                 self._log(log)
             if config.sample_interval and done.step % config.sample_interval == 0:
                 self._sample(log)
+            if self._validator is not None and done.step % config.validation.interval == 0:
+                self._validate(self._validator, log)
             # Everything between two clock readings counts as training time, saving included.
             now = time.monotonic()
             done.seconds, clock = done.seconds + now - clock, now
@@ -209,12 +232,14 @@ class Trainer:
         draws = draw(config, state.generators)
         rate = self._set_learning_rate()
         state.optimizer.zero_grad(set_to_none=True)
+        positions = torch.arange(done.samples, done.samples + config.batch_size)
         parts = config.accumulation
-        for x, d in zip(images.chunk(parts), draws.split(parts), strict=True):
-            with torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"
-            ):
-                objective = self._objective(state.model, x, d, config.losses)
+        for x, d, places in zip(
+            images.chunk(parts), draws.split(parts), positions.chunk(parts), strict=True
+        ):
+            with self._autocast():
+                prepared = self._stage.prepare(state.model, x, d, places)
+                objective = self._stage.objective(state.model, x, prepared)
             total = objective.total
             torch.autograd.backward(total / parts)
             self._meters.add("loss", total.detach() / parts)
@@ -296,12 +321,7 @@ class Trainer:
         self._sampled_step = step
         images = to_model_range(self._fixed.to(self.device))
         model.eval()
-        with (
-            self.state.ema.swapped_in(),
-            torch.autocast(
-                self.device.type, dtype=torch.bfloat16, enabled=self.config.precision == "bf16"
-            ),
-        ):
+        with self.state.ema.swapped_in(), self._autocast():
             reconstructions = model.reconstruct(images)
         model.train()
         self._sample_psnr = psnr(images, reconstructions).mean().item()
@@ -310,6 +330,37 @@ class Trainer:
         log.picture(step, "reconstructions", pixels)
         status = f"reconstructions of the averaged weights: {self._sample_psnr:.2f} dB PSNR"
         log.scalars(step, {"sample_psnr": self._sample_psnr}, status=status)
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.config.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _validate(self, validator: Validator, log: RunLog) -> None:
+        """Judge the averaged weights, and keep them if none were better."""
+        done = self.state.progress
+        with self.state.ema.swapped_in():
+            with self._autocast():
+                values = validator.measure(self.state.model)
+            score = validator.score(values)
+            better = done.best_score is None or score > done.best_score
+            if better:
+                self._export("best")
+        if better:
+            done.best_score, done.best_step, done.worse_in_a_row = score, done.step, 0
+        else:
+            done.worse_in_a_row += 1
+        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        verdict = "the best so far" if better else f"best was step {done.best_step}"
+        log.scalars(
+            done.step,
+            {f"validation_{name}": value for name, value in values.items()},
+            status=f"held out: {told} ({verdict})",
+        )
+
+    def _export(self, name: str) -> None:
+        """Write the weights that the model has now as a model folder of the run."""
+        with replacing_folder(self.output / name) as folder:
+            self.state.model.save_pretrained(folder, dtype=torch.bfloat16)
 
     def _checkpoint_due(self, now: float) -> bool:
         config, step = self.config, self.state.progress.step
@@ -329,8 +380,8 @@ class Trainer:
             config=self.config.to_dict(),
             keep=self.config.keep_checkpoints,
         )
-        with self.state.ema.swapped_in(), replacing_folder(self.output / "export") as folder:
-            self.state.model.save_pretrained(folder, dtype=torch.bfloat16)
+        with self.state.ema.swapped_in():
+            self._export("export")
         self._saved_step = step
 
     # Inputs

@@ -40,6 +40,7 @@ def sweep_command(
     from model.flowmo import FlowMo
     from model.inference import InferenceModel
     from training import sweep
+    from training.pictures import held_out_pictures
 
     if set_default is not None and not Path(checkpoint).is_dir():
         raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
@@ -53,7 +54,7 @@ def sweep_command(
     samplers = sweep.settings(
         model.config.sampler, steps=step_counts, guidance=weights, rho=exponents
     )
-    images = sweep.pictures(data or [], model.config.image_size, limit=limit)
+    images = held_out_pictures(data or [], model.config.image_size, limit=limit)
     typer.echo(f"{len(images)} images, {len(samplers)} samplers", err=True)
     typer.echo(f"{'steps':>6}{'guidance':>10}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}")
     points = sweep.sweep(model, images, samplers, on_point=_tell)

@@ -10,7 +10,10 @@ EXIT_INTERRUPTED = 130
 
 
 def train_command(
-    recipe: Annotated[str, typer.Argument(help="tiny-demo, small, lo, hi or continuous.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="tiny-demo, fewer-params, lo, hi, continuous, post-train or distill."),
+    ],
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -21,6 +24,13 @@ def train_command(
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Run folder (default: the recipe's own).")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            "--init",
+            help="Checkpoint folder or hub repository to begin with; the run takes its sizes.",
+        ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
@@ -39,16 +49,19 @@ def train_command(
         bool, typer.Option("--list-fields", help="Print the resulting config as JSON and exit.")
     ] = False,
 ) -> None:
-    """Train a tokenizer (stage 1A). ^C saves a checkpoint; --resume continues exactly."""
+    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly."""
     # Imported here, so that `flowmo --help` does not wait for torch.
     import json
     from dataclasses import replace
 
-    from training import override, parse_assignments, train
+    from training import override, parse_assignments, start_from, train
     from training import recipe as find_recipe
 
     changes = parse_assignments(assignments or [])
-    config = override(find_recipe(recipe), changes)
+    config = find_recipe(recipe)
+    if init is not None:
+        config = start_from(config, init)
+    config = override(config, changes)
     if data:
         config = replace(config, data=replace(config.data, paths=tuple(data)))
     if out is not None:
@@ -59,7 +72,7 @@ def train_command(
     result = train(config, resume=resume)
     typer.echo(
         f"{result.stopped} after {result.step} steps ({result.seconds / 60:.1f} min); "
-        f"model folder: {result.export}"
+        f"model folder: {result.best or result.export}"
     )
     if result.stopped == "interrupted":
         typer.echo("continue with the same command and --resume", err=True)

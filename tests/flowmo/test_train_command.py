@@ -49,8 +49,8 @@ def test_the_config_is_the_recipe_with_every_change() -> None:
     ("arguments", "message"),
     [
         (["huge"], "no recipe 'huge'"),
-        (["small", *_sets("learning_rate=1")], "did you mean optimizer.learning_rate"),
-        (["small", "--data", "not-there"], "not-there is no folder, image, tar"),
+        (["fewer-params", *_sets("learning_rate=1")], "did you mean optimizer.learning_rate"),
+        (["fewer-params", "--data", "not-there"], "not-there is no folder, image, tar"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(

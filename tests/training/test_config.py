@@ -25,7 +25,7 @@ def test_every_recipe_survives_json(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "model", "epochs"),
     [
-        ("small", "small", 40),
+        ("fewer-params", "small", 40),
         ("lo", "lo", 130),
         ("hi", "hi", 80),
         ("continuous", "continuous-lo", 130),
@@ -45,6 +45,8 @@ def test_published_recipes_are_table_1(name: str, model: str, epochs: int) -> No
     assert not config.ema_ramp
     assert config.losses.entropy == 0.0025
     assert config.losses.commitment == 0.000625
+    assert config.losses.perceptual == 0.1
+    assert config.perceptual.network == "lpips-vgg"
     assert config.condition_dropout == 0.1
     assert config.uniform_share == 0.1
     assert config.encoder_freeze_step == 200_000
@@ -69,13 +71,13 @@ def test_unknown_recipe_lists_the_known() -> None:
     ],
 )
 def test_reading_is_strict(change: dict[str, object], message: str) -> None:
-    data = recipe("small").to_dict() | change
+    data = recipe("fewer-params").to_dict() | change
     with pytest.raises(ConfigError, match=message):
         TrainConfig.from_dict(data)
 
 
 def test_missing_fields_are_named() -> None:
-    data = recipe("small").to_dict()
+    data = recipe("fewer-params").to_dict()
     del data["steps"], data["model"]
     with pytest.raises(ConfigError, match=r"lacks the fields \['model', 'steps'\]"):
         TrainConfig.from_dict(data)

@@ -38,9 +38,9 @@ def test_values_are_read_by_the_type_of_their_field() -> None:
 
 
 def test_the_recipe_itself_is_unchanged_and_the_last_assignment_wins() -> None:
-    config = recipe("small")
+    config = recipe("fewer-params")
     changed = override(config, parse_assignments(["steps=5", "steps=7"]))
-    assert (config.steps, changed.steps) == (recipe("small").steps, 7)
+    assert (config.steps, changed.steps) == (recipe("fewer-params").steps, 7)
 
 
 def test_fields_that_only_fit_together_are_validated_together() -> None:
@@ -82,4 +82,4 @@ def test_a_given_rotary_split_is_kept() -> None:
 )
 def test_mistakes_are_explained(assignment: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        override(recipe("small"), parse_assignments([assignment]))
+        override(recipe("fewer-params"), parse_assignments([assignment]))

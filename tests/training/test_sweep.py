@@ -17,7 +17,8 @@ from model.errors import ConfigError
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
 from training.errors import DataError
-from training.sweep import Point, best, pictures, set_default, settings, sweep
+from training.pictures import held_out_pictures
+from training.sweep import Point, best, set_default, settings, sweep
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 BASE = SamplerConfig(steps=4, guidance=1.0)
@@ -58,15 +59,15 @@ def test_images_are_squares_taken_evenly(tmp_path: Path) -> None:
     for number in range(10):
         level = np.full((20, 30, 3), 20 * number, np.uint8)
         Image.fromarray(level).save(tmp_path / f"{number}.png")
-    found = pictures([str(tmp_path)], 16, limit=4)
+    found = held_out_pictures([str(tmp_path)], 16, limit=4)
     assert [picture.shape for picture in found] == [(16, 16, 3)] * 4
     assert [int(picture[0, 0, 0]) for picture in found] == [0, 60, 120, 180]
-    assert len(pictures([], 16, limit=1)) == 6  # the held-out photographs, all of them
+    assert len(held_out_pictures([], 16, limit=1)) == 6  # the held-out photographs, all of them
 
 
 def test_the_demo_models_figures_come_again() -> None:
     model = InferenceModel(FlowMo.from_pretrained(str(TINY)))
-    images = pictures([], model.config.image_size, limit=6)
+    images = held_out_pictures([], model.config.image_size, limit=6)
     one, four, again = sweep(model, images, settings(BASE, steps=[1, 4, 4]), batch=4)
     assert (one.forwards, four.forwards) == (1, 4)
     assert four == again
