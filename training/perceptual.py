@@ -5,7 +5,7 @@ Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (do
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import cast
 from urllib.error import URLError
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from model.errors import ConfigError
 from training.config import PerceptualConfig
+from training.libraries import library
 
 _RANDOM_SEED = 0
 # The mean and standard deviation of ImageNet's pixels, for images in [-1, 1].
@@ -37,10 +38,9 @@ class LPIPS(nn.Module):
         super().__init__()
         # The class below torchmetrics' metric: the metric itself gives no gradients and cannot
         # take weights from a file.
-        from torchmetrics.functional.image.lpips import _LPIPS
-
+        kind = library("torchmetrics.functional.image.lpips")._LPIPS
         with _fixed_seed():
-            self.network = _LPIPS(pretrained=True, net="vgg", pnet_rand=True)
+            self.network = kind(pretrained=True, net="vgg", pnet_rand=True)
         if weights != "random":
             state = _weights(weights, "VGG16_Weights", "VGG-16")
             names = {name: _vgg_name(name) for name, _ in self.network.net.named_parameters()}
@@ -74,7 +74,7 @@ class ResNetLogits(nn.Module):
     def __init__(self, weights: str = "torchvision") -> None:
         super().__init__()
         with _fixed_seed():
-            self.network = _torchvision().models.resnet50(weights=None)
+            self.network = library("torchvision.models").resnet50(weights=None)
         if weights != "random":
             state = _weights(weights, "ResNet50_Weights", "ResNet-50")
             # Old files lack the batch counters of batch norm, which evaluation does not use.
@@ -114,22 +114,6 @@ def perceptual_network(config: PerceptualConfig, device: torch.device) -> nn.Mod
     return kind(config.weights).to(device)
 
 
-class _Torchvision(Protocol):
-    models: Any
-
-
-def _torchvision() -> _Torchvision:
-    try:
-        import torchvision
-        import torchvision.models
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"perceptual networks need a torchvision that fits torch {torch.__version__} "
-            f"({error}): pip install 'flowmo-serve[train]', or set perceptual.network=none"
-        ) from error
-    return cast("_Torchvision", torchvision)
-
-
 class _fixed_seed:  # noqa: N801 (a context manager)
     """Random initial weights that neither depend on nor change the global generator."""
 
@@ -144,7 +128,7 @@ class _fixed_seed:  # noqa: N801 (a context manager)
 def _weights(source: str, enum: str, name: str) -> Mapping[str, Tensor]:
     """State dict of a file, or of torchvision's own loader."""
     if source == "torchvision":
-        weights = getattr(_torchvision().models, enum).IMAGENET1K_V1
+        weights = getattr(library("torchvision.models"), enum).IMAGENET1K_V1
         try:
             state = weights.get_state_dict(progress=False, check_hash=True)
         except (OSError, URLError, RuntimeError) as error:
