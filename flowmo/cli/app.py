@@ -12,6 +12,7 @@ from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
+from flowmo.cli.release import release_command
 from flowmo.cli.serve import serve_command
 from flowmo.cli.server_process import ServerError
 from flowmo.cli.sweep import sweep_command
@@ -73,6 +74,7 @@ for name, command in (
     ("cost", cost_command),
     ("sweep", sweep_command),
     ("train", train_command),
+    ("release", release_command),
 ):
     app.command(name)(command)
 
