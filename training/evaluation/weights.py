@@ -5,6 +5,7 @@ cache), a path, ``random`` (of a fixed seed; figures then mean nothing) or ``non
 """
 
 import hashlib
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
@@ -47,8 +48,17 @@ def read_weights(source: str, fetch: Callable[[], Weights], *, name: str, url: s
         if path.suffix == ".safetensors":
             return load_file(path)
         return cast("Weights", torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
-        raise EvaluationError(f"{source} cannot be read as weights of {name}: {error}") from error
+    # A pickle with anything but tensors in it is refused with an UnpicklingError.
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        SafetensorError,
+        pickle.UnpicklingError,
+    ) as error:
+        reason = str(error).partition("\n")[0]
+        raise EvaluationError(f"{source} cannot be read as weights of {name}: {reason}") from error
 
 
 def put_weights(network: nn.Module, state: Weights, *, name: str, source: str) -> None:
