@@ -11,7 +11,6 @@ shrinking the picture first, since neither codec reaches such sizes at full reso
 """
 
 import argparse
-import io
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +26,13 @@ from benchmarks.environment import environment
 from model.config import SamplerConfig
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
+from training.evaluation.codecs import best_codec
+from training.evaluation.methods import mean_colour
 from training.held_out import centred_square, held_out_photographs
 
 Pixels = NDArray[np.uint8]
 
 CODECS = ("JPEG", "WEBP")
-SHRINKS = (1, 1.25, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 16)
-QUALITIES = range(1, 96, 3)
 _MARGIN, _CAPTION = 8, 22
 
 
@@ -57,45 +56,6 @@ def measure(original: Pixels, came: Pixels, size: int | None) -> Quality:
     assert isinstance(ssim, torch.Tensor)
     psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
     return Quality(psnr=psnr, ssim=ssim.item(), size=size)
-
-
-def mean_colour(original: Pixels) -> Pixels:
-    """The picture's mean colour everywhere."""
-    mean = original.reshape(-1, 3).mean(0).round().astype(np.uint8)
-    return np.broadcast_to(mean, original.shape).copy()
-
-
-def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] | None:
-    """The best that an image codec does in ``budget`` bytes: pixels and size, None if nothing fits.
-
-    Args:
-        original: uint8 [S, S, 3].
-        codec: Pillow's name of the format.
-        budget: largest file size in bytes, all headers included.
-    """
-    side = len(original)
-    best: tuple[float, Pixels, int] | None = None
-    for shrink in SHRINKS:
-        small = Image.fromarray(original).resize(
-            (max(1, round(side / shrink)),) * 2, Image.Resampling.LANCZOS
-        )
-        for quality in QUALITIES:
-            buffer = io.BytesIO()
-            small.save(buffer, codec, quality=quality, **_effort(codec))
-            size = buffer.tell()
-            if size > budget:
-                break  # sizes grow with quality
-            with Image.open(buffer) as decoded:
-                picture = decoded.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
-            came = np.asarray(picture)
-            error = float(np.mean((original.astype(np.float64) - came.astype(np.float64)) ** 2))
-            if best is None or error < best[0]:
-                best = (error, came, size)
-    return None if best is None else best[1:]
-
-
-def _effort(codec: str) -> dict[str, int | bool]:
-    return {"method": 6} if codec == "WEBP" else {"optimize": True}
 
 
 def reconstruct(

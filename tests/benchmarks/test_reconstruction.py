@@ -7,16 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmarks.reconstruction import (
-    CODECS,
-    averages,
-    best_codec,
-    mean_colour,
-    measure,
-    write_report,
-)
+from benchmarks.reconstruction import CODECS, averages, measure, write_report
 from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from model.flowmo import FlowMo
+from training.evaluation.codecs import best_codec
+from training.evaluation.methods import mean_colour
 from training.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
 
 PHOTOGRAPH = centred_square(held_out_photographs()["astronaut.png"], 64)

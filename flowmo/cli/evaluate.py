@@ -1,0 +1,131 @@
+"""``flowmo evaluate``: how well a checkpoint reconstructs, beside codecs and other tokenizers."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flowmo.cli.numbers import numbers
+
+_WEIGHTS = "library (fetched by it), a file, random (tests only) or none."
+
+
+def evaluate_command(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Checkpoint folder or hub repository.")
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="Folder, image, tar or pattern of images; repeatable. Six held-out photographs.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the evaluation.")
+    ] = None,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--against",
+            "-a",
+            help="codec:jpeg, codec:webp, codec:avif, codec:jxl, mean-colour or module:function; "
+            "repeatable.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Most images, evenly spaced (all).", min=1)
+    ] = None,
+    reference: Annotated[
+        list[str] | None,
+        typer.Option(help="Other images to compare statistics with; repeatable."),
+    ] = None,
+    reference_limit: Annotated[
+        int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)
+    ] = None,
+    steps: Annotated[str, typer.Option(help="Numbers of steps; its own by default.")] = "",
+    guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures, without a checkpoint.", min=16)
+    ] = None,
+    codec_bytes: Annotated[
+        int | None, typer.Option("--bytes", help="For codecs; the tokens' by default.", min=1)
+    ] = None,
+    inception: Annotated[str, typer.Option(help=f"InceptionV3, of rFID: {_WEIGHTS}")] = "library",
+    vgg: Annotated[
+        str, typer.Option(help=f"VGG-16, of precision and recall: {_WEIGHTS}")
+    ] = "library",
+    lpips: Annotated[str, typer.Option(help=f"LPIPS' backbone: {_WEIGHTS}")] = "library",
+    lpips_net: Annotated[str, typer.Option(help="vgg or alex.")] = "vgg",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="float32, bf16 or auto (bf16 on a GPU).")] = "auto",
+    batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 16,
+    shard: Annotated[int, typer.Option(help="Images a file, a multiple of it.", min=1)] = 64,
+    shown: Annotated[int, typer.Option(help="Images that the page shows.", min=0)] = 6,
+    merge: Annotated[
+        Path | None,
+        typer.Option(help="Only write the report of this folder, whose files are all there."),
+    ] = None,
+) -> None:
+    """PSNR, SSIM, LPIPS, rFID, precision and recall. Run it again to go on after a stop."""
+    from training import evaluation as ev
+    from training.sweep import settings
+
+    if merge is not None:
+        _tell(ev.merge(merge), merge)
+        return
+    if out is None:
+        raise typer.BadParameter("--out is needed, the folder of the evaluation")
+    ranks = ev.Ranks.from_environment()
+    place = ranks.device(device)
+    methods: list[ev.Method] = []
+    side, budget = size, codec_bytes
+    if checkpoint is not None:
+        model = ev.load_model(checkpoint, device=place, precision=precision)
+        samplers = settings(
+            model.config.sampler,
+            steps=numbers(steps, int, "--steps"),
+            guidance=numbers(guidance, float, "--guidance"),
+        )
+        methods += ev.checkpoint_methods(model, samplers)
+        side = model.config.image_size
+        if model.config.quantizer == "lfq":
+            budget = budget or model.config.payload_bytes
+    if side is None:
+        raise typer.BadParameter("without a checkpoint, --size says how large the pictures are")
+    others, caveats = ev.compared(against or [], budget)
+    sources = ev.NetworkSources(
+        lpips=lpips,
+        lpips_backbone=lpips_net,  # type: ignore[arg-type] # it checks the value itself
+        inception=inception,
+        vgg16=vgg,
+    )
+    report = ev.evaluate(
+        ev.Evaluation(
+            pictures=ev.PictureList(data or [], side, limit=limit),
+            methods=[*methods, *others],
+            networks=ev.Networks(sources, place),
+            reference=ev.PictureList(reference, side, limit=reference_limit) if reference else None,
+            plan=ev.Plan(batch=batch, shard=shard, shown=shown),
+        ),
+        out,
+        ranks=ranks,
+        caveats=caveats,
+        on_progress=lambda text: typer.echo(text, err=True),
+    )
+    if report is not None:
+        _tell(report, out)
+
+
+def _tell(report: dict[str, Any], out: Path) -> None:
+    columns = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "rFID"}
+    columns |= {"precision": "prec.", "recall": "recall", "bytes": "bytes"}
+    typer.echo(f"{'':32}" + "".join(f"{title:>9}" for title in columns.values()))
+    for name, method in report["methods"].items():
+        values = (method[key] for key in columns)
+        cells = (f"{'-':>9}" if value is None else f"{value:>9.4g}" for value in values)
+        typer.echo(f"{name:32}" + "".join(cells))
+    for caveat in report["caveats"]:
+        typer.echo(f"note: {caveat}", err=True)
+    typer.echo(f"{out}/report.html, report.json, pictures.csv")

@@ -1,0 +1,25 @@
+"""Lists of numbers as one writes them on a command line."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from model.errors import ConfigError
+
+Number = TypeVar("Number", int, float)
+
+
+def numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
+    """``1,2,4`` as numbers; nothing for an empty text.
+
+    Args:
+        text: numbers with commas between.
+        kind: int or float.
+        option: that it is the value of, for the error.
+
+    Raises:
+        ConfigError: something else came.
+    """
+    try:
+        return [kind(word) for word in text.split(",") if word.strip()]
+    except ValueError as error:
+        raise ConfigError(f"{option} takes numbers as 1,2,4: {error}") from None

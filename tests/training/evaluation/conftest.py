@@ -1,0 +1,69 @@
+"""A small model and evaluations without networks."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import FlowMoConfig
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from training.evaluation import (
+    NO_NETWORKS,
+    CheckpointMethod,
+    Evaluation,
+    Method,
+    Networks,
+    PictureList,
+    Plan,
+)
+from training.evaluation.extractors import INCEPTION, VGG16
+
+
+class ColourNetworks(Networks):
+    """Mean colours as the features of both networks: distances without the networks' time."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_NETWORKS)
+        self.weights = dict.fromkeys(self.weights, "colours")
+        self.missing = {}
+
+    def features(self, levels: Tensor) -> dict[str, Tensor]:
+        return dict.fromkeys((INCEPTION, VGG16), levels.float().mean((2, 3)))
+
+
+@pytest.fixture(scope="session")
+def colour_networks() -> Networks:
+    return ColourNetworks()
+
+
+@pytest.fixture(scope="session")
+def micro(micro_model: FlowMoConfig) -> InferenceModel:
+    torch.manual_seed(0)
+    return InferenceModel(FlowMo(micro_model))
+
+
+@pytest.fixture
+def evaluation(pictures: Path, micro: InferenceModel) -> Callable[..., Evaluation]:
+    """Ten pictures through the micro model; keyword arguments replace parts."""
+
+    def build(
+        *,
+        methods: Sequence[Method] | None = None,
+        networks: Networks | None = None,
+        plan: Plan | None = None,
+        paths: Sequence[str] | None = None,
+        limit: int | None = None,
+        reference: PictureList | None = None,
+    ) -> Evaluation:
+        return Evaluation(
+            pictures=PictureList(paths or [str(pictures)], 32, limit=limit),
+            methods=methods or [CheckpointMethod(micro)],
+            networks=networks or Networks(NO_NETWORKS),
+            plan=plan or Plan(batch=2, shard=4, shown=2),
+            reference=reference,
+        )
+
+    return build

@@ -1,0 +1,79 @@
+"""Methods from what one writes on a command line."""
+
+from collections.abc import Sequence
+
+import torch
+
+from model.config import SamplerConfig
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
+from training.evaluation.adapters import AdapterMethod
+from training.evaluation.codecs import CODECS, Codec, writes
+from training.evaluation.errors import EvaluationError
+from training.evaluation.methods import CheckpointMethod, MeanColour, Method
+
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+def load_model(checkpoint: str, *, device: str, precision: str = "auto") -> InferenceModel:
+    """A checkpoint ready to reconstruct.
+
+    Args:
+        checkpoint: folder or hub repository.
+        device: where to run.
+        precision: ``float32``, ``bf16``, or ``auto``: bf16 on a GPU, else float32.
+
+    Raises:
+        CheckpointError: there is none.
+        EvaluationError: no such precision.
+    """
+    if precision == "auto":
+        precision = "bf16" if device.startswith("cuda") else "float32"
+    if precision not in PRECISIONS:
+        raise EvaluationError(f"precision is auto, {' or '.join(PRECISIONS)}, got {precision!r}")
+    weights = FlowMo.from_pretrained(checkpoint)
+    return InferenceModel(weights, dtype=PRECISIONS[precision], device=device)
+
+
+def checkpoint_methods(
+    model: InferenceModel, samplers: Sequence[SamplerConfig]
+) -> list[CheckpointMethod]:
+    """One method a sampler, called ``flowmo`` if there is one, else by what is set in each."""
+    if len(samplers) == 1:
+        return [CheckpointMethod(model, sampler=samplers[0])]
+    return [
+        CheckpointMethod(model, sampler=s, name=f"flowmo {s.steps} steps, guidance {s.guidance:g}")
+        for s in samplers
+    ]
+
+
+def compared(texts: Sequence[str], budget: int | None) -> tuple[list[Method], list[str]]:
+    """Methods to compare with.
+
+    Args:
+        texts: ``codec:NAME``, ``mean-colour`` or ``module:function`` each.
+        budget: bytes a picture for codecs; None if nothing says how many.
+
+    Returns:
+        The methods, and a sentence for each codec that this Pillow does not write.
+
+    Raises:
+        EvaluationError: an unknown one, or a codec without bytes.
+    """
+    methods: list[Method] = []
+    absent = []
+    for text in texts:
+        kind, _, name = text.partition(":")
+        if text == MeanColour.name:
+            methods.append(MeanColour())
+        elif kind != "codec":
+            methods.append(AdapterMethod(text))
+        elif budget is None:
+            raise EvaluationError(
+                f"{text} needs a number of bytes, which only models with tokens have: give --bytes"
+            )
+        elif name in CODECS and not writes(CODECS[name]):
+            absent.append(f"Without {name}: this Pillow does not write {CODECS[name]}.")
+        else:
+            methods.append(Codec(name, budget))
+    return methods, absent

@@ -1,0 +1,28 @@
+"""Libraries of the extra ``train``, imported where they are used and missed in plain words."""
+
+import importlib
+from typing import Any
+
+import torch
+
+from training.evaluation.errors import LibraryError
+
+
+def library(name: str) -> Any:
+    """Import a module by its dotted name.
+
+    Raises:
+        LibraryError: it is not installed, or does not load beside this torch.
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise LibraryError(
+            f"{error.name} is not installed: pip install 'flowmo-serve[train]'"
+        ) from error
+    except (ImportError, RuntimeError) as error:
+        # torchvision built for another torch fails with a RuntimeError about its operators.
+        raise LibraryError(
+            f"{name} is installed and does not load beside torch {torch.__version__} ({error}): "
+            f"install the torchvision that was built for this torch"
+        ) from error

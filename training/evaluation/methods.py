@@ -1,0 +1,121 @@
+"""What turns pictures into reconstructions: a checkpoint, or something to compare it with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from model.config import SamplerConfig
+from model.inference import InferenceModel
+from model.sampler import noise
+from training.images import Pixels
+from training.samples import to_levels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Came:
+    """One reconstruction.
+
+    Attributes:
+        pixels: uint8 [S, S, 3].
+        size: bytes that it was made from; None where that has no meaning.
+    """
+
+    pixels: Pixels
+    size: int | None
+
+
+class Method(Protocol):
+    """Something that reconstructs."""
+
+    @property
+    def name(self) -> str:
+        """For people, and unique in an evaluation."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """All that decides its results, JSON-safe: a stopped evaluation goes on only with it."""
+        ...
+
+    def reconstruct(
+        self, originals: Sequence[Pixels], numbers: Sequence[int]
+    ) -> Sequence[Came | None]:
+        """Reconstruct a batch.
+
+        Args:
+            originals: uint8 [S, S, 3] each.
+            numbers: of the pictures, for seeds.
+
+        Returns:
+            One a picture, None where it cannot be had.
+        """
+        ...
+
+
+class CheckpointMethod:
+    """A FlowMo model: through tokens and back, or through its posterior's mean.
+
+    Args:
+        model: that reconstructs.
+        sampler: how; the model's own by default.
+        name: in the report.
+        noise_scale: factor on the initial noise (supplement C.1); 1 is the model's own.
+    """
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        *,
+        sampler: SamplerConfig | None = None,
+        name: str = "flowmo",
+        noise_scale: float = 1.0,
+    ) -> None:
+        self.name = name
+        self._model, self._sampler = model, sampler or model.config.sampler
+        self._noise_scale = noise_scale
+
+    def describe(self) -> dict[str, Any]:
+        """Fingerprint, sampler and dtype."""
+        return {
+            "kind": "checkpoint",
+            "model": self._model.config.name,
+            "fingerprint": self._model.fingerprint,
+            "sampler": self._sampler.to_dict(),
+            "noise_scale": self._noise_scale,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+        }
+
+    def reconstruct(self, originals: Sequence[Pixels], numbers: Sequence[int]) -> list[Came | None]:
+        """As :class:`Method` says."""
+        model, config = self._model, self._model.config
+        images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        start = self._noise_scale * noise(numbers, tuple(images.shape[1:]))
+        # The signs are what the tokens carry (tested with the tokens), and a continuous model has
+        # no tokens.
+        quantized = model.quantize(model.encode(images))
+        levels = to_levels(model.decode(quantized, start=start, sampler=self._sampler).cpu())
+        size = config.payload_bytes if config.quantizer == "lfq" else None
+        return [Came(pixels=one, size=size) for one in levels.permute(0, 2, 3, 1).numpy()]
+
+
+class MeanColour:
+    """The mean colour of each picture everywhere: what knowing three bytes gives."""
+
+    name = "mean-colour"
+
+    def describe(self) -> dict[str, Any]:
+        """Nothing to set."""
+        return {"kind": "mean-colour"}
+
+    def reconstruct(self, originals: Sequence[Pixels], numbers: Sequence[int]) -> list[Came | None]:
+        """As :class:`Method` says."""
+        del numbers
+        return [Came(pixels=mean_colour(original), size=3) for original in originals]
+
+
+def mean_colour(original: Pixels) -> Pixels:
+    """The picture's mean colour everywhere: uint8 [S, S, 3] to the same."""
+    mean = original.reshape(-1, 3).mean(0).round().astype(np.uint8)
+    return np.broadcast_to(mean, original.shape).copy()

@@ -1,0 +1,198 @@
+"""From an evaluation's files to its report: means, distances of features, caveats."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.environment import environment
+from training.evaluation.distances import Statistics, frechet, precision_recall, statistics
+from training.evaluation.errors import EvaluationError
+from training.evaluation.extractors import INCEPTION, VGG16
+from training.evaluation.page import page
+from training.evaluation.protocol import FID_PICTURES, PROTOCOL
+from training.evaluation.shown import extremes
+from training.evaluation.store import Row, ShardResult, Store, write_whole
+from training.evaluation.weights import RANDOM
+from training.json_report import write_json
+
+ORIGINALS, REFERENCE = "original", "reference"
+FORMAT = "flowmo-evaluation/1"
+
+
+def merge(out: Path) -> dict[str, Any]:
+    """Write ``report.json``, ``report.html`` and ``pictures.csv`` of a finished evaluation.
+
+    Args:
+        out: its folder.
+
+    Returns:
+        What ``report.json`` says, unrounded.
+
+    Raises:
+        EvaluationError: files are missing, or it is no folder of an evaluation.
+    """
+    store = Store(out)
+    settings, notes = store.settings(), store.notes()
+    originals = _read(store, ORIGINALS, settings["pictures"]["count"])
+    sets = {"": _Set(originals.rows, originals.features)}
+    report: dict[str, Any] = {
+        "format": FORMAT,
+        "pictures": settings["pictures"] | {"unreadable": originals.unreadable},
+        "reference": settings["reference"],
+        "protocol": PROTOCOL | {"batch": settings["plan"]["batch"]},
+        "networks": settings["networks"],
+        "missing": notes["missing"],
+        "methods": {},
+    }
+    if settings["reference"] is not None:
+        reference = _read(store, REFERENCE, settings["reference"]["count"])
+        sets["reference_"] = _Set(reference.rows, reference.features)
+        report["reference"] |= {"unreadable": reference.unreadable}
+    shown: dict[str, dict[int, tuple[bytes, bytes]]] = {}
+    rows: dict[str, list[Row]] = {}
+    for name, description in settings["methods"].items():
+        result = _read(store, name, settings["pictures"]["count"])
+        report["methods"][name] = _method(result, description, sets)
+        shown[name], rows[name] = result.shown, result.rows
+    report["caveats"] = [*notes["caveats"], *_caveats(report)]
+    report["environment"] = environment()
+    write_json(out / "report.json", report)
+    write_whole(out / "pictures.csv", _table(rows).encode())
+    write_whole(
+        out / "report.html", page(report, shown, rows, first=settings["plan"]["shown"]).encode()
+    )
+    return report
+
+
+class _Set:
+    """Pictures to be compared with; their statistics are computed once."""
+
+    def __init__(self, rows: Sequence[Row], features: dict[str, Tensor]) -> None:
+        self.numbers = [row.number for row in rows]
+        self.features = features
+        self._statistics: Statistics | None = None
+
+    def statistics(self) -> Statistics:
+        if self._statistics is None:
+            self._statistics = statistics(self.features[INCEPTION])
+        return self._statistics
+
+    def only(self, numbers: Sequence[int]) -> "_Set":
+        """The pictures that a method has."""
+        if list(numbers) == self.numbers:
+            return self
+        places = [place for place, n in enumerate(self.numbers) if n in set(numbers)]
+        found = _Set([], {name: each[places] for name, each in self.features.items()})
+        found.numbers = list(numbers)
+        return found
+
+
+def _method(
+    result: ShardResult, description: dict[str, Any], sets: dict[str, _Set]
+) -> dict[str, Any]:
+    rows = result.rows
+    sizes = [row.size for row in rows if row.size is not None]
+    found: dict[str, Any] = {
+        "pictures": len(rows),
+        # Some pictures may be too rich for a codec at so few bytes.
+        "without_result": len(sets[""].numbers) - len(rows),
+        "bytes": float(np.mean(sizes)) if sizes else None,
+        "psnr": _mean([row.psnr for row in rows]),
+        "ssim": _mean([row.ssim for row in rows]),
+        "lpips": _mean([row.lpips for row in rows]),
+    }
+    for prefix, others in sets.items():
+        real = others if prefix else others.only([row.number for row in rows])
+        found |= {
+            ("rfid" if name == "fid" and not prefix else prefix + name): value
+            for name, value in _distances(real, result.features).items()
+        }
+    worst, best = extremes(rows)
+    found |= {"worst": [_brief(row) for row in worst], "best": [_brief(row) for row in best]}
+    return found | {"method": description}
+
+
+def _distances(real: _Set, features: dict[str, Tensor]) -> dict[str, float | None]:
+    found: dict[str, float | None] = {"fid": None, "precision": None, "recall": None}
+    if INCEPTION in features and min(len(features[INCEPTION]), len(real.features[INCEPTION])) > 1:
+        found["fid"] = frechet(real.statistics(), statistics(features[INCEPTION]))
+    if VGG16 in features:
+        near = precision_recall(real.features[VGG16], features[VGG16])
+        if near is not None:
+            found |= asdict(near)
+    return found
+
+
+def _brief(row: Row) -> dict[str, Any]:
+    return {"number": row.number, "name": row.name, "psnr": row.psnr, "bytes": row.size}
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _read(store: Store, method: str, count: int) -> ShardResult:
+    """All shards of a method as one, in the pictures' order."""
+    plan = store.settings()["plan"]
+    shards = -(-count // plan["shard"])
+    absent = [s for s in range(shards) if not store.path(method, s).exists()]
+    if absent:
+        raise EvaluationError(
+            f"{store.folder} is not finished: {len(absent)} of {shards} shards of {method!r} are "
+            f"missing, such as {absent[0]}; run the same evaluation again to go on"
+        )
+    parts = [store.read(method, shard) for shard in range(shards)]
+    names = {name for part in parts for name in part.features}
+    return ShardResult(
+        rows=[row for part in parts for row in part.rows],
+        features={
+            n: torch.cat([part.features[n] for part in parts if n in part.features])
+            for n in sorted(names)
+        },
+        shown={number: pair for part in parts for number, pair in part.shown.items()},
+        unreadable=[name for part in parts for name in part.unreadable],
+    )
+
+
+def _caveats(report: dict[str, Any]) -> list[str]:
+    found = []
+    if random := [name for name, weights in report["networks"].items() if weights == RANDOM]:
+        found.append(
+            f"The weights of {', '.join(random)} are random: figures that rest on them mean "
+            f"nothing, they only show that the computation runs."
+        )
+    found += [f"Without {name}: {reason}" for name, reason in report["missing"].items()]
+    fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
+    if INCEPTION not in report["missing"] and fewest < FID_PICTURES:
+        found.append(
+            f"rFID rests on {fewest} pictures. It is biased upwards for few, and below "
+            f"{FID_PICTURES} the covariances are singular: compare it only with figures of as "
+            f"many pictures, and not with published ones (50,000)."
+        )
+    if unreadable := report["pictures"]["unreadable"]:
+        found.append(f"{len(unreadable)} pictures do not decode and were left out: {unreadable}.")
+    for name, method in report["methods"].items():
+        if method["without_result"]:
+            found.append(
+                f"{name} has no result for {method['without_result']} pictures; its figures are "
+                f"over the others."
+            )
+    return found
+
+
+def _table(rows: dict[str, list[Row]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = [field.name for field in fields(Row)]
+    writer.writerow(["method", *names])
+    for method, each in rows.items():
+        writer.writerows([method, *(getattr(row, name) for name in names)] for row in each)
+    return buffer.getvalue()

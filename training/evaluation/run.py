@@ -1,0 +1,269 @@
+"""Evaluate: pictures x methods, in shards that any number of processes take in turn."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.evaluation.errors import EvaluationError
+from training.evaluation.methods import Came, Method
+from training.evaluation.metrics import as_tensor, psnr, ssim
+from training.evaluation.networks import Networks
+from training.evaluation.pictures import PictureList
+from training.evaluation.protocol import VERSION
+from training.evaluation.ranks import Ranks
+from training.evaluation.report import ORIGINALS, REFERENCE, merge
+from training.evaluation.shown import extremes, thumbnail
+from training.evaluation.store import Row, ShardResult, Store, slug
+from training.images import Pixels, UnreadableImageError
+
+_POLL_SECONDS = 1.0
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """How the work is cut. No figure depends on ``shard`` or on the number of processes.
+
+    Attributes:
+        batch: pictures that are computed together. Batches begin at multiples of it in the list,
+            because the last digits of a float may depend on what else is in a batch.
+        shard: pictures a file, a multiple of ``batch``.
+        shown: pictures of the report's grid, the first ones of the list.
+
+    Raises:
+        EvaluationError: a number is out of its range.
+    """
+
+    batch: int = 16
+    shard: int = 64
+    shown: int = 6
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.shard < 1 or self.shown < 0 or self.shard % self.batch:
+            raise EvaluationError(
+                f"batch and shard are at least 1, shown at least 0, and shard is a multiple of "
+                f"batch; got batch={self.batch}, shard={self.shard}, shown={self.shown}"
+            )
+
+    def shards(self, count: int) -> int:
+        """How many shards ``count`` pictures have."""
+        return -(-count // self.shard)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """What to measure.
+
+    Attributes:
+        pictures: that are reconstructed.
+        methods: that reconstruct them, with names that differ.
+        networks: for LPIPS and features.
+        reference: pictures to compare the reconstructions' features with, beside the originals'.
+        plan: how the work is cut.
+
+    Raises:
+        EvaluationError: two methods have one name.
+    """
+
+    pictures: PictureList
+    methods: Sequence[Method]
+    networks: Networks
+    reference: PictureList | None = None
+    plan: Plan = Plan()
+
+    def __post_init__(self) -> None:
+        names = [ORIGINALS, REFERENCE, *(slug(method.name) for method in self.methods)]
+        if len(set(names)) < len(names):
+            raise EvaluationError(f"methods need names of their own, got {names[2:]}")
+        if not self.methods:
+            raise EvaluationError("there is nothing to evaluate; name a checkpoint or a method")
+
+    def settings(self) -> dict[str, Any]:
+        """All that figures depend on, JSON-safe."""
+        return {
+            "protocol": VERSION,
+            "pictures": self.pictures.describe(),
+            "reference": None if self.reference is None else self.reference.describe(),
+            "methods": {method.name: method.describe() for method in self.methods},
+            "networks": self.networks.weights,
+            "plan": asdict(self.plan),
+        }
+
+
+def evaluate(
+    evaluation: Evaluation,
+    out: Path,
+    *,
+    ranks: Ranks | None = None,
+    caveats: Sequence[str] = (),
+    on_progress: Tell | None = None,
+) -> dict[str, Any] | None:
+    """Compute what is missing in a folder; rank 0 then waits for the others and writes the report.
+
+    Args:
+        evaluation: what to measure.
+        out: folder of the evaluation, the same one in every process.
+        ranks: this process's share; all of it by default.
+        caveats: further sentences for the report, of rank 0.
+        on_progress: is told what happens.
+
+    Returns:
+        The report; None in other ranks than 0.
+
+    Raises:
+        EvaluationError: the folder holds an evaluation of other settings.
+        LibraryError: torchmetrics or torch-fidelity is missing.
+    """
+    ranks, tell = ranks or Ranks(), on_progress or (lambda _: None)
+    store, plan = Store(out), evaluation.plan
+    notes = {"missing": evaluation.networks.missing, "caveats": list(caveats)}
+    store.open(evaluation.settings(), notes)
+    parts: list[tuple[PictureList, dict[str, Method | None]]] = [
+        (evaluation.pictures, {ORIGINALS: None, **{m.name: m for m in evaluation.methods}})
+    ]
+    if evaluation.reference is not None:
+        parts.append((evaluation.reference, {REFERENCE: None}))
+    for pictures, methods in parts:
+        count = plan.shards(len(pictures))
+        for shard in ranks.share(count):
+            _shard(store, evaluation, pictures, methods, shard, tell=tell)
+        pictures.close()
+    if ranks.rank:
+        return None
+    _wait(store, plan, parts, tell)
+    return merge(out)
+
+
+def _shard(
+    store: Store,
+    evaluation: Evaluation,
+    pictures: PictureList,
+    methods: Mapping[str, Method | None],
+    shard: int,
+    *,
+    tell: Tell,
+) -> None:
+    missing = [name for name in methods if not store.path(name, shard).exists()]
+    if not missing:
+        return
+    begin = time.perf_counter()
+    unreadable: list[str] = []
+    batches = list(_batches(pictures, evaluation.plan, shard, unreadable))
+    for name in missing:
+        method = methods[name]
+        result = (
+            _features_only(pictures, batches, evaluation.networks, unreadable)
+            if method is None
+            else _measured(method, pictures, batches, evaluation)
+        )
+        store.write(name, shard, result)
+    tell(
+        f"{pictures.size} px, shard {shard + 1} of {evaluation.plan.shards(len(pictures))}: "
+        f"{', '.join(missing)} ({time.perf_counter() - begin:.1f} s)"
+    )
+
+
+def _batches(
+    pictures: PictureList, plan: Plan, shard: int, unreadable: list[str]
+) -> Iterator[tuple[list[int], list[Pixels]]]:
+    """Readable pictures of a shard, cut at multiples of the batch."""
+    end = min((shard + 1) * plan.shard, len(pictures))
+    for first in range(shard * plan.shard, end, plan.batch):
+        numbers, squares = [], []
+        for number in range(first, min(first + plan.batch, end)):
+            try:
+                squares.append(pictures.square(number))
+                numbers.append(number)
+            except (UnreadableImageError, OSError):
+                unreadable.append(pictures.name(number))
+        if numbers:
+            yield numbers, squares
+
+
+def _features_only(
+    pictures: PictureList,
+    batches: Sequence[tuple[list[int], list[Pixels]]],
+    networks: Networks,
+    unreadable: list[str],
+) -> ShardResult:
+    rows: list[Row] = []
+    features: list[dict[str, Tensor]] = []
+    for numbers, squares in batches:
+        rows += [Row(number=n, name=pictures.name(n)) for n in numbers]
+        features.append(networks.features(as_tensor(squares)))
+    return ShardResult(rows=rows, features=_joined(features), unreadable=unreadable)
+
+
+def _measured(
+    method: Method,
+    pictures: PictureList,
+    batches: Sequence[tuple[list[int], list[Pixels]]],
+    evaluation: Evaluation,
+) -> ShardResult:
+    networks = evaluation.networks
+    rows: list[Row] = []
+    features: list[dict[str, Tensor]] = []
+    pixels: dict[int, tuple[Pixels, Pixels]] = {}
+    for numbers, squares in batches:
+        found: list[tuple[int, Pixels, Came]] = [
+            (number, original, came)
+            for number, original, came in zip(
+                numbers, squares, method.reconstruct(squares, numbers), strict=True
+            )
+            if came is not None
+        ]
+        if not found:
+            continue
+        originals = as_tensor([original for _, original, _ in found])
+        levels = as_tensor([came.pixels for _, _, came in found])
+        similarities = ssim(originals, levels, networks.device)
+        distances = networks.distances(originals, levels)
+        features.append(networks.features(levels))
+        for place, (number, original, came) in enumerate(found):
+            pixels[number] = original, came.pixels
+            rows.append(
+                Row(
+                    number=number,
+                    name=pictures.name(number),
+                    psnr=psnr(original, came.pixels),
+                    ssim=similarities[place],
+                    lpips=None if distances is None else distances[place],
+                    size=came.size,
+                )
+            )
+    worst, best = extremes(rows)
+    kept = {row.number for row in (*worst, *best)} | set(range(evaluation.plan.shown))
+    shown = {n: (thumbnail(a), thumbnail(b)) for n, (a, b) in pixels.items() if n in kept}
+    return ShardResult(rows=rows, features=_joined(features), shown=shown)
+
+
+def _joined(features: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    names = features[0] if features else ()
+    return {name: torch.cat([part[name] for part in features]) for name in names}
+
+
+def _wait(
+    store: Store,
+    plan: Plan,
+    parts: Sequence[tuple[PictureList, Mapping[str, Method | None]]],
+    tell: Tell,
+) -> None:
+    """Until the other processes have written their files."""
+    files = [
+        store.path(name, shard)
+        for pictures, methods in parts
+        for name in methods
+        for shard in range(plan.shards(len(pictures)))
+    ]
+    told = 0
+    while missing := [path for path in files if not path.exists()]:
+        if len(missing) != told:
+            told = len(missing)
+            tell(f"waiting for {told} files of other processes, such as {missing[0].name}")
+        time.sleep(_POLL_SECONDS)

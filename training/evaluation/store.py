@@ -1,0 +1,180 @@
+"""The folder of an evaluation: what was asked, and one file a shard and method.
+
+A file has its name only when it is whole, so processes share nothing but the folder, and a killed
+evaluation goes on with the files that are missing.
+"""
+
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from training.evaluation.errors import EvaluationError
+
+_SETTINGS, _SHARDS = "settings.json", "shards"
+_FEATURES, _SHOWN = "features.", "shown."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """Figures of one picture; all None but the name for the originals themselves."""
+
+    number: int
+    name: str
+    psnr: float | None = None
+    ssim: float | None = None
+    lpips: float | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardResult:
+    """What one method did with one shard.
+
+    Attributes:
+        rows: of the pictures that it has.
+        features: by network, float32 [len(rows), F].
+        shown: of a few pictures the original and what came, as WebP files.
+        unreadable: names of pictures that do not decode.
+    """
+
+    rows: list[Row]
+    features: dict[str, Tensor]
+    shown: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+
+class Store:
+    """Reads and writes the folder.
+
+    Args:
+        folder: of the evaluation; made when something is written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def open(self, settings: Mapping[str, Any], notes: Mapping[str, Any]) -> None:
+        """Begin, or go on with what was begun.
+
+        Args:
+            settings: all that figures depend on, JSON-safe.
+            notes: what the report should tell beside.
+
+        Raises:
+            EvaluationError: the folder is of other settings; the message lists which differ.
+        """
+        asked = json.loads(json.dumps(settings))
+        path = self.folder / _SETTINGS
+        if path.exists():
+            if changes := _differences(self.settings(), asked):
+                raise EvaluationError(
+                    f"{self.folder} holds an evaluation of other settings: {'; '.join(changes)}. "
+                    f"Take another folder, or delete this one"
+                )
+            return
+        content = {"settings": asked, "notes": notes}
+        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+
+    def settings(self) -> dict[str, Any]:
+        """What was asked.
+
+        Raises:
+            EvaluationError: the folder is none of an evaluation.
+        """
+        return self._content("settings")
+
+    def notes(self) -> dict[str, Any]:
+        """What was noted when the evaluation began.
+
+        Raises:
+            EvaluationError: the folder is none of an evaluation.
+        """
+        return self._content("notes")
+
+    def _content(self, part: str) -> dict[str, Any]:
+        try:
+            text = (self.folder / _SETTINGS).read_text(encoding="utf-8")
+            found: dict[str, Any] = json.loads(text)[part]
+        except (OSError, ValueError, KeyError) as error:
+            raise EvaluationError(
+                f"{self.folder} is no folder of an evaluation ({error!r})"
+            ) from None
+        return found
+
+    def path(self, method: str, shard: int) -> Path:
+        """Of the result of a method for a shard."""
+        return self.folder / _SHARDS / f"{slug(method)}.{shard:06d}.safetensors"
+
+    def write(self, method: str, shard: int, result: ShardResult) -> None:
+        """Write a result, whole or not at all."""
+        tensors = {_FEATURES + name: t.contiguous() for name, t in result.features.items()}
+        for number, pair in result.shown.items():
+            for which, data in zip(("original", "came"), pair, strict=True):
+                tensors[f"{_SHOWN}{number}.{which}"] = torch.from_numpy(
+                    np.frombuffer(data, np.uint8).copy()
+                )
+        metadata = {
+            "rows": json.dumps([asdict(row) for row in result.rows]),
+            "unreadable": json.dumps(result.unreadable),
+        }
+        write_whole(self.path(method, shard), save(tensors, metadata))
+
+    def read(self, method: str, shard: int) -> ShardResult:
+        """Read a result."""
+        features, shown = {}, {}
+        with safe_open(self.path(method, shard), framework="pt") as opened:
+            metadata = opened.metadata()
+            rows = [Row(**row) for row in json.loads(metadata["rows"])]
+            unreadable = json.loads(metadata["unreadable"])
+            for key in opened.keys():  # noqa: SIM118 (no mapping)
+                if key.startswith(_FEATURES):
+                    features[key.removeprefix(_FEATURES)] = opened.get_tensor(key)
+                elif key.endswith(".came"):
+                    number = int(key.split(".")[1])
+                    pair = (f"{_SHOWN}{number}.{which}" for which in ("original", "came"))
+                    first, second = (opened.get_tensor(k).numpy().tobytes() for k in pair)
+                    shown[number] = first, second
+        return ShardResult(rows=rows, features=features, shown=shown, unreadable=unreadable)
+
+
+def slug(name: str) -> str:
+    """A method's name as part of a file's."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file that appears with all of its content; writers of the same one do not collide."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _differences(before: Any, now: Any, where: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        keys = dict.fromkeys([*before, *now])
+        return [
+            change
+            for key in keys
+            for change in _differences(
+                before.get(key), now.get(key), f"{where}.{key}" if where else key
+            )
+        ]
+    return [] if before == now else [f"{where} was {before!r} and is now {now!r}"]
