@@ -1,27 +1,28 @@
-"""Libraries of the ``train`` extra, and what to say where one cannot be imported."""
+"""Libraries of the extra ``train``, imported where they are used and missed in plain words."""
 
-from importlib import import_module
-from types import ModuleType
+import importlib
+from typing import Any
 
 import torch
 
-from model.errors import ConfigError
+from training.errors import LibraryError
 
 
-def library(name: str) -> ModuleType:
-    """Import a module of the ``train`` extra.
-
-    Args:
-        name: dotted name, such as ``torchvision.models``.
+def library(name: str) -> Any:
+    """Import a module by its dotted name.
 
     Raises:
-        ConfigError: it is not installed, or it is of another torch: torchvision fails with a
-            RuntimeError then, and torchmetrics with it.
+        LibraryError: it is not installed, or does not load beside this torch.
     """
     try:
-        return import_module(name)
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise LibraryError(
+            f"{error.name} is not installed: pip install 'flowmo-serve[train]'"
+        ) from error
     except (ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"{name} cannot be imported beside torch {torch.__version__} ({error}): "
-            f"pip install 'flowmo-serve[train]', with a torchvision of that torch"
+        # torchvision built for another torch fails with a RuntimeError about its operators.
+        raise LibraryError(
+            f"{name} is installed and does not load beside torch {torch.__version__} ({error}): "
+            f"install the torchvision that was built for this torch"
         ) from error

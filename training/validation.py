@@ -15,7 +15,7 @@ from model.flowmo import FlowMo
 from model.sampler import noise
 from training.config import ValidationConfig
 from training.libraries import library
-from training.perceptual import LPIPS
+from training.lpips import Lpips
 from training.pictures import held_out_pictures
 from training.samples import psnr, to_levels
 
@@ -32,7 +32,7 @@ class Validator:
 
     Raises:
         DataError: no pictures.
-        ConfigError: LPIPS is asked for and its weights cannot be had.
+        LibraryError: LPIPS is asked for and its weights cannot be had.
     """
 
     def __init__(self, config: ValidationConfig, *, size: int, device: torch.device) -> None:
@@ -41,7 +41,9 @@ class Validator:
         self._device = device
         self._ssim = library("torchmetrics.functional.image").structural_similarity_index_measure
         self._metric = config.metric
-        self._lpips = LPIPS(config.lpips_weights).to(device) if config.metric == "lpips" else None
+        self._lpips = (
+            Lpips("vgg", config.lpips_weights).to(device) if config.metric == "lpips" else None
+        )
 
     @torch.no_grad()
     def measure(self, model: FlowMo) -> dict[str, float]:
@@ -65,7 +67,7 @@ class Validator:
             values.setdefault("psnr", []).extend(psnr(rounded, images).tolist())
             values.setdefault("ssim", []).extend(similarity.tolist())
             if self._lpips is not None:
-                values.setdefault("lpips", []).extend(self._lpips.each(rounded, images).tolist())
+                values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
         model.train(training)
         return {name: float(np.mean(each)) for name, each in values.items()}
 

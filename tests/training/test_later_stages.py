@@ -22,7 +22,7 @@ from training.config import LossWeights, PerceptualConfig, TrainConfig, Validati
 from training.distillation import Teacher, teacher_sampler
 from training.generators import Generators
 from training.objective import draw
-from training.perceptual import LPIPS
+from training.perceptual import LpipsLoss
 from training.pictures import held_out_pictures
 from training.post_train import stage_1b
 from training.samples import psnr
@@ -90,7 +90,7 @@ def test_stage_1b_is_the_flow_loss_and_the_samples_distance(taught: TrainConfig)
     config = replace(config, stage="1b", init="x")
     draws = draw(config, Generators.seeded(0, CPU))
     model.encoder.requires_grad_(False)
-    network = LPIPS("random")
+    network = LpipsLoss("random")
     objective = stage_1b(model, images, draws, config.losses, network)
     terms = {term.name: term for term in objective.terms}
     # A frozen encoder has no use for the quantizer's terms.
