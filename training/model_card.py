@@ -64,6 +64,17 @@ same ones only.
 """
 
 
+_EVALUATED = {
+    "bytes": "bytes",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "lpips": "LPIPS",
+    "rfid": "rFID",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
 def figures(
     metrics: dict[str, float], config: ValidationConfig, report: dict[str, Any] | None
 ) -> list[Sequence[str]]:
@@ -79,9 +90,12 @@ def figures(
     rows: list[Sequence[str]] = [
         (pictures, names[name], f"{value:.4g}") for name, value in metrics.items()
     ]
-    for name, value in (report or {}).get("figures", {}).items():
-        if isinstance(value, int | float):
-            rows.append(("evaluation", name, f"{value:.4g}"))
+    for method, values in ({} if report is None else report["methods"]).items():
+        rows += [
+            (f"{values['pictures']} pictures, {method}", name, f"{values[key]:.4g}")
+            for key, name in _EVALUATED.items()
+            if values.get(key) is not None
+        ]
     return rows
 
 

@@ -174,12 +174,15 @@ def _report(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} is no report of `flowmo evaluate`: {error}") from error
-    if not isinstance(report, dict) or report.get("fingerprint") != fingerprint:
+    methods = report.get("methods", {}) if isinstance(report, dict) else {}
+    described = [method["method"].get("fingerprint") for method in methods.values()]
+    if fingerprint not in described:
         raise ConfigError(
-            f"{path} is not of these weights: it says fingerprint "
-            f"{report.get('fingerprint') if isinstance(report, dict) else None}, they have "
-            f"{fingerprint}; evaluate the same folder"
+            f"{path} is not of these weights: it has the fingerprints "
+            f"{[came for came in described if came]}, they have {fingerprint}; evaluate the same "
+            f"folder"
         )
+    assert isinstance(report, dict)
     return report
 
 

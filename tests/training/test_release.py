@@ -72,12 +72,21 @@ def test_a_release_is_replaced_and_nothing_else_is(run: TrainConfig, tmp_path: P
     assert (tmp_path / "mine/letter.txt").read_text() == "keep me"
 
 
-def test_an_evaluation_of_other_weights_is_refused(run: TrainConfig, tmp_path: Path) -> None:
-    report = tmp_path / "report.json"
-    report.write_text(json.dumps({"fingerprint": "0" * 32}))
+def test_an_evaluations_figures_join_the_card(run: TrainConfig, tmp_path: Path) -> None:
+    best, report = str(Path(run.output) / "best"), tmp_path / "evaluation/report.json"
+    common = ["--out", str(report.parent), "--inception", "none", "--vgg", "none"]
+    options = ["--lpips", "none", "--against", "mean-colour"]
+    result = CliRunner().invoke(app, ["evaluate", best, *common, *options])
+    assert result.exit_code == 0, result.output
+    release(Path(run.output), tmp_path / "out", evaluation=report)
+    card = (tmp_path / "out/README.md").read_text()
+    methods = json.loads(report.read_text())["methods"]
+    for method in ("flowmo", "mean-colour"):
+        assert f"| 6 pictures, {method} | PSNR (dB) | {methods[method]['psnr']:.4g} |" in card
+    report.write_text(report.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
     with pytest.raises(ConfigError, match="not of these weights"):
-        release(Path(run.output), tmp_path / "out", evaluation=report)
-    assert not (tmp_path / "out").exists()
+        release(Path(run.output), tmp_path / "other", evaluation=report)
+    assert not (tmp_path / "other").exists()
 
 
 def test_what_cannot_be_released_is_told(run: TrainConfig, tmp_path: Path) -> None:
