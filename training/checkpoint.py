@@ -1,106 +1,267 @@
 """Checkpoints of a run on disk: one folder each, written whole or not at all.
 
-    RUN/checkpoints/step_000001500/state.safetensors   every tensor of the training state
-                                   state.json          format, step, data position, config
+    RUN/checkpoints/step_000001500/shard-00001-....safetensors   what process 1 of the run held
+                                   state.json   format, step, data position, config
 
-Nothing is pickled. A folder is written under a temporary name, flushed, and then renamed, so a
-folder with its final name is complete.
+Tensors are written by torch's distributed checkpointing in its safetensors form: each process
+writes its own shards, and any number of processes reads them. Nothing is pickled. A folder is
+written under a temporary name, flushed, and then renamed, so a folder with its final name is
+complete. Folders of format 1 (one ``state.safetensors``) are read, too.
 """
 
 import json
 import re
 import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import (
+    HuggingFaceStorageReader,
+    HuggingFaceStorageWriter,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import async_save
+from torch.distributed.tensor import DTensor
 
 from model.errors import CheckpointError
-from training.files import replacing_folder
+from training.files import flush, flush_tree
+from training.mesh import Mesh
 
-FORMAT = 1
-_TENSORS, _RECORD = "state.safetensors", "state.json"
+FORMAT = 2
+_READABLE = (1, 2)
+_RECORD = "state.json"
 _NAME = re.compile(r"step_(\d{9,})")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """What a checkpoint folder holds.
+    """What a checkpoint folder holds; tensors are read when they are asked for.
 
     Attributes:
         path: the folder.
-        tensors: the training state's tensors, on the CPU.
+        shapes: of the whole tensors, by name.
         progress: the training state's record.
         config: the run's config, in JSON form.
     """
 
     path: Path
-    tensors: dict[str, Tensor]
+    shapes: dict[str, tuple[int, ...]]
     progress: dict[str, Any]
     config: dict[str, Any]
+
+    def read_into(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fill tensors, whole ones or shards, with those of the checkpoint.
+
+        All processes of a run must call it together.
+
+        Args:
+            tensors: by name; each is in :attr:`shapes`, with its shape there.
+
+        Raises:
+            CheckpointError: a file is damaged.
+        """
+        _expect_single_process()
+        try:
+            load(
+                dict(tensors),
+                storage_reader=HuggingFaceStorageReader(str(self.path)),
+                no_dist=not dist.is_initialized(),
+            )
+        except (OSError, SafetensorError, CheckpointException) as error:
+            raise _unreadable(self.path, error) from error
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors, whole, on the CPU, in the dtypes they were saved in."""
+        dtypes = HuggingFaceStorageReader(str(self.path)).read_metadata().state_dict_metadata
+        found = {
+            name: torch.empty(shape, dtype=dtypes[name].properties.dtype)  # type: ignore[union-attr]
+            for name, shape in self.shapes.items()
+        }
+        self.read_into(found)
+        return found
 
 
 def checkpoint_folders(run: Path) -> list[Path]:
     """The complete checkpoints of a run, oldest first."""
-    found = [
-        (int(match[1]), path)
+    return [path for _, path in sorted(_by_step(run).items())]
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step of a checkpoint folder."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None, path
+    return int(match[1])
+
+
+def _by_step(run: Path) -> dict[int, Path]:
+    return {
+        int(match[1]): path
         for path in (run / "checkpoints").glob("step_*")
         if (match := _NAME.fullmatch(path.name))
-    ]
-    return [path for _, path in sorted(found)]
-
-
-def save_checkpoint(
-    run: Path,
-    *,
-    tensors: dict[str, Tensor],
-    progress: dict[str, Any],
-    config: dict[str, Any],
-    keep: int,
-) -> Path:
-    """Write a checkpoint and delete all but the latest ``keep``.
-
-    Args:
-        run: the run's folder.
-        tensors: the training state's tensors.
-        progress: its record; ``step`` names the folder.
-        config: the run's config, in JSON form.
-        keep: how many checkpoints stay.
-
-    Returns:
-        The checkpoint's folder.
-    """
-    target = run / "checkpoints" / f"step_{progress['step']:09d}"
-    with replacing_folder(target) as temporary:
-        cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(cpu, temporary / _TENSORS)
-        record = {"format": FORMAT, "progress": progress, "config": config}
-        (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
-    for old in checkpoint_folders(run)[:-keep]:
-        shutil.rmtree(old)
-    return target
+    }
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint folder.
+    """Open a checkpoint folder.
 
     Raises:
         CheckpointError: files are missing, damaged, or of another format version.
     """
     try:
         record = json.loads((path / _RECORD).read_text())
-        tensors = load_file(path / _TENSORS)
+        found = HuggingFaceStorageReader(str(path)).read_metadata().state_dict_metadata
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is no readable checkpoint ({error}); delete it to fall back to an older one"
-        ) from error
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise _unreadable(path, error) from error
+    if not isinstance(record, dict) or record.get("format") not in _READABLE:
         raise CheckpointError(
             f"{path} has another checkpoint format than {FORMAT}, which this version reads"
         )
+    if len(list(path.glob("*.safetensors"))) < record.get("files", 1):
+        raise _unreadable(path, FileNotFoundError("files of some processes are missing"))
     return Checkpoint(
-        path=path, tensors=tensors, progress=record["progress"], config=record["config"]
+        path=path,
+        shapes={name: tuple(one.size) for name, one in found.items()},  # type: ignore[union-attr]
+        progress=record["progress"],
+        config=record["config"],
     )
+
+
+def _unreadable(path: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no readable checkpoint ({error}); delete it to fall back to an older one"
+    )
+
+
+def _expect_single_process() -> None:
+    # torch warns whenever one process saves or loads by itself, which is what is meant here.
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable")
+
+
+class CheckpointWriter:
+    """Writes checkpoints while training goes on.
+
+    A save copies the tensors to memory of the host and returns; the files are written by a thread.
+    The next save, and the end of the block, wait for it. What fails there is raised then.
+
+    Args:
+        run: the run's folder, one that all processes see.
+        mesh: of the run.
+    """
+
+    def __init__(self, run: Path, mesh: Mesh) -> None:
+        self._folder, self._mesh = run / "checkpoints", mesh
+        # Collectives of the writing thread must not meet those of the training thread.
+        self._group = dist.new_group(backend="gloo") if mesh.size > 1 else None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[Path] | None = None
+        if mesh.is_main:
+            for leftover in self._folder.glob(".step_*"):  # of a process that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+        mesh.wait()
+
+    def save(
+        self,
+        tensors: Mapping[str, Tensor],
+        *,
+        progress: dict[str, Any],
+        config: dict[str, Any],
+        then: Callable[[Path], None] | None = None,
+    ) -> Path:
+        """Begin to write a checkpoint; all processes call it together.
+
+        Args:
+            tensors: of the training state; they may change as soon as this returns.
+            progress: its record; ``step`` names the folder.
+            config: the run's config, in JSON form.
+            then: is called with the folder, on the writing thread of the main process, when it is
+                complete.
+
+        Returns:
+            The folder that it will have.
+
+        Raises:
+            CheckpointError: the save before could not be written.
+        """
+        self.wait()
+        target = self._folder / f"step_{progress['step']:09d}"
+        temporary = target.with_name(f".{target.name}.new")
+        if self._mesh.is_main:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self._mesh.wait()
+        record = {
+            "format": FORMAT,
+            "progress": progress,
+            "config": config,
+            "files": self._mesh.size,
+        }
+        _expect_single_process()
+        writing = async_save(
+            # Those on the CPU would be written as they are then; the others are copied by torch.
+            {name: _copied(tensor) for name, tensor in tensors.items()},
+            storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+            process_group=self._group,
+            no_dist=self._mesh.size == 1,
+        )
+        self._pending = self._pool.submit(self._finish, writing, temporary, target, record, then)
+        return target
+
+    def _finish(
+        self,
+        writing: Any,
+        temporary: Path,
+        target: Path,
+        record: dict[str, Any],
+        then: Callable[[Path], None] | None,
+    ) -> Path:
+        writing.result()  # of all processes: it ends with a collective
+        if self._mesh.is_main:
+            # Not every process has something to write: small tensors are dealt out.
+            record |= {"files": len(list(temporary.glob("*.safetensors")))}
+            (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            flush_tree(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+            flush(target.parent)
+            if then is not None:
+                then(target)
+        return target
+
+    def wait(self) -> None:
+        """Until what was begun is on disk.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return
+        try:
+            pending.result()
+        except (OSError, SafetensorError, CheckpointException) as error:
+            raise CheckpointError(f"a checkpoint could not be written: {error}") from error
+
+    def close(self) -> None:
+        """Wait, and end the thread.
+
+        Raises:
+            CheckpointError: the last checkpoint could not be written.
+        """
+        try:
+            self.wait()
+        finally:
+            self._pool.shutdown()
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.detach().clone() if held.device.type == "cpu" else tensor.detach()

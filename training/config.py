@@ -19,6 +19,7 @@ Cache = Literal["none", "memory"]
 Schedule = Literal["constant", "linear", "cosine"]
 Parametrization = Literal["mup", "standard"]
 Precision = Literal["float32", "bf16"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Stage = Literal["1a", "1b", "distill"]
 PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
 ValidationMetric = Literal["psnr", "ssim", "lpips"]
@@ -330,8 +331,9 @@ class TrainConfig:
         output: run folder; logs, samples, checkpoints and the exported model go there.
         steps: optimizer steps of the whole run.
         max_minutes: stop after so many minutes of training, over all resumed parts; None never.
-        batch_size: images an optimizer step.
-        accumulation: micro-batches a step; divides ``batch_size``.
+        batch_size: images an optimizer step, over all processes.
+        accumulation: micro-batches a step and process; processes x accumulation divides
+            ``batch_size``.
         ema_decay: decay of the weights' exponential moving average.
         ema_ramp: use min(decay, (1 + step) / (10 + step)), for runs of few steps.
         condition_dropout: share of samples that see the null condition.
@@ -343,6 +345,10 @@ class TrainConfig:
         precision: ``bf16`` autocast (weights stay float32) or ``float32``.
         compile: torch.compile the forward and backward pass.
         device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
+        parallel: with several processes (torchrun, Ray Train): ``ddp`` keeps a whole copy of the
+            weights in each, ``fsdp`` shards them; ``auto`` is ``ddp`` if there are several.
+        shard_size: with ``fsdp``, processes that share one copy of the weights, such as those of
+            one machine; None for all of them.
         seed: of the initial weights, the data order, times, noise and dropout.
         log_interval: steps between log lines.
         sample_interval: steps between sample grids; 0 for none.
@@ -350,6 +356,11 @@ class TrainConfig:
         checkpoint_interval: steps between checkpoints; 0 for only the last.
         checkpoint_minutes: also a checkpoint after so many minutes; None for none.
         keep_checkpoints: how many of the latest checkpoints stay on disk.
+        keep_every: checkpoints whose step is a multiple of this stay, too; 0 for none.
+        keep_best: write a checkpoint at each best validation, and keep the latest of these.
+        checkpoint_mirror: a URL (``s3://``, ``gs://``, or another of fsspec's) that gets a copy of
+            every checkpoint and of the exported models; a run that finds no checkpoint in its
+            folder resumes from there.
         tensorboard: write TensorBoard event files.
 
     Raises:
@@ -380,6 +391,8 @@ class TrainConfig:
     precision: Precision = "bf16"
     compile: bool = False
     device: str = "auto"
+    parallel: Parallel = "auto"
+    shard_size: int | None = None
     seed: int = 0
     log_interval: int = 50
     sample_interval: int = 5_000
@@ -387,6 +400,9 @@ class TrainConfig:
     checkpoint_interval: int = 5_000
     checkpoint_minutes: float | None = None
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: bool = False
+    checkpoint_mirror: str | None = None
     tensorboard: bool = True
 
     def __post_init__(self) -> None:
@@ -403,6 +419,7 @@ class TrainConfig:
             0,
             sample_interval=self.sample_interval,
             checkpoint_interval=self.checkpoint_interval,
+            keep_every=self.keep_every,
             encoder_freeze_step=self.encoder_freeze_step or 0,
         )
         for name in ("max_minutes", "checkpoint_minutes"):
@@ -424,6 +441,15 @@ class TrainConfig:
             ema_decay=self.ema_decay,
         )
         _one_of("precision", self.precision, Precision)
+        _one_of("parallel", self.parallel, Parallel)
+        _require(
+            self.shard_size is None or (self.shard_size >= 1 and self.parallel == "fsdp"),
+            f"shard_size must be at least 1 and belongs to parallel=fsdp, got {self.shard_size!r}",
+        )
+        _require(
+            not self.keep_best or self.validation.interval > 0,
+            "keep_best needs a validation.interval",
+        )
         _require(
             math.isfinite(self.time_shift) and self.time_shift > 0,
             f"time_shift must be positive, got {self.time_shift!r}",

@@ -201,19 +201,27 @@ def corrupt_error(index: ImageIndex, unreadable: list[int], config: DataConfig) 
 class PositionBatches(Sampler[list[int]]):
     """Consecutive positions, ``batch_size`` at a time, from ``start`` until ``stop``.
 
-    With a ``period`` they are counted modulo it, so that the samples repeat.
+    With a ``period`` they are counted modulo it, so that the samples repeat. Of each batch there is
+    ``part``, (i, n): the i-th of n equal pieces.
     """
 
     def __init__(
-        self, *, start: int, stop: int, batch_size: int, period: int | None = None
+        self,
+        *,
+        start: int,
+        stop: int,
+        batch_size: int,
+        period: int | None = None,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
         self._range = range(start, stop, batch_size)
-        self._batch_size = batch_size
+        self._share = batch_size // part[1]
+        self._offset = part[0] * self._share
         self._period = period
 
     def __iter__(self) -> Iterator[list[int]]:
         for first in self._range:
-            places = range(first, first + self._batch_size)
+            places = range(first + self._offset, first + self._offset + self._share)
             yield list(places) if self._period is None else [p % self._period for p in places]
 
     def __len__(self) -> int:
@@ -251,6 +259,7 @@ def batches(
     workers: int,
     pin: bool,
     period: int | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> DataLoader[Any]:
     """The batches of ``steps`` steps from position ``start``.
 
@@ -258,16 +267,21 @@ def batches(
         dataset: crops by position.
         start: position of the first sample.
         steps: how many batches.
-        batch_size: samples of each.
+        batch_size: samples of each, over all processes.
         workers: decoding processes, at most one a CPU; 0 decodes in this one.
         pin: put batches in page-locked memory, for a GPU.
         period: positions after which the samples repeat; None for never.
+        part: (i, n), the i-th of n equal pieces of each batch.
 
     Returns:
         A loader of :class:`Batch` (torch's type parameter is that of the samples).
     """
     positions = PositionBatches(
-        start=start, stop=start + steps * batch_size, batch_size=batch_size, period=period
+        start=start,
+        stop=start + steps * batch_size,
+        batch_size=batch_size,
+        period=period,
+        part=part,
     )
     workers = min(workers, available_cpus())
     return DataLoader(

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from training.sharding import local
+
 
 class WeightEMA:
     """shadow <- d shadow + (1 - d) weight after every step, in float32.
@@ -23,6 +25,7 @@ class WeightEMA:
         self.shadow: dict[str, Tensor] = {
             name: p.detach().float().clone() for name, p in self._parameters.items()
         }
+        self._held = [local(shadow) for shadow in self.shadow.values()]
 
     def decay_at(self, step: int) -> float:
         """d of the update after ``step`` (counted from 1)."""
@@ -31,23 +34,24 @@ class WeightEMA:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the weights after ``step``."""
-        weights = [p.detach() for p in self._parameters.values()]
-        torch._foreach_lerp_(list(self.shadow.values()), weights, 1.0 - self.decay_at(step))
+        weights = [local(p.detach()) for p in self._parameters.values()]
+        torch._foreach_lerp_(self._held, weights, 1.0 - self.decay_at(step))
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Within it the model has the averaged weights; neither copy is written or copied."""
+        """Within it the model has the averaged weights, and the average the model's."""
         self._swap()
         try:
             yield
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.data, self.shadow[name] = self.shadow[name], parameter.data
-
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Continue from a saved :attr:`shadow`."""
-        for name, tensor in self.shadow.items():
-            tensor.copy_(state[name])
+        # Contents, not storages: sharded weights are views of buffers that must stay where they
+        # are. One tensor at a time needs little memory.
+        for parameter, shadow in zip(self._parameters.values(), self._held, strict=True):
+            weight = local(parameter.detach())
+            kept = weight.clone()
+            weight.copy_(shadow)
+            shadow.copy_(kept)

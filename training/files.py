@@ -21,19 +21,25 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     temporary.mkdir(parents=True)
     try:
         yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            _flush(path)
+        flush_tree(temporary)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     if target.exists():
         target.rename(old)
     temporary.rename(target)
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush_tree(folder: Path) -> None:
+    """See to it that a folder and all in it are on disk."""
+    for path in (*folder.rglob("*"), folder):
+        flush(path)
+
+
+def flush(path: Path) -> None:
+    """See to it that a file, or a folder's list of names, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -47,8 +53,8 @@ def replacing_file(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.new")
     try:
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
-    _flush(target.parent)
+    flush(target.parent)

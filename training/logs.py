@@ -127,3 +127,25 @@ def _truncate(path: Path, step: int) -> None:
         except (ValueError, KeyError, TypeError):
             continue
     path.write_text("".join(kept), encoding="utf-8")
+
+
+class NoLog:
+    """The log of a process that does not speak for its run."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def advance(self, step: int) -> None:
+        """Nothing."""
+
+    def scalars(self, step: int, values: Mapping[str, float], *, status: str) -> None:
+        """Nothing."""
+
+    def picture(self, step: int, name: str, pixels: Pixels) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""

@@ -1,5 +1,7 @@
 """Averages between two log lines."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -34,11 +36,19 @@ class Meters:
         self._step_seconds += step
         self._images += images
 
-    def take(self) -> dict[str, float]:
-        """Means over the steps since the last call; empties the sums."""
+    def take(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Means over the steps since the last call; empties the sums.
+
+        Args:
+            over_processes: the mean over the processes of a vector; their names are the same.
+        """
         steps, seconds = max(self._steps, 1), max(self._step_seconds, 1e-9)
         names = list(self._sums)
-        sums = torch.stack([self._sums[n].float() for n in names]).tolist() if names else []
+        sums = (
+            over_processes(torch.stack([self._sums[n].float() for n in names])).tolist()
+            if names
+            else []
+        )
         values = {name: value / steps for name, value in zip(names, sums, strict=True)}
         values |= self._latest
         values |= {

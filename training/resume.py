@@ -5,16 +5,26 @@ from pathlib import Path
 from model.errors import CheckpointError, ConfigError
 from training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from training.config import TrainConfig
+from training.mirror import Mirror
 
 
-def find_checkpoint(run: Path, *, resume: bool) -> Checkpoint | None:
-    """The latest checkpoint of a run's folder, or None where there is none.
+def find_checkpoint(run: Path, *, resume: bool, mirror: Mirror | None = None) -> Checkpoint | None:
+    """The latest checkpoint of a run's folder or of its mirror, or None where there is none.
 
     Raises:
         ConfigError: there is one, and ``resume`` is false.
         CheckpointError: it is damaged.
     """
     folders = checkpoint_folders(run)
+    if not folders and mirror is not None:
+        if resume:
+            mirror.fetch_latest(run)
+            folders = checkpoint_folders(run)
+        elif steps := mirror.steps():
+            raise ConfigError(
+                f"{mirror.url} holds a run with checkpoints up to step {steps[-1]}; resume it "
+                f"(--resume), or choose another checkpoint_mirror"
+            )
     if not folders:
         return None
     if not resume:

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from model.errors import CheckpointError
 from model.flowmo import FlowMo
+from training.checkpoint import Checkpoint
 from training.config import TrainConfig
 from training.ema import WeightEMA
 from training.generators import Generators
 from training.initial import load_initial
+from training.mesh import Mesh
 from training.mup import initialize, parameter_groups
+from training.sharding import shard
 from training.weight_norm import WeightNormFixer
 
 _ADAM_TENSORS = ("step", "exp_avg", "exp_avg_sq")
@@ -58,8 +61,8 @@ class TrainState:
     progress: Progress
 
     @classmethod
-    def fresh(cls, config: TrainConfig, device: torch.device) -> Self:
-        """The state before the first step.
+    def fresh(cls, config: TrainConfig, mesh: Mesh) -> Self:
+        """The state before the first step; weights are sharded if the mesh says so.
 
         Raises:
             CheckpointError: ``config.init`` cannot be had.
@@ -70,7 +73,8 @@ class TrainState:
             initialize(model, config.model, config.optimizer, seed=config.seed)
         else:
             load_initial(model, config.init)
-        model.to(device).train()
+        model.to(mesh.device).train()
+        shard(model, mesh, precision=config.precision, compile_blocks=config.compile)
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             [
@@ -91,7 +95,7 @@ class TrainState:
             optimizer=optimizer,
             ema=WeightEMA(model, decay=config.ema_decay, ramp=config.ema_ramp),
             weight_norm=WeightNormFixer(model) if options.fix_weight_norm else None,
-            generators=Generators.seeded(config.seed, device),
+            generators=Generators.seeded(config.seed, mesh.device),
             progress=Progress(),
         )
 
@@ -114,40 +118,56 @@ class TrainState:
         return asdict(self.progress)
 
     @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Continue from :meth:`tensors` and :meth:`record`.
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint; all processes of a run call it together.
 
         Raises:
             CheckpointError: tensors are missing or of another shape.
         """
-        parts = _by_prefix(tensors)
+        shapes = checkpoint.shapes
+        wanted: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
-            for part in ("model", "ema"):
-                tensor = parts.get(part, {}).get(name)
-                if tensor is None or tensor.shape != parameter.shape:
-                    raise CheckpointError(
-                        f"the checkpoint's {part}.{name} is "
-                        f"{'missing' if tensor is None else list(tensor.shape)}, "
-                        f"this model needs {list(parameter.shape)}"
-                    )
-            parameter.copy_(parts["model"][name])
-            moments = {key: tensors.get(f"optimizer.{key}.{name}") for key in _ADAM_TENSORS}
-            if all(tensor is not None for tensor in moments.values()):
-                self.optimizer.state[parameter] = {
-                    key: tensor.to(parameter.device, copy=True)
-                    for key, tensor in moments.items()
-                    if tensor is not None
+            for part, tensor in (("model", parameter.detach()), ("ema", self.ema.shadow[name])):
+                _check(f"{part}.{name}", shapes, tensor)
+                wanted[f"{part}.{name}"] = tensor
+            # Parameters that never had a gradient have no moments.
+            if all(f"optimizer.{key}.{name}" in shapes for key in _ADAM_TENSORS):
+                state = {
+                    key: torch.zeros((), device=parameter.device)
+                    if key == "step"
+                    else torch.zeros_like(parameter.detach())
+                    for key in _ADAM_TENSORS
                 }
-        self.ema.load_state(parts["ema"])
-        self.generators.load_state(parts.get("generator", {}))
-        if self.weight_norm is not None and "weight_norm" in parts:
-            self.weight_norm.load_state(parts["weight_norm"], self.model)
-        self.progress = Progress(**record)
+                self.optimizer.state[parameter] = state
+                wanted |= {f"optimizer.{key}.{name}": state[key] for key in _ADAM_TENSORS}
+        others = _by_prefix(shapes)
+        generators = {
+            name: torch.empty(shape, dtype=torch.uint8)
+            for name, shape in others.get("generator", {}).items()
+        }
+        norms = {name: torch.empty(()) for name in others.get("weight_norm", {})}
+        wanted |= {f"generator.{name}": tensor for name, tensor in generators.items()}
+        wanted |= {f"weight_norm.{name}": tensor for name, tensor in norms.items()}
+        checkpoint.read_into(wanted)
+        self.generators.load_state(generators)
+        if self.weight_norm is not None and norms:
+            self.weight_norm.load_state(norms, self.model)
+        self.progress = Progress(**checkpoint.progress)
 
 
-def _by_prefix(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+def _check(name: str, shapes: Mapping[str, tuple[int, ...]], tensor: Tensor) -> None:
+    if shapes.get(name) != tuple(tensor.shape):
+        came = list(shapes[name]) if name in shapes else "missing"
+        raise CheckpointError(
+            f"the checkpoint's {name} is {came}, this model needs {list(tensor.shape)}"
+        )
+
+
+def _by_prefix(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
         prefix, _, rest = name.partition(".")
-        parts.setdefault(prefix, {})[rest] = tensor
+        parts.setdefault(prefix, {})[rest] = shape
     return parts

@@ -14,7 +14,9 @@ machine, thread count and versions (except under ``optimizer.anneal_over_budget`
 
 import json
 import math
+import shutil
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,7 +25,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from training.checkpoint import Checkpoint, checkpoint_folders, save_checkpoint
+from model.errors import ConfigError
+from model.flowmo import FlowMo
+from training.checkpoint import (
+    Checkpoint,
+    CheckpointWriter,
+    checkpoint_folders,
+    checkpoint_step,
+)
 from training.config import TrainConfig
 from training.data import (
     Batch,
@@ -34,17 +43,20 @@ from training.data import (
     fixed_images,
     to_model_range,
 )
-from training.device import choose_device
 from training.errors import DivergedError
 from training.files import replacing_folder
 from training.index import ImageIndex
 from training.interrupt import StopRequest
-from training.logs import RunLog
+from training.logs import NoLog, RunLog
+from training.mesh import Mesh, open_mesh
 from training.meters import Meters
+from training.mirror import Mirror
 from training.objective import draw
 from training.resume import changed_fields, find_checkpoint
+from training.retention import superfluous
 from training.samples import grid, psnr, save_picture
 from training.schedule import learning_rate_factor, progress
+from training.sharding import last_only, whole
 from training.stage import Stage
 from training.state import TrainState
 from training.validation import Validator
@@ -108,18 +120,26 @@ def train(
         DivergedError: gradients stay non-finite.
     """
     call_ends = math.inf if call_minutes is None else time.monotonic() + 60 * call_minutes
-    trainer = Trainer(config, resume=resume, console=console or Console(stderr=True))
-    return trainer.run(call_ends=call_ends)
+    with open_mesh(config.device, config.parallel, shard_size=config.shard_size) as mesh:
+        # One process speaks; what the others would say is the same.
+        spoken = (console or Console(stderr=True)) if mesh.is_main else Console(quiet=True)
+        trainer = Trainer(config, mesh, resume=resume, console=spoken)
+        return trainer.run(call_ends=call_ends)
 
 
 class Trainer:
     """A run from its state to its result; see :func:`train`."""
 
-    def __init__(self, config: TrainConfig, *, resume: bool, console: Console) -> None:
-        self.config = config
+    def __init__(self, config: TrainConfig, mesh: Mesh, *, resume: bool, console: Console) -> None:
+        if config.batch_size % (mesh.size * config.accumulation):
+            raise ConfigError(
+                f"processes x accumulation must divide batch_size, got {mesh.size} x "
+                f"{config.accumulation} and {config.batch_size}"
+            )
+        self.config, self.mesh = config, mesh
         self.console = console
         self.output = Path(config.output)
-        self.device = choose_device(config.device)
+        self.device = mesh.device
         self._meters = Meters()
         self._nonfinite_in_a_row = 0
         self._last_save = 0.0
@@ -127,9 +147,21 @@ class Trainer:
         self._saved_step = self._sampled_step = -1
         self._loss: float | None = None
         self._sample_psnr: float | None = None
-        checkpoint = find_checkpoint(self.output, resume=resume)  # before the slow parts
+        self._mirror = (
+            Mirror(config.checkpoint_mirror)
+            if config.checkpoint_mirror is not None and mesh.is_main
+            else None
+        )
+        # Before the slow parts. The main process may have to fetch what the others then find.
+        checkpoint = None
+        if mesh.is_main:
+            checkpoint = find_checkpoint(self.output, resume=resume, mirror=self._mirror)
+        mesh.wait()
+        if not mesh.is_main:
+            checkpoint = find_checkpoint(self.output, resume=resume)
         self._index = ImageIndex(config.data.paths)
-        self.state = TrainState.fresh(config, self.device)
+        self.state = TrainState.fresh(config, mesh)
+        self._writer = CheckpointWriter(self.output, mesh)
         if checkpoint is not None:
             self._restore(checkpoint)
         self.state.progress.images = len(self._index)
@@ -149,17 +181,7 @@ class Trainer:
     def run(self, *, call_ends: float = math.inf) -> TrainResult:
         """Train to the end of the run or of its budget, or to a time of the monotonic clock."""
         config, done = self.config, self.state.progress
-        self.output.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_dict(), indent=2)
-        (self.output / "config.json").write_text(text + "\n", encoding="utf-8")
-        log = RunLog(
-            self.output,
-            console=self.console,
-            step=done.step,
-            steps=config.steps,
-            tensorboard=config.tensorboard,
-        )
-        with StopRequest() as stop, log:
+        with StopRequest() as stop, self._log_of_run() as log, closing(self._writer):
             stopped = self._loop(stop, log, call_ends)
             self._save()
             due = config.sample_interval > 0 and self._sampled_step != done.step
@@ -179,7 +201,21 @@ class Trainer:
             best_score=done.best_score,
         )
 
-    def _loop(self, stop: StopRequest, log: RunLog, call_ends: float) -> Stopped:
+    def _log_of_run(self) -> RunLog | NoLog:
+        if not self.mesh.is_main:
+            return NoLog()
+        self.output.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.config.to_dict(), indent=2)
+        (self.output / "config.json").write_text(text + "\n", encoding="utf-8")
+        return RunLog(
+            self.output,
+            console=self.console,
+            step=self.state.progress.step,
+            steps=self.config.steps,
+            tensorboard=self.config.tensorboard,
+        )
+
+    def _loop(self, stop: StopRequest, log: RunLog | NoLog, call_ends: float) -> Stopped:
         config, done = self.config, self.state.progress
         loader = iter(
             batches(
@@ -190,6 +226,7 @@ class Trainer:
                 workers=config.data.workers,
                 pin=self.device.type == "cuda",
                 period=self._stage.period,
+                part=(self.mesh.rank, self.mesh.size),
             )
         )
         budget = math.inf if config.max_minutes is None else 60 * config.max_minutes
@@ -197,7 +234,15 @@ class Trainer:
         self._last_save = clock
         self._freeze_encoder_if_due()
         while done.step < config.steps:
-            if stop.requested or time.monotonic() >= call_ends:
+            # One process' signal and the main one's clock decide for all.
+            (interrupted, save_due), done.seconds = self.mesh.agree(
+                stop.requested or time.monotonic() >= call_ends,
+                self.mesh.is_main and self._checkpoint_due(time.monotonic()),
+                seconds=done.seconds,
+            )
+            if save_due:
+                self._save()
+            if interrupted:
                 return "interrupted"
             if done.seconds >= budget:
                 return "budget"
@@ -221,34 +266,37 @@ class Trainer:
             # Everything between two clock readings counts as training time, saving included.
             now = time.monotonic()
             done.seconds, clock = done.seconds + now - clock, now
-            if self._checkpoint_due(now):
-                self._save()
         return "finished"
 
     def _step(self, batch: Batch) -> None:
         """One optimizer step; on non-finite gradients everything but the weights moves on."""
         config, state, done = self.config, self.state, self.state.progress
         images = to_model_range(batch.images.to(self.device, non_blocking=True))
-        draws = draw(config, state.generators)
+        # Every process draws for the whole batch and takes its part, so that their number changes
+        # nothing.
+        draws = draw(config, state.generators).split(self.mesh.size)[self.mesh.rank]
+        share = config.batch_size // self.mesh.size
+        first = done.samples + self.mesh.rank * share
         rate = self._set_learning_rate()
         state.optimizer.zero_grad(set_to_none=True)
-        positions = torch.arange(done.samples, done.samples + config.batch_size)
+        positions = torch.arange(first, first + share)
         parts = config.accumulation
-        for x, d, places in zip(
-            images.chunk(parts), draws.split(parts), positions.chunk(parts), strict=True
-        ):
+        micro = zip(images.chunk(parts), draws.split(parts), positions.chunk(parts), strict=True)
+        for number, (x, d, places) in enumerate(micro, start=1):
             with self._autocast():
                 prepared = self._stage.prepare(state.model, x, d, places)
                 objective = self._stage.objective(state.model, x, prepared)
             total = objective.total
-            torch.autograd.backward(total / parts)
+            with last_only(state.model, is_last=number == parts):
+                torch.autograd.backward(total / parts)
             self._meters.add("loss", total.detach() / parts)
             for term in objective.terms:
                 self._meters.add(term.name, term.value.detach() / parts)
             for name, value in objective.watched:
                 self._meters.add(name, value / parts)
         gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        self.mesh.average_gradients(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         done.step += 1
         done.samples += config.batch_size
         self._meters.count(learning_rate=rate)
@@ -304,9 +352,9 @@ class Trainer:
 
     # Outputs
 
-    def _log(self, log: RunLog) -> None:
+    def _log(self, log: RunLog | NoLog) -> None:
         done = self.state.progress
-        values = self._meters.take()
+        values = self._meters.take(self.mesh.mean)
         self._loss = values["loss"]
         values |= {"epoch": done.samples / done.images, "skipped_steps": done.skipped}
         status = (
@@ -316,7 +364,7 @@ class Trainer:
         log.scalars(done.step, values, status=status)
 
     @torch.no_grad()
-    def _sample(self, log: RunLog) -> None:
+    def _sample(self, log: RunLog | NoLog) -> None:
         model, step = self.state.model, self.state.progress.step
         self._sampled_step = step
         images = to_model_range(self._fixed.to(self.device))
@@ -325,6 +373,8 @@ class Trainer:
             reconstructions = model.reconstruct(images)
         model.train()
         self._sample_psnr = psnr(images, reconstructions).mean().item()
+        if not self.mesh.is_main:
+            return
         pixels = grid(images, reconstructions)
         save_picture(pixels, self.output / "samples" / f"step_{step:09d}.png")
         log.picture(step, "reconstructions", pixels)
@@ -335,7 +385,7 @@ class Trainer:
         enabled = self.config.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _validate(self, validator: Validator, log: RunLog) -> None:
+    def _validate(self, validator: Validator, log: RunLog | NoLog) -> None:
         """Judge the averaged weights, and keep them if none were better."""
         done = self.state.progress
         with self.state.ema.swapped_in():
@@ -347,6 +397,8 @@ class Trainer:
                 self._export("best")
         if better:
             done.best_score, done.best_step, done.worse_in_a_row = score, done.step, 0
+            if self.config.keep_best:
+                self._save()
         else:
             done.worse_in_a_row += 1
         told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
@@ -359,8 +411,16 @@ class Trainer:
 
     def _export(self, name: str) -> None:
         """Write the weights that the model has now as a model folder of the run."""
+        state = {k: whole(v) for k, v in self.state.model.state_dict().items()}
+        if not self.mesh.is_main:
+            return
+        with torch.device("meta"):
+            model = FlowMo(self.config.model)
+        model.load_state_dict(state, assign=True)
         with replacing_folder(self.output / name) as folder:
-            self.state.model.save_pretrained(folder, dtype=torch.bfloat16)
+            model.save_pretrained(folder, dtype=torch.bfloat16)
+        if self._mirror is not None:
+            self._mirror.put_model(self.output / name)
 
     def _checkpoint_due(self, now: float) -> bool:
         config, step = self.config, self.state.progress.step
@@ -373,22 +433,36 @@ class Trainer:
         self._last_save = time.monotonic()
         if step == self._saved_step:
             return
-        save_checkpoint(
-            self.output,
-            tensors=self.state.tensors(),
+        self._writer.save(
+            self.state.tensors(),
             progress=self.state.record(),
             config=self.config.to_dict(),
-            keep=self.config.keep_checkpoints,
+            then=self._tidy,
         )
         with self.state.ema.swapped_in():
             self._export("export")
         self._saved_step = step
 
+    def _tidy(self, newest: Path) -> None:
+        """Delete what need not stay, and copy the newest; on the thread that writes."""
+        config, done = self.config, self.state.progress
+        folders = {checkpoint_step(path): path for path in checkpoint_folders(self.output)}
+        old = superfluous(
+            folders,
+            last=config.keep_checkpoints,
+            every=config.keep_every,
+            best=done.best_step if config.keep_best and done.best_score is not None else None,
+        )
+        for step in old:
+            shutil.rmtree(folders[step])
+        if self._mirror is not None:
+            self._mirror.put_checkpoint(newest, keep=folders.keys() - set(old))
+
     # Inputs
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         different = changed_fields(self.config, checkpoint)
-        self.state.restore(checkpoint.tensors, checkpoint.progress)
+        self.state.restore(checkpoint)
         done = self.state.progress
         self._saved_step = self._sampled_step = done.step
         self.console.print(f"resumed from {checkpoint.path}", highlight=False, soft_wrap=True)
@@ -415,9 +489,9 @@ class Trainer:
             decoded=decoded,
         )
 
-    def _note_unreadable(self, batch: Batch, log: RunLog) -> None:
+    def _note_unreadable(self, batch: Batch, log: RunLog | NoLog) -> None:
         known = self.state.progress.unreadable
-        for i in batch.unreadable:
+        for i in self.mesh.union(batch.unreadable):
             if i not in known:
                 known.append(i)
                 log.note(f"unreadable image skipped ({len(known)} so far): {self._index.name(i)}")

@@ -7,6 +7,8 @@ initial norm would hold it at 0 for ever, and with it every block's gates.
 import torch
 from torch import Tensor, nn
 
+from training.sharding import norms, rescale
+
 
 class WeightNormFixer:
     """Remembers the norms of all Linear weights inside the blocks and restores them.
@@ -21,9 +23,11 @@ class WeightNormFixer:
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and ".double_blocks." in f".{name}"
         }
-        norms = {name: weight.detach().norm() for name, weight in linears.items()}
-        self._weights = {name: weight for name, weight in linears.items() if norms[name] > 0}
-        self._norms = {name: norms[name] for name in self._weights}
+        found = norms([weight.detach() for weight in linears.values()]) if linears else []
+        self._norms = {
+            name: norm for name, norm in zip(linears, found, strict=True) if norm.item() > 0
+        }
+        self._weights = {name: linears[name] for name in self._norms}
 
     @property
     def names(self) -> list[str]:
@@ -36,10 +40,9 @@ class WeightNormFixer:
         names = [name for name, weight in self._weights.items() if weight.requires_grad]
         if not names:
             return
-        weights = [self._weights[name] for name in names]
-        norms = [self._norms[name] for name in names]
-        factors = torch._foreach_div(norms, torch._foreach_norm(weights))
-        torch._foreach_mul_(weights, factors)
+        weights = [self._weights[name].detach() for name in names]
+        kept = [self._norms[name] for name in names]
+        rescale(weights, torch._foreach_div(kept, norms(weights)))
 
     def state(self) -> dict[str, Tensor]:
         """The norms by parameter name; every Linear of the blocks that is not in it is exempt."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
+from training.checkpoint import load_checkpoint
 from training.config import OptimizerConfig, TrainConfig
 from training.interrupt import StopRequest
 
@@ -83,7 +83,7 @@ def test_interrupted_twice_and_resumed_is_the_uninterrupted_run(
     straight = replace(config, output=str(tmp_path / "straight"))
     assert _finish(_start(straight)) == ("finished", 300)
     states = [
-        load_file(Path(c.output) / "checkpoints" / "step_000000300" / "state.safetensors")
+        load_checkpoint(Path(c.output) / "checkpoints" / "step_000000300").tensors()
         for c in (config, straight)
     ]
     assert states[0].keys() == states[1].keys()

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from model.config import SamplerConfig
@@ -18,6 +17,7 @@ from model.network import with_mask
 from model.quantizer import signs
 from model.sampler import noise
 from tests.training.students import later_stage, pupil_config, quiet
+from training.checkpoint import load_checkpoint
 from training.config import LossWeights, PerceptualConfig, TrainConfig, ValidationConfig
 from training.distillation import Teacher, teacher_sampler
 from training.generators import Generators
@@ -272,7 +272,7 @@ def test_a_distillation_resumes_bitwise(taught: TrainConfig, tmp_path: Path) -> 
     straight = quiet(config("straight", 4))
     quiet(config("parts", 2))
     resumed = quiet(config("parts", 4), resume=True)
-    a, b = (load_file(r.checkpoint / "state.safetensors") for r in (straight, resumed))
+    a, b = (load_checkpoint(result.checkpoint).tensors() for result in (straight, resumed))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert straight.best_score == resumed.best_score
 
