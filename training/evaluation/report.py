@@ -25,6 +25,13 @@ from training.json_report import write_json
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"
 
+# What a network's figure is called, and the option that gives its weights.
+_NEEDED_FOR = {
+    "inception": ("rFID", "--inception"),
+    "vgg16": ("precision and recall", "--vgg"),
+    "lpips": ("LPIPS", "--lpips"),
+}
+
 
 def merge(out: Path) -> dict[str, Any]:
     """Write ``report.json``, ``report.html`` and ``pictures.csv`` of a finished evaluation.
@@ -169,7 +176,9 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"The weights of {', '.join(random)} are random: figures that rest on them mean "
             f"nothing, they only show that the computation runs."
         )
-    found += [f"Without {name}: {reason}" for name, reason in report["missing"].items()]
+    for name, reason in report["missing"].items():
+        figure, option = _NEEDED_FOR[name.partition("-")[0]]
+        found.append(f"No {figure} ({option}): {reason}.")
     fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
     if INCEPTION not in report["missing"] and fewest < FID_PICTURES:
         found.append(
