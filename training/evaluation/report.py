@@ -19,7 +19,7 @@ from training.evaluation.page import page
 from training.evaluation.protocol import FID_PICTURES, PROTOCOL
 from training.evaluation.shown import extremes
 from training.evaluation.store import Row, ShardResult, Store, write_whole
-from training.evaluation.weights import RANDOM
+from training.evaluation.weights import NONE, RANDOM
 from training.json_report import write_json
 
 ORIGINALS, REFERENCE = "original", "reference"
@@ -180,7 +180,7 @@ def _caveats(report: dict[str, Any]) -> list[str]:
         figure, option = _NEEDED_FOR[name.partition("-")[0]]
         found.append(f"No {figure} ({option}): {reason}.")
     fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
-    if INCEPTION not in report["missing"] and fewest < FID_PICTURES:
+    if report["networks"][INCEPTION] != NONE and fewest < FID_PICTURES:
         found.append(
             f"rFID rests on {fewest} pictures. It is biased upwards for few, and below "
             f"{FID_PICTURES} the covariances are singular: compare it only with figures of as "
