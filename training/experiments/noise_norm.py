@@ -101,6 +101,8 @@ def _draw(result: Mapping[str, Any], out: Path) -> None:
             up = [point[key or "psnr"] for point in points]
             label = f"{curve['model']}, {curve['bits_per_pixel']:.3f} bit a pixel"
             axis.plot(across, up, marker="o", label=label)
-            for point, where in zip(points, zip(across, up, strict=True), strict=True):
-                axis.annotate(f"{point['factor']:g}", where, fontsize=6)
+            for point, a, b in zip(points, across, up, strict=True):
+                # Along a curve of the two the factors are on no axis.
+                text = f"{point['factor']:g}" if key else ""
+                axis.annotate(text, (a, b), (3, 3), textcoords="offset points", fontsize=6)
         axis.legend(fontsize=8)

@@ -105,10 +105,15 @@ def _finish(device: str) -> None:
 
 def _draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
     with plot(out, x="seconds a picture", y="") as axis:
-        for place, half in ((0.2, "encode"), (-0.2, "decode")):
-            heights = [number + place for number in range(len(rows))]
-            bars = axis.barh(heights, [r[half]["seconds"] for r in rows], height=0.36, label=half)
-            axis.bar_label(bars, fmt="%.3g", fontsize=8, padding=2)
+        for half, marker in (("encode", "s"), ("decode", "o")):
+            seconds = [row[half]["seconds"] for row in rows]
+            axis.plot(seconds, range(len(rows)), marker, label=half)
+            for place, value in enumerate(seconds):
+                axis.annotate(
+                    f"{value:.3g}", (value, place), (0, 7), textcoords="offset points", fontsize=8
+                )
         axis.set_yticks(range(len(rows)), [f"{r['model']}, {r['steps']} steps" for r in rows])
+        axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_xscale("log")
+        axis.margins(x=0.15)
         axis.legend(fontsize=8)
