@@ -4,8 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-# What a reader looks for first: the objective, its parts, and the quality of the sample grid.
-PANELS = (("flow",), ("commitment",), ("per_sample_entropy", "codebook_entropy"), ("sample_psnr",))
+# What a reader looks for first: the objective, its parts, and the quality of held-out pictures.
+PANELS = (
+    ("flow",),
+    ("commitment",),
+    ("per_sample_entropy", "codebook_entropy"),
+    ("teacher_l1",),
+    ("sample_mse",),
+    ("perceptual", "sample_perceptual", "teacher_perceptual"),
+    ("sample_psnr", "validation_psnr"),
+)
 
 
 def read_log(path: Path) -> list[dict[str, float]]:

@@ -205,7 +205,7 @@ class PerceptualConfig:
     Args:
         network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B), or
             ``none``: the perceptual terms are left out.
-        weights: ``torchvision`` fetches or finds them as that library does; otherwise the file of
+        weights: ``library`` fetches or finds them as torchvision does; otherwise the file of
             torchvision's weights (``vgg16-397923af.pth``, ``resnet50-0676ba61.pth``, or safetensors
             of the same names). ``random`` is for tests: it measures nothing that people see.
 
@@ -214,7 +214,7 @@ class PerceptualConfig:
     """
 
     network: PerceptualNetwork = "none"
-    weights: str = "torchvision"
+    weights: str = "library"
 
     def __post_init__(self) -> None:
         _one_of("perceptual.network", self.network, PerceptualNetwork)
@@ -295,7 +295,7 @@ class ValidationConfig:
     paths: tuple[str, ...] = ()
     count: int = 64
     metric: ValidationMetric = "psnr"
-    lpips_weights: str = "torchvision"
+    lpips_weights: str = "library"
     patience: int | None = None
 
     def __post_init__(self) -> None:

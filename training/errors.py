@@ -2,7 +2,8 @@
 
 FlowMoError (model.errors)
 ├── DataError        the images: none found, unreadable container, too many corrupt
-└── DivergedError    the loss stays non-finite
+├── DivergedError    the loss stays non-finite
+└── LibraryError     a library of the extra `train`, or its weights, cannot be had
 """
 
 from model.errors import FlowMoError
@@ -14,3 +15,7 @@ class DataError(FlowMoError, ValueError):
 
 class DivergedError(FlowMoError, RuntimeError):
     """Training produced non-finite gradients several steps in a row."""
+
+
+class LibraryError(FlowMoError, ImportError):
+    """A library that something needs cannot be imported, or cannot fetch its weights."""

@@ -3,89 +3,77 @@
 Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (docs/decisions/0075).
 """
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol, cast
-from urllib.error import URLError
-
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.errors import ConfigError
 from training.config import PerceptualConfig
+from training.libraries import library
+from training.lpips import Lpips
+from training.weights import RANDOM, put_weights, randomize, read_weights
 
-_RANDOM_SEED = 0
 # The mean and standard deviation of ImageNet's pixels, for images in [-1, 1].
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _RESNET_SIDE = 224
 
 
-class LPIPS(nn.Module):
-    """LPIPS with the VGG-16 backbone (Zhang et al. 2018), version 0.1.
+class LpipsLoss(nn.Module):
+    """Mean LPIPS-VGG of pairs.
 
     Args:
-        weights: of the backbone, as :class:`training.config.PerceptualConfig` says.
+        source: of the backbone's weights, as :mod:`training.weights` says.
 
     Raises:
-        ConfigError: the weights or torchvision cannot be had.
+        LibraryError: torchmetrics, torchvision or the weights cannot be had.
+        ConfigError: the file is not the backbone's.
     """
 
-    def __init__(self, weights: str = "torchvision") -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
-        # The class below torchmetrics' metric: the metric itself gives no gradients and cannot
-        # take weights from a file.
-        from torchmetrics.functional.image.lpips import _LPIPS
-
-        with _fixed_seed():
-            self.network = _LPIPS(pretrained=True, net="vgg", pnet_rand=True)
-        if weights != "random":
-            state = _weights(weights, "VGG16_Weights", "VGG-16")
-            names = {name: _vgg_name(name) for name, _ in self.network.net.named_parameters()}
-            _load(self.network.net, {name: state.get(old) for name, old in names.items()}, weights)
-        self.requires_grad_(False).eval()
+        self.network = Lpips("vgg", source)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Mean distance of [B, 3, S, S] twice in about [-1, 1]; S at least 16."""
-        return self.each(a, b).mean()
-
-    def each(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance of every pair, [B]."""
-        distance: Tensor = self.network(a, b)
-        return distance.flatten()
+        """[B, 3, S, S] twice in about [-1, 1] to a scalar; S at least 32."""
+        mean: Tensor = self.network(a, b).mean()
+        return mean
 
 
 class ResNetLogits(nn.Module):
     """Mean squared difference of ResNet-50's logits at 224 x 224 (stage 1B, after MaskBit).
 
     Args:
-        weights: as :class:`training.config.PerceptualConfig` says; torchvision's are
-            IMAGENET1K_V1.
+        source: of the weights, as :mod:`training.weights` says; torchvision's are IMAGENET1K_V1.
 
     Raises:
-        ConfigError: the weights or torchvision cannot be had.
+        LibraryError: torchvision or the weights cannot be had.
+        ConfigError: the file is of another network.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, weights: str = "torchvision") -> None:
+    def __init__(self, source: str) -> None:
         super().__init__()
-        with _fixed_seed():
-            self.network = _torchvision().models.resnet50(weights=None)
-        if weights != "random":
-            state = _weights(weights, "ResNet50_Weights", "ResNet-50")
-            # Old files lack the batch counters of batch norm, which evaluation does not use.
-            names = [n for n in self.network.state_dict() if not n.endswith("num_batches_tracked")]
-            _load(self.network, {name: state.get(name) for name in names}, weights)
+        models = library("torchvision.models")
+        with torch.random.fork_rng(devices=[]):
+            self.network: nn.Module = models.resnet50(weights=None)
+        if source == RANDOM:
+            randomize(self.network)
+        else:
+            weights = models.ResNet50_Weights.IMAGENET1K_V1
+            state = read_weights(
+                source,
+                lambda: weights.get_state_dict(progress=False, check_hash=True, weights_only=True),
+                name="torchvision's ResNet-50",
+                url=weights.url,
+            )
+            put_weights(self.network, state, name="torchvision's ResNet-50", source=source)
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None])
         self.register_buffer("std", torch.tensor(_STD)[:, None, None])
         self.requires_grad_(False).eval()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """Mean over images and logits of [B, 3, S, S] twice in about [-1, 1]."""
+        """[B, 3, S, S] twice in about [-1, 1] to a scalar."""
         return (self._logits(a) - self._logits(b)).square().mean()
 
     def _logits(self, images: Tensor) -> Tensor:
@@ -106,77 +94,10 @@ def perceptual_network(config: PerceptualConfig, device: torch.device) -> nn.Mod
     """The network that a config names, frozen; None for ``none``.
 
     Raises:
-        ConfigError: its weights or torchvision cannot be had.
+        LibraryError: torchvision or the weights cannot be had.
+        ConfigError: a file is not of the network.
     """
     if config.network == "none":
         return None
-    kind = LPIPS if config.network == "lpips-vgg" else ResNetLogits
+    kind = LpipsLoss if config.network == "lpips-vgg" else ResNetLogits
     return kind(config.weights).to(device)
-
-
-class _Torchvision(Protocol):
-    models: Any
-
-
-def _torchvision() -> _Torchvision:
-    try:
-        import torchvision
-        import torchvision.models
-    except (ImportError, RuntimeError) as error:
-        raise ConfigError(
-            f"perceptual networks need a torchvision that fits torch {torch.__version__} "
-            f"({error}): pip install 'flowmo-serve[train]', or set perceptual.network=none"
-        ) from error
-    return cast("_Torchvision", torchvision)
-
-
-class _fixed_seed:  # noqa: N801 (a context manager)
-    """Random initial weights that neither depend on nor change the global generator."""
-
-    def __enter__(self) -> None:
-        self._state = torch.get_rng_state()
-        torch.manual_seed(_RANDOM_SEED)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_rng_state(self._state)
-
-
-def _weights(source: str, enum: str, name: str) -> Mapping[str, Tensor]:
-    """State dict of a file, or of torchvision's own loader."""
-    if source == "torchvision":
-        weights = getattr(_torchvision().models, enum).IMAGENET1K_V1
-        try:
-            state = weights.get_state_dict(progress=False, check_hash=True)
-        except (OSError, URLError, RuntimeError) as error:
-            raise ConfigError(
-                f"torchvision cannot fetch the weights of {name} ({error}); download "
-                f"{weights.url} elsewhere and set perceptual.weights to the file"
-            ) from error
-        return cast("Mapping[str, Tensor]", state)
-    path = Path(source).expanduser()
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return cast("Mapping[str, Tensor]", torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise ConfigError(
-            f"perceptual.weights = {source!r} cannot be read as weights of {name}: {error}"
-        ) from error
-
-
-def _vgg_name(name: str) -> str:
-    """``slice3.10.weight`` of LPIPS is ``features.10.weight`` of torchvision's VGG-16."""
-    return "features." + name.partition(".")[2]
-
-
-def _load(network: nn.Module, state: dict[str, Tensor | None], source: str) -> None:
-    absent = [name for name, tensor in state.items() if tensor is None]
-    if absent:
-        raise ConfigError(
-            f"the weights of {source!r} are of another network: {len(absent)} of its "
-            f"{len(state)} tensors are missing, such as {absent[0]}"
-        )
-    try:
-        network.load_state_dict(cast("dict[str, Tensor]", state), strict=False)
-    except RuntimeError as error:
-        raise ConfigError(f"the weights of {source!r} are of another network: {error}") from error

@@ -13,9 +13,11 @@ from model.config import SamplerConfig, preset
 from model.errors import ConfigError
 from training.config import (
     DataConfig,
+    DistillConfig,
     LossWeights,
     OptimizerConfig,
     PerceptualConfig,
+    PostTrainConfig,
     TrainConfig,
     ValidationConfig,
 )
@@ -132,8 +134,40 @@ def distill() -> TrainConfig:
     )
 
 
+def tiny_post_train() -> TrainConfig:
+    """The demo checkpoint after stage 1A: chains of 4 steps, squared error instead of ResNet-50."""
+    return replace(
+        tiny_demo(),
+        stage="1b",
+        init="runs/tiny-demo/export",
+        optimizer=replace(tiny_demo().optimizer, learning_rate=2e-4, decay_from=0.3),
+        losses=LossWeights(sample_mse=1.0),
+        post_train=PostTrainConfig(steps=4, recompute=False),
+        validation=ValidationConfig(interval=250),
+        output="runs/tiny-post-train",
+        max_minutes=60.0,
+        encoder_freeze_step=0,
+    )
+
+
+def tiny_distill() -> TrainConfig:
+    """The demo checkpoint's student of 4 steps, without a perceptual network."""
+    config = tiny_post_train()
+    return replace(
+        config,
+        stage="distill",
+        init="runs/tiny-post-train/export",
+        model=replace(config.model, sampler=SamplerConfig(steps=4, guidance=1.0)),
+        losses=LossWeights(flow=0.5, teacher_l1=0.5, sample_mse=0.5),
+        distill=DistillConfig(teacher_steps=25),
+        output="runs/tiny-distill",
+    )
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny-demo": tiny_demo,
+    "tiny-post-train": tiny_post_train,
+    "tiny-distill": tiny_distill,
     "fewer-params": fewer_params,
     "lo": lo,
     "hi": hi,

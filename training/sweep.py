@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.config import SamplerConfig
 from model.inference import InferenceModel
 from model.sampler import count_forwards
 from training.errors import DataError
 from training.files import replacing_file
+from training.libraries import library
 from training.samples import psnr, to_levels
 
 
@@ -99,8 +99,9 @@ def sweep(
         batch: pictures at a time.
         on_point: is told each result as it comes.
     """
-    from torchmetrics.functional.image import structural_similarity_index_measure
-
+    structural_similarity = library(
+        "torchmetrics.functional.image"
+    ).structural_similarity_index_measure
     originals = torch.from_numpy(np.stack(images).copy()).permute(0, 3, 1, 2).float()
     tokens = []
     for part in (originals / 127.5 - 1.0).split(batch):
@@ -115,10 +116,7 @@ def sweep(
             )
             levels = to_levels(came.cpu()).float()
             expected = originals[begin : begin + batch]
-            ssim = structural_similarity_index_measure(
-                levels, expected, data_range=255.0, reduction="none"
-            )
-            assert isinstance(ssim, Tensor)
+            ssim = structural_similarity(levels, expected, data_range=255.0, reduction="none")
             ratio = psnr(levels / 127.5 - 1.0, expected / 127.5 - 1.0)
             quality += zip(ratio.tolist(), ssim.tolist(), strict=True)
         ratios, similarities = zip(*quality, strict=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from model.flowmo import FlowMo
 from model.sampler import noise
 from training.config import ValidationConfig
-from training.perceptual import LPIPS
+from training.libraries import library
+from training.lpips import Lpips
 from training.pictures import held_out_pictures
 from training.samples import psnr, to_levels
 
@@ -31,15 +32,18 @@ class Validator:
 
     Raises:
         DataError: no pictures.
-        ConfigError: LPIPS is asked for and its weights cannot be had.
+        LibraryError: LPIPS is asked for and its weights cannot be had.
     """
 
     def __init__(self, config: ValidationConfig, *, size: int, device: torch.device) -> None:
         pictures = held_out_pictures(config.paths, size, limit=config.count)
         self._originals = _stacked(pictures)
         self._device = device
+        self._ssim = library("torchmetrics.functional.image").structural_similarity_index_measure
         self._metric = config.metric
-        self._lpips = LPIPS(config.lpips_weights).to(device) if config.metric == "lpips" else None
+        self._lpips = (
+            Lpips("vgg", config.lpips_weights).to(device) if config.metric == "lpips" else None
+        )
 
     @torch.no_grad()
     def measure(self, model: FlowMo) -> dict[str, float]:
@@ -48,8 +52,6 @@ class Validator:
         Args:
             model: with the weights to judge; it is left in the mode it came in.
         """
-        from torchmetrics.functional.image import structural_similarity_index_measure
-
         training = model.training
         model.eval()
         values: dict[str, list[float]] = {}
@@ -60,15 +62,12 @@ class Validator:
             start = noise(seeds, tuple(images.shape[1:])).to(images)
             quantized = model.quantize(model.encode(images))
             came = to_levels(model.decode(quantized, start=start)).float()
-            similarity = structural_similarity_index_measure(
-                came, levels, data_range=255.0, reduction="none"
-            )
-            assert isinstance(similarity, Tensor)
+            similarity: Tensor = self._ssim(came, levels, data_range=255.0, reduction="none")
             rounded = came / 127.5 - 1.0
             values.setdefault("psnr", []).extend(psnr(rounded, images).tolist())
             values.setdefault("ssim", []).extend(similarity.tolist())
             if self._lpips is not None:
-                values.setdefault("lpips", []).extend(self._lpips.each(rounded, images).tolist())
+                values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
         model.train(training)
         return {name: float(np.mean(each)) for name, each in values.items()}
 

@@ -1,15 +1,17 @@
-"""Train the demo checkpoint, in one call or in several that each end in time.
+"""Train the demo checkpoint, all stages, in one call or in several that each end in time.
 
     python -m training.demo_data --out DATA --size 160
     python -m benchmarks.gpu.train_demo --data 'DATA/*.tar' --run RUN --out OUT \
-        --minutes 18 --call-minutes 9
+        --minutes 12,3,3 --call-minutes 9
 
-Calling it again continues the run in RUN exactly. Once the budget of --minutes is used up, OUT has
-``reconstruction.json`` and ``.png`` (held-out photographs, see benchmarks.reconstruction),
-``log.jsonl``, ``config.json``, a picture of the losses where matplotlib is installed, and the
-checkpoint, cut into parts of at most --part-mib (join them with ``cat model.safetensors.*``).
+--minutes is of pre-training, post-training and distillation; 0 leaves a stage out. Calling it again
+continues the stage that is not finished, exactly. Once all are, OUT has ``run.json`` (how each
+stage ended, its held-out figures), ``results.tar`` (a folder a stage: reconstruction report,
+picture, log, losses, config) and the checkpoint of the stage that reconstructs best, cut into parts
+of at most --part-mib (join them with ``cat model.safetensors.*``). They are few files, since a
+borrowed machine may send back only so many.
 
-At tiny size on a CPU: --minutes 0.2 --set model.decoder.depth=1 --set batch_size=4 --set
+At tiny size on a CPU: --minutes 0.2,0.1,0.1 --set model.decoder.depth=1 --set batch_size=4 --set
 sample_count=2.
 """
 
@@ -17,6 +19,9 @@ import argparse
 import importlib.util
 import json
 import shutil
+import tarfile
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,15 +31,23 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.loss_curve import draw
 from benchmarks.reconstruction import write_report
-from training import TrainConfig, TrainResult, override, parse_assignments, recipe, train
+from training import (
+    TrainConfig,
+    TrainResult,
+    override,
+    parse_assignments,
+    recipe,
+    start_from,
+    train,
+)
 
 MIB = 2**20
-# What a large GPU wants of the CPU recipe: whole batches, compiled, decoding in workers.
+RECIPES = ("tiny-demo", "tiny-post-train", "tiny-distill")
+# What a large GPU wants of the CPU recipes: whole batches, compiled, decoding in workers.
 GPU_DEFAULTS = {
     "batch_size": "256",
     "data.workers": "12",
     "compile": "true",
-    "optimizer.learning_rate": "1e-3",
     "ema_decay": "0.9995",
     "steps": "1000000",
     "sample_interval": "2000",
@@ -42,21 +55,33 @@ GPU_DEFAULTS = {
     "checkpoint_minutes": "4",
     "tensorboard": "false",
 }
+GPU_LEARNING_RATES = {"tiny-demo": "1e-3", "tiny-post-train": "3e-4", "tiny-distill": "3e-4"}
 
 
-def demo_config(
-    data: Sequence[str], run: Path, *, minutes: float, gpu: bool, assignments: Sequence[str]
+def stage_config(
+    name: str,
+    data: Sequence[str],
+    run: Path,
+    *,
+    minutes: float,
+    gpu: bool,
+    assignments: Sequence[str],
+    init: Path | None = None,
 ) -> TrainConfig:
-    """The tiny-demo recipe, annealed over a budget of minutes of training."""
+    """A recipe of the demo checkpoint, annealed over a budget of minutes of training."""
     changes = {
-        **(GPU_DEFAULTS if gpu else {}),
+        **(GPU_DEFAULTS | {"optimizer.learning_rate": GPU_LEARNING_RATES[name]} if gpu else {}),
         "data.paths": ",".join(data),
         "output": str(run),
         "max_minutes": str(minutes),
         "optimizer.anneal_over_budget": "true",
         **parse_assignments(assignments),
     }
-    return override(recipe("tiny-demo"), changes)
+    config = recipe(name)
+    if init is not None:  # the sizes are the checkpoint's, whatever the assignments say
+        config = start_from(config, str(init))
+        changes = {field: text for field, text in changes.items() if not field.startswith("model.")}
+    return override(config, changes)
 
 
 def split_file(path: Path, out: Path, part_bytes: int) -> list[Path]:
@@ -70,52 +95,93 @@ def split_file(path: Path, out: Path, part_bytes: int) -> list[Path]:
     return parts
 
 
-def collect(config: TrainConfig, result: TrainResult, out: Path, part_bytes: int) -> None:
-    """Everything of a finished run that is worth committing, into ``out``."""
+def report(config: TrainConfig, result: TrainResult, out: Path) -> float:
+    """Everything of a finished stage that is worth committing, into ``out``; its held-out PSNR."""
     run = Path(config.output)
-    write_report(result.export, out / "reconstruction")
+    write_report(_weights(result), out / "reconstruction")
     shutil.copy(run / "log.jsonl", out / "log.jsonl")
     shutil.copy(run / "config.json", out / "config.json")
     if importlib.util.find_spec("matplotlib") is not None:
         draw(run / "log.jsonl", out / "loss.png")
-    for file in sorted(result.export.iterdir()):
-        if file.stat().st_size > part_bytes:
-            split_file(file, out, part_bytes)
-        else:
-            # The run's own config.json is another file of that name.
-            shutil.copy(file, out / f"model_{file.name}" if file.suffix == ".json" else out)
+    figures = json.loads((out / "reconstruction.json").read_text(encoding="utf-8"))["averages"]
+    psnr: float = figures["flowmo"]["psnr"]
+    return psnr
+
+
+def _weights(result: TrainResult) -> Path:
+    return result.best or result.export
+
+
+def collect(finished: Sequence[tuple[TrainConfig, TrainResult]], out: Path, part: int) -> None:
+    """Results of all stages and the best one's checkpoint, in few files."""
+    scores: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for config, result in finished:
+            scores[config.stage] = report(config, result, Path(temporary, config.stage))
+        with tarfile.open(out / "results.tar", "w") as tar:
+            tar.add(temporary, arcname="results")
+    best = max(scores, key=lambda stage: scores[stage])
+    (chosen,) = (_weights(result) for config, result in finished if config.stage == best)
+    split_file(chosen / "model.safetensors", out, part)
+    shutil.copy(chosen / "config.json", out / "config.json")
+    write_state(out, finished, scores, best)
+
+
+def write_state(
+    out: Path,
+    runs: Sequence[tuple[TrainConfig, TrainResult]],
+    scores: dict[str, float],
+    best: str | None,
+) -> None:
+    """``run.json``: how far each stage is."""
+    stages = {
+        config.stage: {
+            **asdict(result),
+            "checkpoint": result.checkpoint.name,
+            "export": result.export.name,
+            "best": None if result.best is None else result.best.name,
+            "held_out_psnr": scores.get(config.stage),
+        }
+        for config, result in runs
+    }
+    state = {"stages": stages, "chosen": best, "environment": environment()}
+    (out / "run.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, train, and collect the results when the budget is used up."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.train_demo")
     parser.add_argument("--data", action="append", required=True, help="tars; repeatable")
-    parser.add_argument("--run", type=Path, required=True, help="the run's folder, kept by calls")
+    parser.add_argument("--run", type=Path, required=True, help="the runs' folder, kept by calls")
     parser.add_argument("--out", type=Path, required=True, help="where results go")
-    parser.add_argument("--minutes", type=float, default=18.0, help="budget over all calls")
+    parser.add_argument("--minutes", default="12,3,3", help="budget of each stage over all calls")
     parser.add_argument("--call-minutes", type=float, default=9.0, help="limit of this call")
     parser.add_argument("--part-mib", type=float, default=15.0)
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
     options = parser.parse_args(arguments)
-    config = demo_config(
-        options.data,
-        options.run,
-        minutes=options.minutes,
-        gpu=torch.cuda.is_available(),
-        assignments=options.set,
-    )
-    result = train(config, resume=True, call_minutes=options.call_minutes)
     options.out.mkdir(parents=True, exist_ok=True)
-    state = {
-        **asdict(result),
-        "checkpoint": result.checkpoint.name,
-        "export": result.export.name,
-        "environment": environment(),
-    }
-    (options.out / "run.json").write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-    print(f"{result.stopped} at step {result.step} after {result.seconds / 60:.1f} minutes")
-    if result.stopped != "interrupted":
-        collect(config, result, options.out, int(options.part_mib * MIB))
+    ends = time.monotonic() + 60 * options.call_minutes
+    runs: list[tuple[TrainConfig, TrainResult]] = []
+    for name, minutes in zip(RECIPES, map(float, options.minutes.split(",")), strict=True):
+        if minutes == 0:
+            continue
+        config = stage_config(
+            name,
+            options.data,
+            options.run / name,
+            minutes=minutes,
+            gpu=torch.cuda.is_available(),
+            assignments=options.set,
+            init=_weights(runs[-1][1]) if runs else None,
+        )
+        left = max(0.0, ends - time.monotonic()) / 60
+        result = train(config, resume=True, call_minutes=left)
+        runs.append((config, result))
+        print(f"{name}: {result.stopped} at step {result.step}, {result.seconds / 60:.1f} minutes")
+        if result.stopped == "interrupted":
+            write_state(options.out, runs, {}, None)
+            return
+    collect(runs, options.out, int(options.part_mib * MIB))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from flowmo.cli.evaluate import evaluate_command
 from flowmo.cli.experiment import experiment_app
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
+from flowmo.cli.release import release_command
 from flowmo.cli.serve import serve_command
 from flowmo.cli.server_process import ServerError
 from flowmo.cli.sweep import sweep_command
@@ -76,6 +77,7 @@ for name, command in (
     ("evaluate", evaluate_command),
     ("sweep", sweep_command),
     ("train", train_command),
+    ("release", release_command),
 ):
     app.command(name)(command)
 

@@ -12,7 +12,10 @@ EXIT_INTERRUPTED = 130
 def train_command(
     recipe: Annotated[
         str,
-        typer.Argument(help="tiny-demo, fewer-params, lo, hi, continuous, post-train or distill."),
+        typer.Argument(
+            help="tiny-demo, fewer-params, lo, hi, continuous, post-train, distill; "
+            "tiny-post-train, tiny-distill.",
+        ),
     ],
     data: Annotated[
         list[str] | None,

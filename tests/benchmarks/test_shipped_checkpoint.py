@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.reconstruction import averages, mean_colour, measure, reconstruct
+from benchmarks.reconstruction import averages, measure, reconstruct
 from model.checkpoint import inspect_checkpoint, load_checkpoint
 from model.fingerprint import compute_fingerprint
 from model.flowmo import FlowMo
 from model.inference import InferenceModel
 from training.config import TrainConfig
+from training.evaluation.methods import mean_colour
 from training.held_out import centred_square, held_out_photographs
 from training.recipes import recipe
 

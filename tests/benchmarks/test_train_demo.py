@@ -1,10 +1,12 @@
-"""The demo run, at tiny size: two calls, one run, results that fit back through a small door."""
+"""The demo run, at tiny size: two calls, three stages, results that fit through a small door."""
 
 import json
+import tarfile
 from pathlib import Path
 
-from benchmarks.gpu.train_demo import demo_config, main, split_file
+from benchmarks.gpu.train_demo import RECIPES, main, split_file, stage_config
 from flowmo.photographs import photograph_paths
+from model.flowmo import FlowMo
 
 TINY = [
     "model.image_size=32",
@@ -16,6 +18,8 @@ TINY = [
     "batch_size=2",
     "steps=4",
     "log_interval=1",
+    "validation.interval=2",
+    "distill.teacher_steps=2",
     "precision=float32",
 ]
 
@@ -23,7 +27,7 @@ TINY = [
 def call(tmp_path: Path, *, call_minutes: float) -> Path:
     arguments = ["--data", str(photograph_paths()[0].parent)]
     arguments += ["--run", str(tmp_path / "run"), "--out", str(tmp_path / "out")]
-    arguments += ["--minutes", "5", "--call-minutes", str(call_minutes), "--part-mib", "0.5"]
+    arguments += ["--minutes", "5,5,5", "--call-minutes", str(call_minutes), "--part-mib", "0.5"]
     for assignment in TINY:
         arguments += ["--set", assignment]
     main(arguments)
@@ -33,20 +37,32 @@ def call(tmp_path: Path, *, call_minutes: float) -> Path:
 def test_a_call_that_ends_early_is_continued_by_the_next(tmp_path: Path) -> None:
     out = call(tmp_path, call_minutes=0.0)
     state = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert state["stopped"] == "interrupted"
-    assert not (out / "reconstruction.json").exists()
+    assert state["stages"]["1a"]["stopped"] == "interrupted"
+    assert [path.name for path in out.iterdir()] == ["run.json"]
 
     call(tmp_path, call_minutes=5)
     state = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert (state["stopped"], state["step"]) == ("finished", 4)
+    ended = {stage: (run["stopped"], run["step"]) for stage, run in state["stages"].items()}
+    assert ended == dict.fromkeys(("1a", "1b", "distill"), ("finished", 4))
     assert state["environment"]["torch"]
-    assert len((out / "log.jsonl").read_text(encoding="utf-8").splitlines()) >= 4
-    for name in ("reconstruction.json", "reconstruction.png", "loss.png", "config.json"):
-        assert (out / name).stat().st_size > 0
+    with tarfile.open(out / "results.tar") as tar:
+        names = tar.getnames()
+    for stage in ("1a", "1b", "distill"):
+        for name in ("reconstruction.json", "reconstruction.png", "log.jsonl", "config.json"):
+            assert f"results/{stage}/{name}" in names
+    # The checkpoint is the best stage's, by the figures of its own report.
+    scores = {stage: run["held_out_psnr"] for stage, run in state["stages"].items()}
+    assert state["chosen"] == max(scores, key=lambda stage: scores[stage])
     parts = sorted(out.glob("model.safetensors.*"))
     assert len(parts) > 1
-    whole = (tmp_path / "run" / "export" / "model.safetensors").read_bytes()
-    assert b"".join(part.read_bytes() for part in parts) == whole
+    (tmp_path / "joined").mkdir()
+    whole = b"".join(part.read_bytes() for part in parts)
+    (tmp_path / "joined/model.safetensors").write_bytes(whole)
+    (tmp_path / "joined/config.json").write_bytes((out / "config.json").read_bytes())
+    recipe = RECIPES[("1a", "1b", "distill").index(state["chosen"])]
+    folder = tmp_path / "run" / recipe / state["stages"][state["chosen"]]["best"]
+    expected = FlowMo.from_pretrained(folder).fingerprint()
+    assert FlowMo.from_pretrained(tmp_path / "joined").fingerprint() == expected
 
 
 def test_parts_are_numbered_in_order(tmp_path: Path) -> None:
@@ -57,13 +73,14 @@ def test_parts_are_numbered_in_order(tmp_path: Path) -> None:
 
 
 def test_a_gpu_gets_whole_batches_and_decoding_workers(tmp_path: Path) -> None:
-    on_gpu, on_cpu = (
-        demo_config(["x.tar"], tmp_path, minutes=3, gpu=gpu, assignments=[])
-        for gpu in (True, False)
-    )
-    assert on_gpu.batch_size >= 16 * on_cpu.batch_size
-    assert on_gpu.data.workers > 0 == on_cpu.data.workers
-    assert (on_gpu.compile, on_cpu.compile) == (True, False)
-    for config in (on_gpu, on_cpu):
-        assert config.max_minutes == 3
-        assert config.optimizer.anneal_over_budget
+    for name in RECIPES:
+        on_gpu, on_cpu = (
+            stage_config(name, ["x.tar"], tmp_path, minutes=3, gpu=gpu, assignments=[])
+            for gpu in (True, False)
+        )
+        assert on_gpu.batch_size >= 16 * on_cpu.batch_size
+        assert on_gpu.data.workers > 0 == on_cpu.data.workers
+        assert (on_gpu.compile, on_cpu.compile) == (True, False)
+        for config in (on_gpu, on_cpu):
+            assert config.max_minutes == 3
+            assert config.optimizer.anneal_over_budget

@@ -32,3 +32,31 @@ def test_a_checkpoint_just_trained_is_served(tmp_path: Path) -> None:
         assert encoded.token_bytes == 4 * 72 // 8
         with Image.open(io.BytesIO(client.detokenize(encoded.data).data)) as picture:
             assert picture.size == (32, 32)
+
+
+def test_a_student_decodes_with_its_own_steps_when_nobody_says_otherwise(tmp_path: Path) -> None:
+    photographs = str(photograph_paths()[0].parent)
+    later = ("batch_size=2", "accumulation=1", "steps=2", "perceptual.network=none",
+             "validation.interval=0", "validation.patience=none", "sample_interval=0",
+             "tensorboard=false", "device=cpu")  # fmt: skip
+
+    def run(recipe: str, out: str, *options: str, changes: tuple[str, ...]) -> str:
+        sets = [text for change in changes for text in ("--set", change)]
+        arguments = ["train", recipe, "--data", photographs, "--out", str(tmp_path / out)]
+        result = CliRunner().invoke(app, [*arguments, *options, *sets])
+        assert result.exit_code == 0, result.output
+        return str(tmp_path / out / "export")
+
+    first = run("tiny-demo", "first", changes=SMALL)
+    second = run("post-train", "second", "--init", first, changes=(*later, "losses.sample_mse=1"))
+    assert FlowMo.from_pretrained(second).config == FlowMo.from_pretrained(first).config
+    student = run(
+        "distill", "student", "--init", second,
+        changes=(*later, "model.sampler.steps=3", "distill.teacher_steps=5"),
+    )  # fmt: skip
+    with (
+        ServerProcess(["--checkpoint", student], log=tmp_path / "server.log") as server,
+        Client(server.url) as client,
+    ):
+        encoded = client.tokenize(photograph_paths()[0].read_bytes())
+        assert client.detokenize(encoded.data).steps == 3

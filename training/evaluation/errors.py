@@ -1,8 +1,7 @@
-"""What can go wrong in an evaluation, beside its pictures (training.errors.DataError).
+"""What can go wrong in an evaluation, beside its pictures and libraries (training.errors).
 
 FlowMoError (model.errors)
-├── EvaluationError   what was asked for cannot be done, or not in this folder
-└── LibraryError      a library of the extra `train` is missing or does not load
+└── EvaluationError   what was asked for cannot be done, or not in this folder
 """
 
 from model.errors import FlowMoError
@@ -10,7 +9,3 @@ from model.errors import FlowMoError
 
 class EvaluationError(FlowMoError, ValueError):
     """An evaluation was asked for that cannot be."""
-
-
-class LibraryError(FlowMoError, ImportError):
-    """A library that a figure needs cannot be imported."""

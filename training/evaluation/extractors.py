@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from training.evaluation.libraries import library
-from training.evaluation.weights import RANDOM, Weights, put_weights, randomize, read_weights
+from training.libraries import library
+from training.weights import RANDOM, Weights, put_weights, randomize, read_weights
 
 INCEPTION, VGG16 = "inception-v3-compat", "vgg16"
 _LAYERS = {INCEPTION: "2048", VGG16: "fc2_relu"}
@@ -22,7 +22,7 @@ class Extractor(nn.Module):
 
     Raises:
         LibraryError: torch-fidelity, torchvision or the weights cannot be had.
-        EvaluationError: the file is not the network's.
+        ConfigError: the file is not the network's.
     """
 
     def __init__(self, network: str, source: str) -> None:

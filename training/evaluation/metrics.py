@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.evaluation.libraries import library
 from training.evaluation.protocol import IDENTICAL_PSNR
 from training.images import Pixels
+from training.libraries import library
 
 
 def as_tensor(pictures: Sequence[Pixels]) -> Tensor:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.evaluation.errors import EvaluationError, LibraryError
+from training.errors import LibraryError
+from training.evaluation.errors import EvaluationError
 from training.evaluation.extractors import INCEPTION, VGG16, Extractor
-from training.evaluation.lpips import Backbone, Lpips
-from training.evaluation.weights import LIBRARY, NONE, RANDOM, digest
+from training.lpips import Backbone, Lpips
+from training.weights import LIBRARY, NONE, RANDOM, digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,8 +19,8 @@ from training.evaluation.page import page
 from training.evaluation.protocol import FID_PICTURES, PROTOCOL
 from training.evaluation.shown import extremes
 from training.evaluation.store import Row, ShardResult, Store, write_whole
-from training.evaluation.weights import NONE, RANDOM
 from training.json_report import write_json
+from training.weights import NONE, RANDOM
 
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"

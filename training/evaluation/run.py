@@ -13,13 +13,13 @@ from training.evaluation.errors import EvaluationError
 from training.evaluation.methods import Came, Method
 from training.evaluation.metrics import as_tensor, psnr, ssim
 from training.evaluation.networks import Networks
-from training.evaluation.pictures import PictureList
 from training.evaluation.protocol import VERSION
 from training.evaluation.ranks import Ranks
 from training.evaluation.report import ORIGINALS, REFERENCE, merge
 from training.evaluation.shown import extremes, thumbnail
 from training.evaluation.store import Row, ShardResult, Store, slug
 from training.images import Pixels, UnreadableImageError
+from training.pictures import PictureList
 
 _POLL_SECONDS = 1.0
 

@@ -8,12 +8,13 @@ import torch
 from torch.utils.data import Dataset
 from torchmetrics.functional.image.lpips import _LPIPS
 
+from model.errors import ConfigError
 from training.evaluation import LibraryError, Networks, NetworkSources
 from training.evaluation import extractors as ex
 from training.evaluation.errors import EvaluationError
-from training.evaluation.libraries import library
-from training.evaluation.lpips import Lpips
-from training.evaluation.weights import digest
+from training.libraries import library
+from training.lpips import Lpips
+from training.weights import digest
 
 
 def levels(count: int, seed: int, side: int = 32) -> torch.Tensor:
@@ -91,11 +92,11 @@ def test_lpips_from_a_file_is_that_of_torchmetrics(tmp_path: Path) -> None:
 def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"some.weight": torch.zeros(2)}, path)
-    with pytest.raises(EvaluationError, match="is not torch-fidelity's InceptionV3.*are missing"):
+    with pytest.raises(ConfigError, match="is not torch-fidelity's InceptionV3.*are missing"):
         ex.Extractor(ex.INCEPTION, str(path))
-    with pytest.raises(EvaluationError, match="is not torchvision's alex"):
+    with pytest.raises(ConfigError, match="is not torchvision's alex"):
         Lpips("alex", str(path))
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         Lpips("alex", str(tmp_path / "nowhere.pth"))
     with pytest.raises(EvaluationError, match="vgg or alex, got 'squeeze'"):
         NetworkSources(lpips_backbone="squeeze")  # type: ignore[arg-type]
@@ -104,7 +105,7 @@ def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
 def test_a_file_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "code.pth"
     torch.save({"x": Path}, path)
-    with pytest.raises(EvaluationError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         ex.Extractor(ex.INCEPTION, str(path))
 
 

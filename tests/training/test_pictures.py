@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from training.errors import DataError
-from training.evaluation import PictureList
 from training.held_out import HELD_OUT_SHA256
+from training.pictures import PictureList
 
 
 def test_a_tar_has_the_pictures_of_its_folder(pictures: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the metrics' networks get their weights: a library's own loader, a file, or nowhere.
+"""Where losses' and metrics' networks get their weights: a library's loader, a file, or nowhere.
 
 A source is written ``library`` (fetched by the library that knows the network, and kept in torch's
 cache), a path, ``random`` (of a fixed seed; figures then mean nothing) or ``none``.
@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.evaluation.errors import EvaluationError, LibraryError
+from model.errors import ConfigError
+from training.errors import LibraryError
 
 LIBRARY, RANDOM, NONE = "library", "random", "none"
 
@@ -33,7 +34,7 @@ def read_weights(source: str, fetch: Callable[[], Weights], *, name: str, url: s
 
     Raises:
         LibraryError: the library cannot fetch them.
-        EvaluationError: the file cannot be read.
+        ConfigError: the file cannot be read.
     """
     if source == LIBRARY:
         try:
@@ -58,26 +59,26 @@ def read_weights(source: str, fetch: Callable[[], Weights], *, name: str, url: s
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).partition("\n")[0]
-        raise EvaluationError(f"{source} cannot be read as weights of {name}: {reason}") from error
+        raise ConfigError(f"{source} cannot be read as weights of {name}: {reason}") from error
 
 
 def put_weights(network: nn.Module, state: Weights, *, name: str, source: str) -> None:
     """Load all of a network's weights; further tensors of the file are left out.
 
     Raises:
-        EvaluationError: they are of another network.
+        ConfigError: they are of another network.
     """
     # Old files lack the batch counters of batch norm, which evaluation does not use.
     needed = [key for key in network.state_dict() if not key.endswith("num_batches_tracked")]
     if absent := [key for key in needed if key not in state]:
-        raise EvaluationError(
+        raise ConfigError(
             f"{source} is not {name}: {len(absent)} of {len(needed)} tensors are missing, such as "
             f"{absent[0]}"
         )
     try:
         network.load_state_dict({key: state[key] for key in needed}, strict=False)
     except RuntimeError as error:
-        raise EvaluationError(f"{source} is not {name}: {error}") from error
+        raise ConfigError(f"{source} is not {name}: {error}") from error
 
 
 @torch.no_grad()

@@ -5,8 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from training.evaluation.libraries import library
-from training.evaluation.weights import RANDOM, put_weights, randomize, read_weights
+from training.libraries import library
+from training.weights import RANDOM, put_weights, randomize, read_weights
 
 Backbone = Literal["vgg", "alex"]
 
@@ -22,7 +22,7 @@ class Lpips(nn.Module):
 
     Raises:
         LibraryError: torchmetrics, torchvision or the weights cannot be had.
-        EvaluationError: the file is not the backbone's.
+        ConfigError: the file is not the backbone's.
     """
 
     def __init__(self, backbone: Backbone, source: str) -> None:
