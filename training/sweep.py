@@ -168,20 +168,18 @@ def set_default(checkpoint: Path, sampler: SamplerConfig) -> None:
 
 
 def draw(points: Sequence[Point], out: Path) -> None:
-    """PSNR against forwards, a line a guidance weight and rho."""
+    """PSNR against forwards, a line a guidance weight, interval and rho."""
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(6, 3.4))
-    for guidance, rho in dict.fromkeys((p.sampler.guidance, p.sampler.rho) for p in points):
-        line = sorted(
-            (p.forwards, p.psnr)
-            for p in points
-            if (p.sampler.guidance, p.sampler.rho) == (guidance, rho)
-        )
-        axis.plot(*zip(*line, strict=True), marker="o", label=f"guidance {guidance:g}, rho {rho:g}")
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for point in points:
+        lines.setdefault(_line(point.sampler), []).append((point.forwards, point.psnr))
+    for label, line in lines.items():
+        axis.plot(*zip(*sorted(line), strict=True), marker="o", label=label)
     axis.set_xscale("log")
     axis.set_xlabel("evaluations of the decoder a picture")
     axis.set_ylabel("PSNR (dB)")
@@ -190,3 +188,10 @@ def draw(points: Sequence[Point], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out, dpi=90)
     plt.close(figure)
+
+
+def _line(sampler: SamplerConfig) -> str:
+    """Samplers of one line differ in their steps alone; an interval matters only with guidance."""
+    low, high = sampler.guidance_interval
+    where = "" if sampler.guidance == 1.0 else f" in {low:g} to {high:g}"
+    return f"guidance {sampler.guidance:g}{where}, rho {sampler.rho:g}"

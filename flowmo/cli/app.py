@@ -11,6 +11,7 @@ from flowmo.cli.convert import convert_command
 from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.evaluate import evaluate_command
+from flowmo.cli.experiment import experiment_app
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
 from flowmo.cli.release import release_command
@@ -82,6 +83,7 @@ for name, command in (
 
 
 app.add_typer(keys_app, name="keys")
+app.add_typer(experiment_app, name="experiment")
 
 
 def main() -> None:

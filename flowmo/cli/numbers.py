@@ -23,3 +23,22 @@ def numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Numbe
         return [kind(word) for word in text.split(",") if word.strip()]
     except ValueError as error:
         raise ConfigError(f"{option} takes numbers as 1,2,4: {error}") from None
+
+
+def intervals(text: str, option: str) -> list[tuple[float, float]]:
+    """``0.17:1.02,0:10`` as pairs; nothing for an empty text.
+
+    Args:
+        text: pairs with commas between, their two numbers with a colon.
+        option: that it is the value of, for the error.
+
+    Raises:
+        ConfigError: something else came.
+    """
+    try:
+        pairs = [
+            tuple(float(n) for n in word.split(":")) for word in text.split(",") if word.strip()
+        ]
+        return [(low, high) for low, high in pairs]
+    except ValueError as error:
+        raise ConfigError(f"{option} takes intervals as 0.17:1.02,0:10: {error}") from None

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flowmo.cli.numbers import intervals, numbers
+
 
 def sweep_command(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
@@ -21,6 +23,10 @@ def sweep_command(
     steps: Annotated[str, typer.Option(help="Numbers of steps.")] = "1,2,4,8,25",
     guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
     rho: Annotated[str, typer.Option(help="Exponents of the grid; its own by default.")] = "",
+    interval: Annotated[
+        str,
+        typer.Option(help="Guidance intervals as 0.17:1.02,0:10, in sigma; its own by default."),
+    ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")
     ] = None,
@@ -36,7 +42,6 @@ def sweep_command(
     """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
     import torch
 
-    from model.errors import ConfigError
     from model.flowmo import FlowMo
     from model.inference import InferenceModel
     from training import sweep
@@ -44,19 +49,23 @@ def sweep_command(
 
     if set_default is not None and not Path(checkpoint).is_dir():
         raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
-    try:
-        step_counts = [int(word) for word in _words(steps)]
-        weights, exponents = ([float(word) for word in _words(text)] for text in (guidance, rho))
-    except ValueError as error:
-        raise ConfigError(f"--steps, --guidance and --rho take numbers as 1,2,4: {error}") from None
+    step_counts = numbers(steps, int, "--steps")
+    weights, exponents = numbers(guidance, float, "--guidance"), numbers(rho, float, "--rho")
+    ranges = intervals(interval, "--interval")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=dtype, device=device)
     samplers = sweep.settings(
-        model.config.sampler, steps=step_counts, guidance=weights, rho=exponents
+        model.config.sampler,
+        steps=step_counts,
+        guidance=weights,
+        rho=exponents,
+        intervals=ranges,
     )
     images = held_out_pictures(data or [], model.config.image_size, limit=limit)
     typer.echo(f"{len(images)} images, {len(samplers)} samplers", err=True)
-    typer.echo(f"{'steps':>6}{'guidance':>10}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}")
+    typer.echo(
+        f"{'steps':>6}{'guidance':>10}{'interval':>14}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}"
+    )
     points = sweep.sweep(model, images, samplers, on_point=_tell)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,12 +82,9 @@ def sweep_command(
         sweep.set_default(Path(checkpoint), chosen.sampler)
         typer.echo(
             f"{checkpoint} now decodes with {chosen.sampler.steps} steps, guidance "
-            f"{chosen.sampler.guidance:g}, rho {chosen.sampler.rho:g}"
+            f"{chosen.sampler.guidance:g} in {chosen.sampler.guidance_interval}, rho "
+            f"{chosen.sampler.rho:g}"
         )
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def _tell(point: object) -> None:
@@ -86,7 +92,8 @@ def _tell(point: object) -> None:
 
     assert isinstance(point, Point)
     s = point.sampler
+    span = f"{s.guidance_interval[0]:g}:{s.guidance_interval[1]:g}"
     typer.echo(
-        f"{s.steps:>6}{s.guidance:>10g}{s.rho:>8g}{point.forwards:>10}"
+        f"{s.steps:>6}{s.guidance:>10g}{span:>14}{s.rho:>8g}{point.forwards:>10}"
         f"{point.psnr:>8.2f}{point.ssim:>8.3f}"
     )

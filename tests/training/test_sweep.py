@@ -99,10 +99,27 @@ def test_a_default_is_set_and_nothing_else(tmp_path: Path) -> None:
     assert not list(folder.glob(".*"))
 
 
+def test_guidance_intervals_are_swept(tmp_path: Path) -> None:
+    command = ["sweep", str(TINY), "--steps=4", "--guidance=1.5", "--interval=0.17:1.02, 0:100"]
+    result = CliRunner().invoke(app, [*command, f"--out={tmp_path / 's'}"])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "s.json").read_text())
+    found = [(p["sampler"]["guidance_interval"], p["forwards"]) for p in report["points"]]
+    # Of the times 1, 0.32, 0.06, 0.004 only the second is in (0.145, 0.505); all but the first
+    # in (0, 0.99).
+    assert found == [([0.17, 1.02], 5), ([0.0, 100.0], 7)]
+    assert "0.17:1.02" in result.stdout
+
+
 def test_errors_are_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is not a checkpoint folder"):
         set_default(tmp_path, BASE)
     result = CliRunner().invoke(app, ["sweep", str(TINY), "--steps", "one"])
-    assert (result.exit_code, "take numbers as 1,2,4" in result.stderr) == (1, True)
+    assert (result.exit_code, "--steps takes numbers as 1,2,4" in result.stderr) == (1, True)
+    for text in ("0.5", "1:2:3", "a:b"):
+        result = CliRunner().invoke(app, ["sweep", str(TINY), "--interval", text])
+        assert (result.exit_code, "--interval takes intervals" in result.stderr) == (1, True)
+    result = CliRunner().invoke(app, ["sweep", str(TINY), "--interval", "2:1"])
+    assert (result.exit_code, "must be 0 <= low <= high" in result.stderr) == (1, True)
     hub = CliRunner().invoke(app, ["sweep", "someone/model", "--set-default", "4"])
     assert hub.exit_code == 2

@@ -27,12 +27,16 @@ def load_model(checkpoint: str, *, device: str, precision: str = "auto") -> Infe
         CheckpointError: there is none.
         EvaluationError: no such precision.
     """
+    return to_inference(FlowMo.from_pretrained(checkpoint), device=device, precision=precision)
+
+
+def to_inference(model: FlowMo, *, device: str, precision: str = "auto") -> InferenceModel:
+    """A model ready to reconstruct; arguments and errors as :func:`load_model`'s."""
     if precision == "auto":
         precision = "bf16" if device.startswith("cuda") else "float32"
     if precision not in PRECISIONS:
         raise EvaluationError(f"precision is auto, {' or '.join(PRECISIONS)}, got {precision!r}")
-    weights = FlowMo.from_pretrained(checkpoint)
-    return InferenceModel(weights, dtype=PRECISIONS[precision], device=device)
+    return InferenceModel(model, dtype=PRECISIONS[precision], device=device)
 
 
 def checkpoint_methods(

@@ -72,7 +72,6 @@ class Networks:
     def _had(self, name: str, source: str, build: Callable[[], nn.Module]) -> nn.Module | None:
         self.weights[name] = NONE
         if source == NONE:
-            self.missing[name] = "left out"
             return None
         try:
             network = build()

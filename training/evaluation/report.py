@@ -20,10 +20,17 @@ from training.evaluation.protocol import FID_PICTURES, PROTOCOL
 from training.evaluation.shown import extremes
 from training.evaluation.store import Row, ShardResult, Store, write_whole
 from training.json_report import write_json
-from training.weights import RANDOM
+from training.weights import NONE, RANDOM
 
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"
+
+# What a network's figure is called, and the option that gives its weights.
+_NEEDED_FOR = {
+    "inception": ("rFID", "--inception"),
+    "vgg16": ("precision and recall", "--vgg"),
+    "lpips": ("LPIPS", "--lpips"),
+}
 
 
 def merge(out: Path) -> dict[str, Any]:
@@ -169,9 +176,11 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"The weights of {', '.join(random)} are random: figures that rest on them mean "
             f"nothing, they only show that the computation runs."
         )
-    found += [f"Without {name}: {reason}" for name, reason in report["missing"].items()]
+    for name, reason in report["missing"].items():
+        figure, option = _NEEDED_FOR[name.partition("-")[0]]
+        found.append(f"No {figure} ({option}): {reason}.")
     fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
-    if INCEPTION not in report["missing"] and fewest < FID_PICTURES:
+    if report["networks"][INCEPTION] != NONE and fewest < FID_PICTURES:
         found.append(
             f"rFID rests on {fewest} pictures. It is biased upwards for few, and below "
             f"{FID_PICTURES} the covariances are singular: compare it only with figures of as "

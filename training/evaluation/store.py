@@ -168,13 +168,11 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        keys = dict.fromkeys([*before, *now])
-        return [
-            change
-            for key in keys
-            for change in _differences(
-                before.get(key), now.get(key), f"{where}.{key}" if where else key
-            )
-        ]
-    return [] if before == now else [f"{where} was {before!r} and is now {now!r}"]
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [f"{where} was {before!r} and is now {now!r}"]
+    prefix = f"{where}." if where else ""
+    found = [f"{prefix}{key} is gone" for key in before if key not in now]
+    found += [f"{prefix}{key} is new" for key in now if key not in before]
+    for key in before.keys() & now.keys():
+        found += _differences(before[key], now[key], prefix + key)
+    return sorted(found)

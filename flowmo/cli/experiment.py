@@ -1,0 +1,206 @@
+"""``flowmo experiment``: experiments of the paper's supplement (docs/experiments.md)."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flowmo.cli.numbers import numbers
+from flowmo.cli.train import EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    from training.experiments import Setup
+
+experiment_app = typer.Typer(
+    help="Experiments of the paper's supplement: JSON and a plot each.", no_args_is_help=True
+)
+
+_Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
+_Data = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--data",
+        "-d",
+        help="Pictures to measure on: folder, image, tar or pattern; repeatable. Held-out ones.",
+    ),
+]
+_Limit = Annotated[int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)]
+_Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
+_Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
+_Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
+_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+_Precision = Annotated[str, typer.Option(help="float32, bf16 or auto (bf16 on a GPU).")]
+_Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
+
+
+@experiment_app.command("noise-norm")
+def noise_norm_command(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Checkpoint folders or hub repositories, one a rate.")
+    ],
+    out: _Out,
+    data: _Data = None,
+    limit: _Limit = None,
+    factors: Annotated[
+        str, typer.Option(help="On the initial noise; 14 from 0 to 1.2 by default.")
+    ] = "",
+    inception: _Inception = "library",
+    lpips: _Lpips = "library",
+    device: _Device = "cpu",
+    precision: _Precision = "auto",
+    batch: _Batch = 16,
+) -> None:
+    """C.1: rate, distortion and perception by the norm of the initial noise."""
+    from training.experiments import noise_norm
+    from training.experiments.noise_norm import FACTORS
+
+    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
+    chosen = numbers(factors, float, "--factors") or FACTORS
+    result = noise_norm(checkpoints, setup=setup, out=out, factors=chosen)
+    for curve in result["curves"] if result else ():
+        typer.echo(f"{curve['checkpoint']}: {curve['bits_per_pixel']:.3f} bit a pixel")
+        _table(curve["points"], ("factor", "psnr", "lpips", "rfid"))
+    _done(result, out)
+
+
+@experiment_app.command("width-scaling")
+def width_scaling_command(
+    out: _Out,
+    train_data: Annotated[
+        list[str],
+        typer.Option("--train", help="Training pictures, as in flowmo train; repeatable."),
+    ],
+    recipe: Annotated[str, typer.Option(help="The run, but for the width.")] = "fewer-params",
+    widths: Annotated[str, typer.Option(help="muP widths w of the decoder.")] = "2,3,4,5",
+    unit: Annotated[int, typer.Option(help="The decoder is UNIT x w wide.", min=1)] = 192,
+    steps: Annotated[int, typer.Option(help="Of each run.", min=1)] = 200_000,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="As in flowmo train; repeatable."),
+    ] = None,
+    data: _Data = None,
+    limit: _Limit = None,
+    inception: _Inception = "library",
+    lpips: _Lpips = "library",
+    device: _Device = "cpu",
+    precision: _Precision = "auto",
+    batch: _Batch = 16,
+) -> None:
+    """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
+    from training import override, parse_assignments
+    from training import recipe as find_recipe
+    from training.experiments import width_scaling
+
+    changes = parse_assignments(assignments or []) | {"steps": str(steps)}
+    config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
+    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
+    chosen = numbers(widths, int, "--widths")
+    result = width_scaling(config, setup=setup, out=out, widths=chosen, unit=unit)
+    if result is None:
+        typer.echo("continue with the same command", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    _table(result["rows"], ("width", "parameters", "rfid", "psnr", "lpips"))
+    _done(result, out)
+
+
+@experiment_app.command("precision-recall")
+def precision_recall_command(
+    before: Annotated[str, typer.Argument(help="Checkpoint without post-training.")],
+    after: Annotated[str, typer.Argument(help="Checkpoint with it.")],
+    out: _Out,
+    train_data: Annotated[
+        list[str], typer.Option("--train", help="Training pictures; repeatable.")
+    ],
+    train_limit: Annotated[
+        int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)
+    ] = None,
+    data: _Data = None,
+    limit: _Limit = None,
+    vgg: _Vgg = "library",
+    inception: _Inception = "library",
+    lpips: _Lpips = "library",
+    device: _Device = "cpu",
+    precision: _Precision = "auto",
+    batch: _Batch = 16,
+) -> None:
+    """C.4: precision and recall before and after stage 1B."""
+    from training.experiments import precision_recall
+
+    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips, vgg=vgg)
+    result = precision_recall(
+        before, after, train=train_data, train_limit=train_limit, setup=setup, out=out
+    )
+    rows = [
+        {"model": name, **{f"{w}_{k}": row[w][k] for w in ("train", "val") for k in row[w]}}
+        for name, row in (result["models"] if result else {}).items()
+    ]
+    _table(rows, ("model", "train_precision", "train_recall", "val_precision", "val_recall"))
+    _done(result, out)
+
+
+@experiment_app.command("wall-clock")
+def wall_clock_command(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help="Checkpoints, or preset:NAME with random weights.")
+    ],
+    out: _Out,
+    repeats: Annotated[int, typer.Option(help="Timed runs; the median counts.", min=1)] = 9,
+    device: _Device = "cpu",
+    precision: _Precision = "auto",
+) -> None:
+    """C.6: seconds to encode and to decode one picture."""
+    from training.experiments import wall_clock
+
+    result = wall_clock(checkpoints, out=out, device=device, precision=precision, repeats=repeats)
+    rows = [
+        {**row, **{half: row[half]["seconds"] for half in ("encode", "decode")}}
+        for row in result["rows"]
+    ]
+    _table(rows, ("model", "steps", "forwards", "encode", "decode"))
+    _done(result, out)
+
+
+def _setup(
+    data: list[str] | None,
+    limit: int | None,
+    device: str,
+    precision: str,
+    batch: int,
+    *,
+    inception: str,
+    lpips: str,
+    vgg: str = "none",
+) -> "Setup":
+    from training.evaluation import NetworkSources, Plan, Ranks
+    from training.experiments import Setup
+
+    return Setup(
+        data=tuple(data or ()),
+        limit=limit,
+        sources=NetworkSources(inception=inception, vgg16=vgg, lpips=lpips),
+        device=device,
+        precision=precision,
+        plan=Plan(batch=batch, shard=4 * batch),
+        ranks=Ranks.from_environment(),
+        tell=lambda text: typer.echo(text, err=True),
+    )
+
+
+def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    if rows:
+        typer.echo("".join(f"{name:>17}" for name in columns))
+    for row in rows:
+        values = (row[name] for name in columns)
+        cells = (
+            "-" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v) for v in values
+        )
+        typer.echo("".join(f"{cell:>17}" for cell in cells))
+
+
+def _done(result: dict[str, Any] | None, out: Path) -> None:
+    if result is None:  # the other ranks only help
+        return
+    for caveat in result.get("caveats", ()):
+        typer.echo(f"note: {caveat}", err=True)
+    typer.echo(f"{out}.json, {out}.png")

@@ -1,0 +1,13 @@
+"""Experiments of the paper's supplement as functions: ``flowmo experiment`` (docs/experiments.md).
+
+Each writes OUT.json and OUT.png, keeps its intermediate files in OUT.work, and goes on from there
+when it is called again.
+"""
+
+from training.experiments.noise_norm import noise_norm
+from training.experiments.precision_recall import precision_recall
+from training.experiments.setup import Setup
+from training.experiments.wall_clock import wall_clock
+from training.experiments.width_scaling import width_scaling
+
+__all__ = ["Setup", "noise_norm", "precision_recall", "wall_clock", "width_scaling"]

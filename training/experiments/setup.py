@@ -1,0 +1,146 @@
+"""What all experiments share: on which pictures, with which networks, where, and their results."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.environment import environment
+from training.evaluation import (
+    Evaluation,
+    Method,
+    Networks,
+    NetworkSources,
+    PictureList,
+    Plan,
+    Ranks,
+    evaluate,
+)
+from training.json_report import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Figures = Mapping[str, Any]
+
+
+def _silent(text: str) -> None:
+    del text
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """How an experiment measures.
+
+    Attributes:
+        data: pictures, as in an evaluation; none means the held-out photographs.
+        limit: the most of them.
+        sources: of the metrics' weights.
+        device: where to compute; ``cuda`` is this rank's GPU.
+        precision: of the checkpoints (training.evaluation.load_model).
+        plan: how evaluations are cut.
+        ranks: this process's share of the evaluations.
+        tell: is told what happens.
+    """
+
+    data: tuple[str, ...] = ()
+    limit: int | None = None
+    sources: NetworkSources = field(default_factory=NetworkSources)
+    device: str = "cpu"
+    precision: str = "auto"
+    plan: Plan = field(default_factory=Plan)
+    ranks: Ranks = field(default_factory=Ranks)
+    tell: Callable[[str], None] = _silent
+
+    @property
+    def place(self) -> str:
+        """The device of this process."""
+        return self.ranks.device(self.device)
+
+    def networks(self) -> Networks:
+        """The metrics' networks, loaded.
+
+        Raises:
+            EvaluationError: a file that was named is not what it should be.
+        """
+        return Networks(self.sources, self.place)
+
+    def evaluate(
+        self,
+        methods: Sequence[Method],
+        *,
+        size: int,
+        networks: Networks,
+        folder: Path,
+        reference: PictureList | None = None,
+    ) -> dict[str, Any] | None:
+        """An evaluation's report, resumed in its folder; None in other ranks than 0.
+
+        Args:
+            methods: to measure.
+            size: of the pictures.
+            networks: for the metrics.
+            folder: of the evaluation.
+            reference: other pictures to compare with.
+        """
+        evaluation = Evaluation(
+            pictures=PictureList(self.data, size, limit=self.limit),
+            methods=methods,
+            networks=networks,
+            reference=reference,
+            plan=self.plan,
+        )
+        return evaluate(evaluation, folder, ranks=self.ranks, on_progress=self.tell)
+
+
+def work_folder(out: Path) -> Path:
+    """Where the experiment OUT keeps what it goes on from."""
+    return out.with_name(f"{out.name}.work")
+
+
+def write_result(out: Path, experiment: str, section: str, content: Figures) -> dict[str, Any]:
+    """Write OUT.json.
+
+    Args:
+        out: path without suffix.
+        experiment: its name.
+        section: of the supplement that it repeats.
+        content: what it found.
+
+    Returns:
+        All of the file.
+    """
+    result = {
+        "experiment": experiment,
+        "paper": f"supplement {section}",
+        **content,
+        "environment": environment(),
+    }
+    write_json(Path(f"{out}.json"), result)
+    return result
+
+
+@contextmanager
+def plot(out: Path, *, x: str, y: str) -> Iterator["Axes"]:
+    """A figure with one set of axes, written to OUT.png at the end.
+
+    Args:
+        out: path without suffix.
+        x: label of the horizontal axis.
+        y: label of the vertical axis.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.8))
+    axis.set_xlabel(x)
+    axis.set_ylabel(y)
+    axis.grid(alpha=0.3)
+    yield axis
+    figure.tight_layout()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(f"{out}.png", dpi=90)
+    plt.close(figure)
