@@ -20,6 +20,7 @@ from model.sampler import noise, time_grid
 from training.chain import sample_chain
 from training.config import DistillConfig, LossWeights, TrainConfig
 from training.objective import Draws, LossTerm, Objective, Perceptual, flow_loss
+from training.sharding import is_sharded, whole
 from training.teacher_cache import TeacherCache
 
 # Seeds of a run's positions; further runs differ in the bits above.
@@ -128,7 +129,8 @@ class Teacher:
             ConfigError: the encoders have different weights.
         """
         for name, parameter in student.encoder.named_parameters():
-            if not torch.equal(parameter.detach().cpu(), self._encoder[name].to(parameter.dtype)):
+            own = whole(parameter).cpu()
+            if not torch.equal(own, self._encoder[name].to(own.dtype)):
                 raise ConfigError(
                     f"the student's encoder is not the teacher's ({name} differs), so that their "
                     f"tokens mean different things; set init to a checkpoint that was trained on "
@@ -152,17 +154,20 @@ class Teacher:
         seeds = [(self._seed << _POSITION_BITS | slot) % 2**63 for slot in slots]
         start = noise(seeds, tuple(images.shape[1:])).to(images.device)
         if self._cache is None:
-            return start, self._sample(model, images, start)
+            return start, self._sample(fixed_latent(model, images), start)
         kept, missing = self._cache.read(slots)
         target = kept.to(images.device)
+        if is_sharded(model):  # processes must gather weights equally often
+            latents = fixed_latent(model, images)[missing]
+        else:
+            latents = fixed_latent(model, images[missing]) if missing else target[:0]
         if missing:
-            made = self._sample(model, images[missing], start[missing])
+            made = self._sample(latents, start[missing])
             target[missing] = self._cache.write([slots[i] for i in missing], made).to(target)
         return start, target
 
-    def _sample(self, model: FlowMo, images: Tensor, start: Tensor) -> Tensor:
-        latent = fixed_latent(model, images)
-        with torch.autocast(images.device.type, enabled=False):
+    def _sample(self, latent: Tensor, start: Tensor) -> Tensor:
+        with torch.autocast(start.device.type, enabled=False):
             sample = self._model.decode(latent, start=start, sampler=self.sampler)
         return sample.clone()  # of inference mode, which autograd does not take
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from model.errors import ConfigError
 from training.config import Parallel
 from training.device import choose_device
+
+T = TypeVar("T")
 
 # Longer than the slowest thing that one rank does while the others wait: a checkpoint's export.
 _TIMEOUT = timedelta(minutes=15)
@@ -66,13 +69,28 @@ class Mesh:
         *found, last = numbers.tolist()
         return tuple(bool(value) for value in found), last
 
+    def gather(self, value: T) -> list[T]:
+        """All ranks' values, in the order of the ranks. Not for every step: it is slow."""
+        if self.size == 1:
+            return [value]
+        gathered: list[T | None] = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return cast("list[T]", gathered)
+
     def union(self, items: Sequence[int]) -> list[int]:
         """All ranks' items, each once, in the order of the ranks."""
-        if self.size == 1:
-            return list(items)
-        gathered: list[list[int]] = [[] for _ in range(self.size)]
-        dist.all_gather_object(gathered, list(items))
-        return list(dict.fromkeys(item for part in gathered for item in part))
+        (any_there,), _ = self.agree(bool(items))
+        if not any_there:
+            return []
+        return list(dict.fromkeys(item for part in self.gather(items) for item in part))
+
+    def of_main(self, number: float) -> float:
+        """The main rank's number, so that what follows from it is the same everywhere."""
+        if self.size > 1:
+            held = torch.tensor(number, dtype=torch.float64)
+            dist.broadcast(held, src=0)
+            number = held.item()
+        return number
 
     def mean(self, numbers: Tensor) -> Tensor:
         """Mean over the ranks of a tensor of float numbers, in place."""

@@ -4,19 +4,15 @@ The rest of the code works on what this process holds of a tensor (:func:`local`
 process, whole copies and shards take the same path.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    register_fsdp_forward_method,
-)
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
 from model.flowmo import FlowMo
@@ -27,7 +23,8 @@ from training.mesh import Mesh
 def shard(model: FlowMo, mesh: Mesh, *, precision: Precision, compile_blocks: bool) -> None:
     """Shard a model's weights over the processes, in place, if the mesh is ``fsdp``.
 
-    A block is one unit: gathered when it runs, and let go of after that. Weights stay float32; with
+    A block is one unit, and what a half has beside its blocks another: gathered when it runs, and
+    let go of after that. Weights stay float32; with
     ``bf16`` they are gathered and computed with in bfloat16, gradients are reduced in float32.
 
     Args:
@@ -38,6 +35,8 @@ def shard(model: FlowMo, mesh: Mesh, *, precision: Precision, compile_blocks: bo
     """
     if mesh.parallel != "fsdp":
         return
+    # What a half gives is a view of a projection, which nothing changes in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
         reduce_dtype=torch.float32,
@@ -49,18 +48,25 @@ def shard(model: FlowMo, mesh: Mesh, *, precision: Precision, compile_blocks: bo
         for block in half.double_blocks:
             if compile_blocks:
                 block.compile()
-            fully_shard(block, **options)
-    fully_shard(model, **options)
-    for method in ("encode", "velocity"):
-        register_fsdp_forward_method(model, method)
+            fully_shard(block, reshard_after_forward=True, **options)
+        # Each half is a root of its own: both run in one step, the decoder several times perhaps,
+        # and weights that they shared a unit with would be reduced when the first is done. What a
+        # root gathered is let go of like all else, or the average could not be exchanged for it.
+        fully_shard(half, reshard_after_forward=True, **options)
 
 
 @contextmanager
-def last_only(model: nn.Module, *, is_last: bool) -> Iterator[None]:
+def last_only(model: FlowMo, *, is_last: bool) -> Iterator[None]:
     """Gradients are reduced in a step's last micro-batch only, where weights are sharded."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(is_last)
+    for half in (model.encoder, model.decoder):
+        if isinstance(half, FSDPModule):
+            half.set_requires_gradient_sync(is_last)
     yield
+
+
+def is_sharded(model: FlowMo) -> bool:
+    """Whether :func:`shard` has done something."""
+    return isinstance(model.decoder, FSDPModule)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -21,12 +21,15 @@ class Stage:
         config: the run.
         device: where the frozen networks live.
         images: size of the data set.
+        compiled: compile the objective with ``torch.compile``.
 
     Raises:
         ConfigError: a frozen network's weights or the teacher do not fit or cannot be had.
     """
 
-    def __init__(self, config: TrainConfig, device: torch.device, *, images: int) -> None:
+    def __init__(
+        self, config: TrainConfig, device: torch.device, *, images: int, compiled: bool
+    ) -> None:
         network: nn.Module | None = perceptual_network(config.perceptual, device)
         weights, recompute = config.losses, config.post_train.recompute
         self.teacher: Teacher | None = None
@@ -42,7 +45,7 @@ class Stage:
             self._objective = partial(
                 distill, weights=weights, perceptual=network, recompute=recompute
             )
-        if config.compile:
+        if compiled:
             self._objective = torch.compile(self._objective)
 
     @property
@@ -65,5 +68,5 @@ class Stage:
         return draws._replace(start=start, target=target)
 
     def objective(self, model: FlowMo, images: Tensor, draws: Draws) -> Objective:
-        """The loss of a micro-batch, compiled if the config says so."""
+        """The loss of a micro-batch."""
         return self._objective(model, images, draws)

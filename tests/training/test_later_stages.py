@@ -216,9 +216,9 @@ def test_the_cache_answers_what_it_has_seen(
     sampled: list[int] = []
     real = again._sample
 
-    def counted(model: FlowMo, images: Tensor, start: Tensor) -> Tensor:
-        sampled.append(len(images))
-        return real(model, images, start)
+    def counted(latents: Tensor, start: Tensor) -> Tensor:
+        sampled.append(len(latents))
+        return real(latents, start)
 
     monkeypatch.setattr(again, "_sample", counted)
     assert torch.equal(again.targets(model, images, torch.tensor([38, 39, 40, 41]))[1], target)
