@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +33,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 
 from model.errors import CheckpointError
-from training.files import flush, flush_tree
+from training.files import discard, flush, flush_tree
 from training.mesh import Mesh
 
 FORMAT = 2
@@ -51,12 +51,15 @@ class Checkpoint:
         shapes: of the whole tensors, by name.
         progress: the training state's record.
         config: the run's config, in JSON form.
+        meters: sums of the steps since the last log line, of each process that saved; empty in
+            older checkpoints.
     """
 
     path: Path
     shapes: dict[str, tuple[int, ...]]
     progress: dict[str, Any]
     config: dict[str, Any]
+    meters: list[dict[str, Any]]
 
     def read_into(self, tensors: Mapping[str, Tensor]) -> None:
         """Fill tensors, whole ones or shards, with those of the checkpoint.
@@ -132,6 +135,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         shapes={name: tuple(one.size) for name, one in found.items()},  # type: ignore[union-attr]
         progress=record["progress"],
         config=record["config"],
+        meters=record.get("meters", []),
     )
 
 
@@ -162,7 +166,7 @@ class CheckpointWriter:
         # Collectives of the writing thread must not meet those of the training thread.
         self._group = dist.new_group(backend="gloo") if mesh.size > 1 else None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
+        self._pending: Future[None] | None = None
         if mesh.is_main:
             for leftover in self._folder.glob(".step_*"):  # of a process that was killed
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -174,6 +178,8 @@ class CheckpointWriter:
         *,
         progress: dict[str, Any],
         config: dict[str, Any],
+        meters: Sequence[dict[str, Any]] = (),
+        before: Callable[[], None] | None = None,
         then: Callable[[Path], None] | None = None,
     ) -> Path:
         """Begin to write a checkpoint; all processes call it together.
@@ -182,8 +188,10 @@ class CheckpointWriter:
             tensors: of the training state; they may change as soon as this returns.
             progress: its record; ``step`` names the folder.
             config: the run's config, in JSON form.
-            then: is called with the folder, on the writing thread of the main process, when it is
-                complete.
+            meters: sums since the last log line, of each process.
+            before: is called on the writing thread of the main process before the folder gets its
+                name: where there is a checkpoint, what this does is done.
+            then: the same after that, with the folder.
 
         Returns:
             The folder that it will have.
@@ -202,39 +210,64 @@ class CheckpointWriter:
             "format": FORMAT,
             "progress": progress,
             "config": config,
-            "files": self._mesh.size,
+            "meters": list(meters),
         }
         _expect_single_process()
-        writing = async_save(
+        writing: Any = async_save(
             # Those on the CPU would be written as they are then; the others are copied by torch.
-            {name: _copied(tensor) for name, tensor in tensors.items()},
+            {name: _copied(tensor) for name, tensor in self._dealt(tensors).items()},
             storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
             process_group=self._group,
             no_dist=self._mesh.size == 1,
         )
-        self._pending = self._pool.submit(self._finish, writing, temporary, target, record, then)
-        return target
 
-    def _finish(
-        self,
-        writing: Any,
-        temporary: Path,
-        target: Path,
-        record: dict[str, Any],
-        then: Callable[[Path], None] | None,
-    ) -> Path:
-        writing.result()  # of all processes: it ends with a collective
-        if self._mesh.is_main:
-            # Not every process has something to write: small tensors are dealt out.
-            record |= {"files": len(list(temporary.glob("*.safetensors")))}
-            (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n")
-            flush_tree(temporary)
-            shutil.rmtree(target, ignore_errors=True)
-            temporary.rename(target)
-            flush(target.parent)
+        def finish() -> None:
+            writing.result()  # of all processes: it ends with a collective
+            if not self._mesh.is_main:
+                return
+            if before is not None:
+                before()
+            self._publish(temporary, target, record)
             if then is not None:
                 then(target)
+
+        self._pending = self._pool.submit(finish)
         return target
+
+    def submit(self, job: Callable[[], None]) -> None:
+        """Have something else done on the writing thread, in its turn.
+
+        Raises:
+            CheckpointError: the save before could not be written.
+        """
+        self.wait()
+        self._pending = self._pool.submit(job)
+
+    def _publish(self, temporary: Path, target: Path, record: dict[str, Any]) -> None:
+        # Not every process has something to write.
+        record |= {"files": len(list(temporary.glob("*.safetensors")))}
+        (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        flush_tree(temporary)
+        if target.exists():
+            discard(target)
+        temporary.rename(target)
+        flush(target.parent)
+
+    def _dealt(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """This process' share of tensors that all have: the largest first, to whoever has least.
+
+        torch would deal them out too, but only when each process has copied all of them.
+        """
+        if self._mesh.parallel != "ddp":
+            return tensors
+        loads = [0] * self._mesh.size
+        mine = {}
+        for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+            owner = loads.index(min(loads))
+            loads[owner] += tensors[name].nbytes
+            if owner == self._mesh.rank:
+                mine[name] = tensors[name]
+        return mine
 
     def wait(self) -> None:
         """Until what was begun is on disk.

@@ -32,6 +32,14 @@ def replacing_folder(target: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def discard(folder: Path) -> None:
+    """Delete a folder so that none of its name is ever there in part."""
+    hidden = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(hidden, ignore_errors=True)
+    folder.rename(hidden)
+    shutil.rmtree(hidden)
+
+
 def flush_tree(folder: Path) -> None:
     """See to it that a folder and all in it are on disk."""
     for path in (*folder.rglob("*"), folder):

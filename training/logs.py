@@ -17,6 +17,7 @@ from rich.progress import (
 )
 
 from model.errors import ConfigError
+from training.files import replacing_file
 from training.images import Pixels
 
 if TYPE_CHECKING:
@@ -126,7 +127,8 @@ def _truncate(path: Path, step: int) -> None:
                 kept.append(line + "\n")
         except (ValueError, KeyError, TypeError):
             continue
-    path.write_text("".join(kept), encoding="utf-8")
+    with replacing_file(path) as partial:  # a second crash must not cost what was logged
+        partial.write_text("".join(kept), encoding="utf-8")
 
 
 class NoLog:

@@ -1,6 +1,8 @@
 """Averages between two log lines."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +25,9 @@ class Meters:
     def add(self, name: str, value: Tensor) -> None:
         """Add a scalar's share of this step."""
         held = self._sums.get(name)
-        self._sums[name] = value.clone() if held is None else held.add_(value)
+        # A sum that was loaded is on the CPU.
+        value = value.float()
+        self._sums[name] = value.clone() if held is None else held.to(value.device).add_(value)
 
     def count(self, *, learning_rate: float) -> None:
         """End a step's sums."""
@@ -36,6 +40,28 @@ class Meters:
         self._step_seconds += step
         self._images += images
 
+    def state(self) -> dict[str, Any]:
+        """Sums and number of the steps since the last log line, JSON-safe and exact."""
+        names = list(self._sums)
+        sums = torch.stack([self._sums[n].double() for n in names]).tolist() if names else []
+        return {"steps": self._steps, "sums": dict(zip(names, sums, strict=True))}
+
+    def load_state(self, states: Sequence[Mapping[str, Any]], rank: int, size: int) -> None:
+        """Continue from :meth:`state`.
+
+        Args:
+            states: of every process of the run that saved them.
+            rank: of this process; it takes over its own, and the mean of all where the number of
+                processes is another.
+            size: processes now.
+        """
+        chosen = [states[rank]] if len(states) == size else states
+        self._steps = chosen[0]["steps"]
+        self._sums = {
+            name: torch.tensor(math.fsum(s["sums"][name] for s in chosen) / len(chosen))
+            for name in chosen[0]["sums"]
+        }
+
     def take(self, over_processes: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Means over the steps since the last call; empties the sums.
 
@@ -44,11 +70,7 @@ class Meters:
         """
         steps, seconds = max(self._steps, 1), max(self._step_seconds, 1e-9)
         names = list(self._sums)
-        sums = (
-            over_processes(torch.stack([self._sums[n].float() for n in names])).tolist()
-            if names
-            else []
-        )
+        sums = over_processes(torch.stack([self._sums[n] for n in names])).tolist() if names else []
         values = {name: value / steps for name, value in zip(names, sums, strict=True)}
         values |= self._latest
         values |= {

@@ -16,6 +16,7 @@ from typing import Any
 from model.errors import CheckpointError, ConfigError
 from training.checkpoint import checkpoint_step
 from training.files import replacing_folder
+from training.libraries import library
 
 _MARK = ".complete"
 
@@ -28,11 +29,11 @@ class Mirror:
 
     Raises:
         ConfigError: its file system is not known or not installed.
+        LibraryError: fsspec is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec
-
+        fsspec = library("fsspec")
         self.url = url.rstrip("/")
         try:
             self._files: Any = fsspec.core.url_to_fs(url)[0]

@@ -14,10 +14,10 @@ machine, thread count and versions (except under ``optimizer.anneal_over_budget`
 
 import json
 import math
-import shutil
 import time
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -44,7 +44,7 @@ from training.data import (
     to_model_range,
 )
 from training.errors import DivergedError
-from training.files import replacing_folder
+from training.files import discard, replacing_file, replacing_folder
 from training.index import ImageIndex
 from training.interrupt import StopRequest
 from training.logs import NoLog, RunLog
@@ -169,7 +169,9 @@ class Trainer:
         shown = ImageIndex(config.data.sample_paths) if config.data.sample_paths else self._index
         size = config.model.image_size
         self._fixed = fixed_images(shown, size=size, count=config.sample_count)
-        self._stage = Stage(config, self.device, images=len(self._index))
+        # Shards are gathered between the blocks, so there it is the blocks that are compiled.
+        compiled = config.compile and mesh.parallel != "fsdp"
+        self._stage = Stage(config, self.device, images=len(self._index), compiled=compiled)
         if self._stage.teacher is not None:
             self._stage.teacher.check_encoder(self.state.model)
         self._validator = (
@@ -188,6 +190,7 @@ class Trainer:
             if stopped != "interrupted" and due:
                 self._sample(log)
         self._index.close()
+        self.mesh.wait()  # until the main process' files are there for all
         return TrainResult(
             stopped=stopped,
             step=done.step,
@@ -206,7 +209,8 @@ class Trainer:
             return NoLog()
         self.output.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.config.to_dict(), indent=2)
-        (self.output / "config.json").write_text(text + "\n", encoding="utf-8")
+        with replacing_file(self.output / "config.json") as partial_file:
+            partial_file.write_text(text + "\n", encoding="utf-8")
         return RunLog(
             self.output,
             console=self.console,
@@ -388,14 +392,12 @@ class Trainer:
     def _validate(self, validator: Validator, log: RunLog | NoLog) -> None:
         """Judge the averaged weights, and keep them if none were better."""
         done = self.state.progress
-        with self.state.ema.swapped_in():
-            with self._autocast():
-                values = validator.measure(self.state.model)
-            score = validator.score(values)
-            better = done.best_score is None or score > done.best_score
-            if better:
-                self._export("best")
+        with self.state.ema.swapped_in(), self._autocast():
+            values = validator.measure(self.state.model)
+        score = self.mesh.of_main(validator.score(values))
+        better = done.best_score is None or score > done.best_score
         if better:
+            self._writer.submit(partial(self._export, "best", self._average()))
             done.best_score, done.best_step, done.worse_in_a_row = score, done.step, 0
             if self.config.keep_best:
                 self._save()
@@ -409,14 +411,22 @@ class Trainer:
             status=f"held out: {told} ({verdict})",
         )
 
-    def _export(self, name: str) -> None:
-        """Write the weights that the model has now as a model folder of the run."""
-        state = {k: whole(v) for k, v in self.state.model.state_dict().items()}
+    def _average(self) -> dict[str, Tensor]:
+        """The averaged weights as they are exported, on the CPU; empty but in the main process."""
+        average: dict[str, Tensor] = {}
+        for name, tensor in self.state.ema.shadow.items():
+            gathered = whole(tensor)  # by all processes, one tensor at a time
+            if self.mesh.is_main:
+                average[name] = gathered.to("cpu", torch.bfloat16)
+        return average
+
+    def _export(self, name: str, weights: dict[str, Tensor]) -> None:
+        """Write weights as a model folder of the run; on the thread that writes."""
         if not self.mesh.is_main:
             return
         with torch.device("meta"):
             model = FlowMo(self.config.model)
-        model.load_state_dict(state, assign=True)
+        model.load_state_dict(weights, assign=True)
         with replacing_folder(self.output / name) as folder:
             model.save_pretrained(folder, dtype=torch.bfloat16)
         if self._mirror is not None:
@@ -433,28 +443,26 @@ class Trainer:
         self._last_save = time.monotonic()
         if step == self._saved_step:
             return
+        done = self.state.progress
+        keep_best = self.config.keep_best and done.best_score is not None
+        best = done.best_step if keep_best else None
         self._writer.save(
             self.state.tensors(),
             progress=self.state.record(),
             config=self.config.to_dict(),
-            then=self._tidy,
+            meters=self.mesh.gather(self._meters.state()),
+            before=partial(self._export, "export", self._average()),
+            then=partial(self._tidy, best=best),
         )
-        with self.state.ema.swapped_in():
-            self._export("export")
         self._saved_step = step
 
-    def _tidy(self, newest: Path) -> None:
+    def _tidy(self, newest: Path, *, best: int | None) -> None:
         """Delete what need not stay, and copy the newest; on the thread that writes."""
-        config, done = self.config, self.state.progress
+        config = self.config
         folders = {checkpoint_step(path): path for path in checkpoint_folders(self.output)}
-        old = superfluous(
-            folders,
-            last=config.keep_checkpoints,
-            every=config.keep_every,
-            best=done.best_step if config.keep_best and done.best_score is not None else None,
-        )
+        old = superfluous(folders, last=config.keep_checkpoints, every=config.keep_every, best=best)
         for step in old:
-            shutil.rmtree(folders[step])
+            discard(folders[step])
         if self._mirror is not None:
             self._mirror.put_checkpoint(newest, keep=folders.keys() - set(old))
 
@@ -463,6 +471,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         different = changed_fields(self.config, checkpoint)
         self.state.restore(checkpoint)
+        if checkpoint.meters:
+            self._meters.load_state(checkpoint.meters, self.mesh.rank, self.mesh.size)
         done = self.state.progress
         self._saved_step = self._sampled_step = done.step
         self.console.print(f"resumed from {checkpoint.path}", highlight=False, soft_wrap=True)
