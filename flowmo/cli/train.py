@@ -1,5 +1,6 @@
 """``flowmo train``: a recipe, its overrides, and where the run goes."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -73,6 +74,8 @@ def train_command(
         typer.echo(json.dumps(config.to_dict(), indent=2))
         return
     result = train(config, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return  # the first process tells
     typer.echo(
         f"{result.stopped} after {result.step} steps ({result.seconds / 60:.1f} min); "
         f"model folder: {result.best or result.export}"
