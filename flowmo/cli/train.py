@@ -52,6 +52,32 @@ def train_command(
     list_fields: Annotated[
         bool, typer.Option("--list-fields", help="Print the resulting config as JSON and exit.")
     ] = False,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option("--ray-workers", metavar="N", help="Train as N processes of Ray Train."),
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            envvar="RAY_ADDRESS",
+            help="With --ray-workers: the cluster; without it, one of this machine's own.",
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            "--gpus-per-worker",
+            help="With --ray-workers: 0 ... 1; a part shares a GPU with what serves on it.",
+        ),
+    ] = None,
+    ray_retries: Annotated[
+        int,
+        typer.Option(
+            "--ray-retries",
+            help="With --ray-workers: how often all processes start anew after one has failed.",
+        ),
+    ] = 3,
 ) -> None:
     """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly."""
     # Imported here, so that `flowmo --help` does not wait for torch.
@@ -73,13 +99,26 @@ def train_command(
     if list_fields:
         typer.echo(json.dumps(config.to_dict(), indent=2))
         return
+    if ray_workers is not None:
+        from flowmo.cli.train_on_ray import RayOptions, train_on_ray
+
+        options = RayOptions(
+            workers=ray_workers,
+            address=ray_address,
+            gpus_per_worker=gpus_per_worker,
+            retries=ray_retries,
+        )
+        told = train_on_ray(config, options, resume=resume)
+        _tell(told["stopped"], told["step"], told["seconds"], told["best"] or told["export"])
+        return
     result = train(config, resume=resume)
     if os.environ.get("RANK", "0") != "0":
         return  # the first process tells
-    typer.echo(
-        f"{result.stopped} after {result.step} steps ({result.seconds / 60:.1f} min); "
-        f"model folder: {result.best or result.export}"
-    )
-    if result.stopped == "interrupted":
+    _tell(result.stopped, result.step, result.seconds, result.best or result.export)
+
+
+def _tell(stopped: str, step: int, seconds: float, model: str | Path) -> None:
+    typer.echo(f"{stopped} after {step} steps ({seconds / 60:.1f} min); model folder: {model}")
+    if stopped == "interrupted":
         typer.echo("continue with the same command and --resume", err=True)
         sys.exit(EXIT_INTERRUPTED)
