@@ -434,7 +434,8 @@ class Trainer:
 
     def _checkpoint_due(self, now: float) -> bool:
         config, step = self.config, self.state.progress.step
-        by_step = config.checkpoint_interval > 0 and step % config.checkpoint_interval == 0
+        interval = config.checkpoint_interval
+        by_step = interval > 0 and step > 0 and step % interval == 0
         minutes = config.checkpoint_minutes
         return by_step or (minutes is not None and now - self._last_save >= 60 * minutes)
 
