@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.hf_storage import (
     HuggingFaceStorageReader,
     HuggingFaceStorageWriter,
 )
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
@@ -165,6 +166,19 @@ class CheckpointWriter:
         self._folder, self._mesh = run / "checkpoints", mesh
         # Collectives of the writing thread must not meet those of the training thread.
         self._group = dist.new_group(backend="gloo") if mesh.size > 1 else None
+        # Page-locked buffers, kept for the next save: copies from a GPU run at the bus' speed.
+        self._stager = (
+            DefaultStager(
+                StagingOptions(
+                    use_pinned_memory=True,
+                    use_shared_memory=False,
+                    use_async_staging=False,
+                    use_non_blocking_copy=True,
+                )
+            )
+            if mesh.device.type == "cuda"
+            else None
+        )
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         if mesh.is_main:
@@ -213,10 +227,14 @@ class CheckpointWriter:
             "meters": list(meters),
         }
         _expect_single_process()
+        # torch would deal out whole copies too, but only when each process has copied all of them.
+        whole_copies = self._mesh.parallel == "ddp"
+        mine = dealt(tensors, self._mesh.rank, self._mesh.size) if whole_copies else tensors
         writing: Any = async_save(
             # Those on the CPU would be written as they are then; the others are copied by torch.
-            {name: _copied(tensor) for name, tensor in self._dealt(tensors).items()},
+            {name: _copied(tensor) for name, tensor in mine.items()},
             storage_writer=HuggingFaceStorageWriter(str(temporary), save_distributed=True),
+            async_stager=self._stager,
             process_group=self._group,
             no_dist=self._mesh.size == 1,
         )
@@ -253,22 +271,6 @@ class CheckpointWriter:
         temporary.rename(target)
         flush(target.parent)
 
-    def _dealt(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """This process' share of tensors that all have: the largest first, to whoever has least.
-
-        torch would deal them out too, but only when each process has copied all of them.
-        """
-        if self._mesh.parallel != "ddp":
-            return tensors
-        loads = [0] * self._mesh.size
-        mine = {}
-        for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
-            owner = loads.index(min(loads))
-            loads[owner] += tensors[name].nbytes
-            if owner == self._mesh.rank:
-                mine[name] = tensors[name]
-        return mine
-
     def wait(self) -> None:
         """Until what was begun is on disk.
 
@@ -293,6 +295,20 @@ class CheckpointWriter:
             self.wait()
         finally:
             self._pool.shutdown()
+            if self._stager is not None:
+                self._stager.close()
+
+
+def dealt(tensors: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+    """A process' share of tensors that all have: the largest first, to whoever has least so far."""
+    loads = [0] * size
+    mine = {}
+    for name in sorted(tensors, key=lambda name: (-tensors[name].nbytes, name)):
+        owner = loads.index(min(loads))
+        loads[owner] += tensors[name].nbytes
+        if owner == rank:
+            mine[name] = tensors[name]
+    return mine
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ Crop = Literal["random", "centre"]
 Cache = Literal["none", "memory"]
 Schedule = Literal["constant", "linear", "cosine"]
 Parametrization = Literal["mup", "standard"]
-Precision = Literal["float32", "bf16"]
+Precision = Literal["float32", "tf32", "bf16"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Stage = Literal["1a", "1b", "distill"]
 PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
@@ -342,7 +342,8 @@ class TrainConfig:
             more of the training is near t = 1, where only the tokens can say what the picture is.
             Small pictures want it: at the same t, noise hides less of a large one.
         encoder_freeze_step: the encoder trains for so many steps; None for all.
-        precision: ``bf16`` autocast (weights stay float32) or ``float32``.
+        precision: ``bf16`` autocast (weights stay float32), ``float32``, or ``tf32``: float32 whose
+            matrix products a GPU may round to 10 bits.
         compile: torch.compile the forward and backward pass.
         device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
         parallel: with several processes (torchrun, Ray Train): ``ddp`` keeps a whole copy of the

@@ -1,8 +1,12 @@
 """Where a run computes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from model.errors import ConfigError
+from training.config import Precision
 
 
 def choose_device(name: str) -> torch.device:
@@ -17,3 +21,14 @@ def choose_device(name: str) -> torch.device:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device {name!r} cannot be used here: {error}") from error
+
+
+@contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Within it, products of float32 matrices are as exact as a run's precision says."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -43,6 +43,7 @@ from training.data import (
     fixed_images,
     to_model_range,
 )
+from training.device import float32_products
 from training.errors import DivergedError
 from training.files import discard, replacing_file, replacing_folder
 from training.index import ImageIndex
@@ -120,7 +121,10 @@ def train(
         DivergedError: gradients stay non-finite.
     """
     call_ends = math.inf if call_minutes is None else time.monotonic() + 60 * call_minutes
-    with open_mesh(config.device, config.parallel, shard_size=config.shard_size) as mesh:
+    with (
+        open_mesh(config.device, config.parallel, shard_size=config.shard_size) as mesh,
+        float32_products(config.precision),
+    ):
         # One process speaks; what the others would say is the same.
         spoken = (console or Console(stderr=True)) if mesh.is_main else Console(quiet=True)
         trainer = Trainer(config, mesh, resume=resume, console=spoken)

@@ -1,0 +1,99 @@
+"""A run killed in the middle of any of its file operations, and what it leaves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from training.checkpoint import checkpoint_folders, load_checkpoint
+from training.config import TrainConfig, ValidationConfig
+
+# A process that forks one child a kill, since importing torch takes longer than such a run. A child
+# counts the operations that change files and kills itself, threads and all, instead of one of them.
+_PROGRAM = """
+import io, json, os, random, signal, sys
+from rich.console import Console
+import training
+from training.libraries import library
+from training.trainer import train
+
+library("torchmetrics.functional.image")  # for validation, once for all children
+OPERATIONS = ("fsync", "mkdir", "rename", "replace", "rmdir", "unlink")
+
+def arm(fatal):
+    counted = [0]
+    def wrap(operation):
+        def counting(*arguments, **options):
+            counted[0] += 1
+            if counted[0] == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+        return counting
+    for name in OPERATIONS:
+        setattr(os, name, wrap(getattr(os, name)))
+
+killed, straight = (training.TrainConfig.from_dict(data) for data in json.loads(sys.argv[1]))
+generator = random.Random(0)
+for attempt in range(int(sys.argv[2]) + 2):
+    last = attempt > int(sys.argv[2])
+    child = os.fork()
+    if child == 0:
+        if attempt < int(sys.argv[2]):
+            arm(generator.randrange(1, 90))
+        train(straight if last else killed, resume=True, console=Console(file=io.StringIO()))
+        os._exit(0)
+    generator.random()
+    status = os.waitpid(child, 0)[1]
+    print("killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
+"""
+_KILLS = 14
+
+
+def _log(config: TrainConfig) -> list[dict[str, float]]:
+    lines = (Path(config.output) / "log.jsonl").read_text().splitlines()
+    timings = ("images_per_second", "step_ms", "data_ms")
+    return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
+
+
+def test_a_run_killed_in_any_file_operation_goes_on_as_if_it_had_not_been(
+    run_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """Log lines span checkpoints, checkpoints validations, and everything is kept or deleted."""
+    config = run_config(
+        steps=60,
+        log_interval=3,
+        checkpoint_interval=2,
+        keep_every=10,
+        keep_best=True,
+        validation=ValidationConfig(interval=5),
+        output=str(tmp_path / "killed"),
+    )
+    straight = replace(config, output=str(tmp_path / "straight"))
+    configs = json.dumps([config.to_dict(), straight.to_dict()])
+    result = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, configs, str(_KILLS)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    outcomes = result.stdout.split()
+    assert outcomes[-2:] == ["0", "0"], result.stderr
+    assert outcomes.count("killed") > _KILLS // 2
+    assert _log(config) == _log(straight)
+    folders = [checkpoint_folders(Path(c.output)) for c in (config, straight)]
+    assert [path.name for path in folders[0]] == [path.name for path in folders[1]]
+    one, other = (load_checkpoint(found[-1]).tensors() for found in folders)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for name in ("export", "best"):
+        weights = [Path(c.output) / name / "model.safetensors" for c in (config, straight)]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert {path.name for path in Path(config.output).iterdir()} == {
+        "best", "checkpoints", "config.json", "export", "log.jsonl",
+    }  # fmt: skip
