@@ -401,7 +401,7 @@ class Trainer:
         score = self.mesh.of_main(validator.score(values))
         better = done.best_score is None or score > done.best_score
         if better:
-            self._writer.submit(partial(self._export, "best", self._average()))
+            self._writer.submit(partial(self._export_best, self._average()))
             done.best_score, done.best_step, done.worse_in_a_row = score, done.step, 0
             if self.config.keep_best:
                 self._save()
@@ -433,8 +433,11 @@ class Trainer:
         model.load_state_dict(weights, assign=True)
         with replacing_folder(self.output / name) as folder:
             model.save_pretrained(folder, dtype=torch.bfloat16)
+
+    def _export_best(self, weights: dict[str, Tensor]) -> None:
+        self._export("best", weights)
         if self._mirror is not None:
-            self._mirror.put_model(self.output / name)
+            self._mirror.put_model(self.output / "best")
 
     def _checkpoint_due(self, now: float) -> bool:
         config, step = self.config, self.state.progress.step
@@ -470,6 +473,7 @@ class Trainer:
             discard(folders[step])
         if self._mirror is not None:
             self._mirror.put_checkpoint(newest, keep=folders.keys() - set(old))
+            self._mirror.put_model(self.output / "export")
 
     # Inputs
 

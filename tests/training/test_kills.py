@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from training.checkpoint import checkpoint_folders, load_checkpoint
+from tests.training.processes import assert_same
+from training.checkpoint import checkpoint_folders
 from training.config import TrainConfig, ValidationConfig
 
 # A process that forks one child a kill, since importing torch takes longer than such a run. A child
@@ -50,13 +49,7 @@ for attempt in range(int(sys.argv[2]) + 2):
     status = os.waitpid(child, 0)[1]
     print("killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
 """
-_KILLS = 14
-
-
-def _log(config: TrainConfig) -> list[dict[str, float]]:
-    lines = (Path(config.output) / "log.jsonl").read_text().splitlines()
-    timings = ("images_per_second", "step_ms", "data_ms")
-    return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
+_KILLS = 10
 
 
 def test_a_run_killed_in_any_file_operation_goes_on_as_if_it_had_not_been(
@@ -64,7 +57,7 @@ def test_a_run_killed_in_any_file_operation_goes_on_as_if_it_had_not_been(
 ) -> None:
     """Log lines span checkpoints, checkpoints validations, and everything is kept or deleted."""
     config = run_config(
-        steps=60,
+        steps=40,
         log_interval=3,
         checkpoint_interval=2,
         keep_every=10,
@@ -85,12 +78,9 @@ def test_a_run_killed_in_any_file_operation_goes_on_as_if_it_had_not_been(
     outcomes = result.stdout.split()
     assert outcomes[-2:] == ["0", "0"], result.stderr
     assert outcomes.count("killed") > _KILLS // 2
-    assert _log(config) == _log(straight)
+    assert_same(config, straight)
     folders = [checkpoint_folders(Path(c.output)) for c in (config, straight)]
     assert [path.name for path in folders[0]] == [path.name for path in folders[1]]
-    one, other = (load_checkpoint(found[-1]).tensors() for found in folders)
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
     for name in ("export", "best"):
         weights = [Path(c.output) / name / "model.safetensors" for c in (config, straight)]
         assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,0 +1,141 @@
+"""Runs of several processes: started as torchrun starts them, without its own start-up time."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.checkpoint import checkpoint_folders, load_checkpoint
+from training.config import TrainConfig
+
+# Several runs one after the other in one group, because a process takes seconds to start.
+WORKER = """
+import io, json, sys
+import torch.distributed as dist
+from rich.console import Console
+from training.config import TrainConfig
+from training.trainer import train
+
+configs = [TrainConfig.from_dict(data) for data in json.load(open(sys.argv[1]))]
+if len(configs) > 1:
+    dist.init_process_group("gloo")
+for config in configs:
+    result = train(config, resume=True, console=Console(file=io.StringIO()))
+    print(result.stopped, result.step, flush=True)
+if len(configs) > 1:
+    dist.destroy_process_group()
+"""
+
+
+class Processes:
+    """A run's processes, each with its own output.
+
+    Args:
+        configs: what to run, one after the other; runs go on where their folders are.
+        folder: for files of the test.
+        size: how many processes.
+    """
+
+    def __init__(self, configs: Sequence[TrainConfig], folder: Path, *, size: int = 2) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "configs.json"
+        path.write_text(json.dumps([config.to_dict() for config in configs]))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self._logs = [folder / f"rank{rank}.log" for rank in range(size)]
+        self.all = []
+        for rank, log in enumerate(self._logs):
+            environment = os.environ | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
+                ),
+            }
+            with log.open("wb") as file:
+                self.all.append(
+                    subprocess.Popen(
+                        [sys.executable, "-c", WORKER, str(path)],
+                        env=environment,
+                        stdout=file,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def wait_for_step(self, output: str, step: int) -> None:
+        """Until the run's log has a line of ``step`` or a later one."""
+        log = Path(output) / "log.jsonl"
+        for _ in range(1200):
+            lines = log.read_text().splitlines() if log.exists() else []
+            if lines and json.loads(lines[-1])["step"] >= step:
+                return
+            assert all(process.poll() is None for process in self.all), self.output()
+            time.sleep(0.05)
+        raise AssertionError(self.output())
+
+    def kill(self, *ranks: int) -> None:
+        for rank in ranks:
+            self.all[rank].send_signal(signal.SIGKILL)
+
+    def wait(self, seconds: float = 120.0) -> list[int]:
+        """Exit statuses; all must end within so many seconds."""
+        try:
+            return [process.wait(seconds) for process in self.all]
+        except subprocess.TimeoutExpired:
+            self.kill(*range(len(self.all)))
+            raise AssertionError(f"a process did not end:\n{self.output()}") from None
+
+    def finish(self) -> list[str]:
+        """What the main process said of each run; all processes must succeed."""
+        assert self.wait() == [0] * len(self.all), self.output()
+        lines = self._logs[0].read_text().splitlines()
+        return [line for line in lines if line.split()[0] in ("finished", "interrupted", "early")]
+
+    def output(self) -> str:
+        return "\n".join(log.read_text(errors="replace")[-3000:] for log in self._logs)
+
+
+def log_of(config: TrainConfig) -> list[dict[str, float]]:
+    """The lines of a run's log without what the clock decides."""
+    lines = (Path(config.output) / "log.jsonl").read_text().splitlines()
+    timings = ("images_per_second", "step_ms", "data_ms")
+    return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
+
+
+def tensors_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+    """What a run's latest checkpoint holds."""
+    return load_checkpoint(checkpoint_folders(Path(config.output))[-1]).tensors()
+
+
+def assert_same(a: TrainConfig, b: TrainConfig) -> None:
+    """Two runs have the same log and the same state, bit by bit."""
+    assert log_of(a) == log_of(b)
+    one, other = tensors_of(a), tensors_of(b)
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def assert_near(a: TrainConfig, b: TrainConfig) -> None:
+    """Two short runs differ by rounding alone, which grows from step to step."""
+    one, other = tensors_of(a), tensors_of(b)
+    assert one.keys() == other.keys()
+    far = [
+        f"{name}: {(one[name].double() - other[name].double()).abs().max():.1e}"
+        for name in one
+        if not torch.allclose(one[name].double(), other[name].double(), rtol=1e-3, atol=1e-5)
+    ]
+    assert far == []
+    for line, expected in zip(log_of(a), log_of(b), strict=True):
+        assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)
