@@ -151,8 +151,10 @@ def open_mesh(device: str, parallel: Parallel, *, shard_size: int | None = None)
             raise ConfigError("parallel=ddp needs several processes: start it with torchrun")
         yield Mesh(device=choose_device(device))
         return
+    if size > 1 and parallel == "none":
+        raise ConfigError(f"parallel=none is one process, and torchrun started {size}: use auto")
     own = _local_device(device)
-    chosen: Parallel = "ddp" if parallel in ("auto", "none") else parallel
+    chosen: Parallel = "ddp" if parallel == "auto" else parallel
     joined = not dist.is_initialized()
     if joined:
         if "MASTER_ADDR" not in os.environ:
