@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -294,3 +295,16 @@ def batches(
         # Otherwise the loader draws its workers' seed from the global generator.
         generator=torch.Generator(),
     )
+
+
+@contextmanager
+def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Batch]]:
+    """Yield the batches of a loader, whose processes end with the block, whatever ends it."""
+    iterator = iter(loader)
+    try:
+        yield iterator
+    finally:
+        # They ignore SIGTERM, so a process that ends with an error would wait for them for ever.
+        end = getattr(iterator, "_shutdown_workers", None)
+        if end is not None:
+            end()

@@ -15,7 +15,8 @@ machine, thread count and versions (except under ``optimizer.anneal_over_budget`
 import json
 import math
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from training.data import (
     corrupt_error,
     decode_all,
     fixed_images,
+    reading,
     to_model_range,
 )
 from training.device import float32_products
@@ -188,7 +190,8 @@ class Trainer:
         """Train to the end of the run or of its budget, or to a time of the monotonic clock."""
         config, done = self.config, self.state.progress
         with StopRequest() as stop, self._log_of_run() as log, closing(self._writer):
-            stopped = self._loop(stop, log, call_ends)
+            with self._batches() as loader:
+                stopped = self._loop(loader, stop, log, call_ends)
             self._save()
             due = config.sample_interval > 0 and self._sampled_step != done.step
             if stopped != "interrupted" and due:
@@ -223,9 +226,10 @@ class Trainer:
             tensorboard=self.config.tensorboard,
         )
 
-    def _loop(self, stop: StopRequest, log: RunLog | NoLog, call_ends: float) -> Stopped:
+    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
+        """This process' part of the batches from here to the end of the run."""
         config, done = self.config, self.state.progress
-        loader = iter(
+        return reading(
             batches(
                 self._dataset,
                 start=done.samples,
@@ -237,6 +241,11 @@ class Trainer:
                 part=(self.mesh.rank, self.mesh.size),
             )
         )
+
+    def _loop(
+        self, loader: Iterator[Batch], stop: StopRequest, log: RunLog | NoLog, call_ends: float
+    ) -> Stopped:
+        config, done = self.config, self.state.progress
         budget = math.inf if config.max_minutes is None else 60 * config.max_minutes
         clock = time.monotonic()
         self._last_save = clock
@@ -258,7 +267,7 @@ class Trainer:
             if patience is not None and done.worse_in_a_row >= patience:
                 return "early"
             started = time.monotonic()
-            batch: Batch = next(loader)
+            batch = next(loader)
             loaded = time.monotonic()
             self._note_unreadable(batch, log)
             self._step(batch)

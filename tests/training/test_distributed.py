@@ -17,7 +17,7 @@ from model.flowmo import FlowMo
 from tests.training.processes import Processes, assert_near, assert_same, log_of
 from tests.training.students import quiet
 from training.checkpoint import checkpoint_folders, load_checkpoint
-from training.config import OptimizerConfig, TrainConfig, ValidationConfig
+from training.config import DataConfig, OptimizerConfig, TrainConfig, ValidationConfig
 from training.data import PositionBatches
 from training.mesh import Mesh, open_mesh
 from training.trainer import Trainer, train
@@ -106,10 +106,12 @@ def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_pat
 
 
 def test_killed_at_any_instant_the_loss_goes_on_identically(
-    run_config: Build, tmp_path: Path
+    run_config: Build, pictures: Path, tmp_path: Path
 ) -> None:
     """A checkpoint after every step, so that kills hit their writing."""
     config = run_config(
+        # Processes that decode live on for seconds when the one that they belong to is killed.
+        data=DataConfig(paths=(str(pictures),), workers=1),
         steps=24,
         log_interval=1,
         checkpoint_interval=1,
