@@ -1,5 +1,6 @@
 """Which checkpoint a run continues from, and what has changed since."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import CheckpointError, ConfigError
@@ -33,6 +34,28 @@ def find_checkpoint(run: Path, *, resume: bool, mirror: Mirror | None = None) ->
             f"(--resume), or choose another output folder (--out)"
         )
     return load_checkpoint(folders[-1])
+
+
+def check_alike(seen: Sequence[tuple[str | None, int]]) -> None:
+    """Whether all processes of a run begin from the same.
+
+    Args:
+        seen: of each process, the name of its checkpoint, and the number of its images.
+
+    Raises:
+        ConfigError: they see different folders.
+    """
+    if len(set(seen)) == 1:
+        return
+    checkpoints, images = ([pair[i] for pair in seen] for i in (0, 1))
+    if len(set(checkpoints)) > 1:
+        raise ConfigError(
+            f"the processes find different checkpoints, {checkpoints}: the run folder must be one "
+            f"that all of them see"
+        )
+    raise ConfigError(
+        f"the processes find different numbers of images, {images}: give all of them the same data"
+    )
 
 
 def changed_fields(config: TrainConfig, checkpoint: Checkpoint) -> list[str]:

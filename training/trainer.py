@@ -55,7 +55,7 @@ from training.mesh import Mesh, open_mesh
 from training.meters import Meters
 from training.mirror import Mirror
 from training.objective import draw
-from training.resume import changed_fields, find_checkpoint
+from training.resume import changed_fields, check_alike, find_checkpoint
 from training.retention import superfluous
 from training.samples import grid, psnr, save_picture
 from training.schedule import learning_rate_factor, progress
@@ -166,6 +166,8 @@ class Trainer:
         if not mesh.is_main:
             checkpoint = find_checkpoint(self.output, resume=resume)
         self._index = ImageIndex(config.data.paths)
+        name = None if checkpoint is None else checkpoint.path.name
+        check_alike(mesh.gather((name, len(self._index))))
         self.state = TrainState.fresh(config, mesh)
         self._writer = CheckpointWriter(self.output, mesh)
         if checkpoint is not None:

@@ -68,7 +68,7 @@ def train_command(
         float | None,
         typer.Option(
             "--gpus-per-worker",
-            help="With --ray-workers: 0 ... 1; a part shares a GPU with what serves on it.",
+            help="With --ray-workers: 0, or 0.6 ... 1; the rest of a GPU is for what serves on it.",
         ),
     ] = None,
     ray_retries: Annotated[

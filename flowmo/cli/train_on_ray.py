@@ -29,8 +29,8 @@ class RayOptions:
     Args:
         workers: processes.
         address: of a cluster; None begins one of this machine's own.
-        gpus_per_worker: GPUs of each process, a part of one if it is to share it with replicas that
-            serve; None is 1 where the cluster has GPUs.
+        gpus_per_worker: GPUs of each process; what is left of one is for replicas that serve. None
+            is 1 where the cluster has GPUs.
         retries: how often all processes are started anew after one has failed.
 
     Raises:
@@ -45,10 +45,12 @@ class RayOptions:
     def __post_init__(self) -> None:
         if self.workers < 1:
             raise ConfigError(f"--ray-workers must be at least 1, got {self.workers}")
-        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker <= 1:
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus != 0 and not 0.5 < gpus <= 1:
             raise ConfigError(
-                f"--gpus-per-worker must lie in 0 ... 1, got {self.gpus_per_worker:g}: a process "
-                f"computes on one GPU, so more GPUs are more --ray-workers"
+                f"--gpus-per-worker must be 0, or above 0.5 and at most 1, got {gpus:g}: a process "
+                f"computes on one GPU, and nccl refuses two processes on the same one. More GPUs "
+                f"are more --ray-workers"
             )
         if self.retries < 0:
             raise ConfigError(f"--ray-retries must be at least 0, got {self.retries}")
@@ -131,10 +133,14 @@ def work(loop: dict[str, Any]) -> dict[str, Any]:
         loop: ``config`` in JSON form, and the ``folder`` that its relative paths start from.
     """
     import ray.train
+    import ray.train.torch
 
     from training import TrainConfig, train
 
     os.chdir(loop["folder"])
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":  # which of the GPUs that this process sees Ray has given to it
+        os.environ["LOCAL_RANK"] = str(device.index or 0)
     result = train(TrainConfig.from_dict(loop["config"]), resume=True)
     told: dict[str, Any] = {
         "stopped": result.stopped,

@@ -43,6 +43,6 @@ def test_every_variant_is_measured_in_every_round(
 def test_processes_really_train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train_speed, "preset", lambda _: SMALL)
     out = tmp_path / "out.json"
-    options = ["--processes", "2", "--share", "1", "--steps", "2", "--rounds", "1"]
+    options = ["--processes", "1", "--share", "1", "--steps", "2", "--rounds", "1"]
     train_speed.main(["small", *options, "--device", "cpu", "--out", str(out)])
     assert all(row["images_per_second"] > 0 for row in json.loads(out.read_text())["rows"])

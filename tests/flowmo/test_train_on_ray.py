@@ -106,7 +106,8 @@ def test_a_run_whose_worker_is_killed_goes_on_and_gives_the_numbers_of_one_proce
     ("options", "message"),
     [
         ({"workers": 0}, "--ray-workers must be at least 1, got 0"),
-        ({"workers": 1, "gpus_per_worker": 2.0}, "more GPUs are more --ray-workers"),
+        ({"workers": 1, "gpus_per_worker": 2.0}, "More GPUs are more --ray-workers"),
+        ({"workers": 2, "gpus_per_worker": 0.5}, "nccl refuses two processes on the same one"),
         ({"workers": 1, "retries": -1}, "--ray-retries must be at least 0, got -1"),
     ],
 )

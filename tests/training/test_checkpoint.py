@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import CheckpointError
+from model.errors import CheckpointError, ConfigError
+from tests.training.processes import tensors_of
+from tests.training.students import quiet
 from training.checkpoint import (
     Checkpoint,
     CheckpointWriter,
@@ -20,6 +23,7 @@ from training.config import TrainConfig
 from training.files import replacing_folder
 from training.generators import Generators
 from training.mesh import Mesh
+from training.resume import check_alike
 from training.retention import superfluous
 from training.state import TrainState
 
@@ -185,3 +189,29 @@ def test_a_generator_of_another_kind_of_device_is_explained() -> None:
     states = generators.state() | {"time": torch.zeros(16, dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="time generator does not fit a cpu generator"):
         generators.load_state(states)
+
+
+def test_a_run_of_the_first_format_goes_on_bitwise(
+    run_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    straight = run_config(steps=4, output=str(tmp_path / "straight"))
+    quiet(straight)
+    old = replace(straight, output=str(tmp_path / "old"))
+    path = quiet(replace(old, steps=2)).checkpoint
+    tensors = load_checkpoint(path).tensors()
+    record = json.loads((path / "state.json").read_text())
+    (path / SHARD).unlink()
+    save_file(tensors, path / "state.safetensors")
+    first = {"format": 1, "progress": record["progress"], "config": record["config"]}
+    (path / "state.json").write_text(json.dumps(first))
+    quiet(old, resume=True)
+    one, other = tensors_of(old), tensors_of(straight)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_processes_that_see_different_folders_are_told() -> None:
+    check_alike([("step_000000004", 10)] * 3)
+    with pytest.raises(ConfigError, match="the run folder must be one that all of them see"):
+        check_alike([("step_000000004", 10), (None, 10)])
+    with pytest.raises(ConfigError, match=r"different numbers of images, \[10, 9\]"):
+        check_alike([(None, 10), (None, 9)])
