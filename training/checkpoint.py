@@ -155,7 +155,8 @@ class CheckpointWriter:
     """Writes checkpoints while training goes on.
 
     A save copies the tensors to memory of the host and returns; the files are written by a thread.
-    The next save, and the end of the block, wait for it. What fails there is raised then.
+    The next save, and the end of the block, wait for it. What fails there is raised by
+    :meth:`check`, or then.
 
     Args:
         run: the run's folder, one that all processes see.
@@ -270,6 +271,15 @@ class CheckpointWriter:
             discard(target)
         temporary.rename(target)
         flush(target.parent)
+
+    def check(self) -> None:
+        """Raise what has failed so far, without waiting.
+
+        Raises:
+            CheckpointError: the last save could not be written.
+        """
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until what was begun is on disk.

@@ -253,6 +253,7 @@ class Trainer:
         self._last_save = clock
         self._freeze_encoder_if_due()
         while done.step < config.steps:
+            self._writer.check()
             # One process' signal and the main one's clock decide for all.
             (interrupted, save_due), done.seconds = self.mesh.agree(
                 stop.requested or time.monotonic() >= call_ends,

@@ -16,8 +16,26 @@ import torch
 from training.checkpoint import checkpoint_folders, load_checkpoint
 from training.config import TrainConfig
 
+# A process that counts the operations that change files and kills itself, threads and all, instead
+# of one of them.
+ARM = """
+import os, signal
+
+def arm(fatal):
+    counted = [0]
+    def wrap(operation):
+        def counting(*arguments, **options):
+            counted[0] += 1
+            if counted[0] == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return operation(*arguments, **options)
+        return counting
+    for name in ("fsync", "mkdir", "rename", "replace", "rmdir", "unlink"):
+        setattr(os, name, wrap(getattr(os, name)))
+"""
+
 # Several runs one after the other in one group, because a process takes seconds to start.
-WORKER = """
+WORKER = f"""{ARM}
 import io, json, sys
 import torch.distributed as dist
 from rich.console import Console
@@ -25,6 +43,8 @@ from training.config import TrainConfig
 from training.trainer import train
 
 configs = [TrainConfig.from_dict(data) for data in json.load(open(sys.argv[1]))]
+if os.environ["RANK"] == "0" and "FATAL_OPERATION" in os.environ:
+    arm(int(os.environ["FATAL_OPERATION"]))
 if len(configs) > 1:
     dist.init_process_group("gloo")
 for config in configs:
@@ -42,9 +62,17 @@ class Processes:
         configs: what to run, one after the other; runs go on where their folders are.
         folder: for files of the test.
         size: how many processes.
+        fatal: the first process is killed instead of this operation on files, counted from 1.
     """
 
-    def __init__(self, configs: Sequence[TrainConfig], folder: Path, *, size: int = 2) -> None:
+    def __init__(
+        self,
+        configs: Sequence[TrainConfig],
+        folder: Path,
+        *,
+        size: int = 2,
+        fatal: int | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "configs.json"
         path.write_text(json.dumps([config.to_dict() for config in configs]))
@@ -64,6 +92,8 @@ class Processes:
                     filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
                 ),
             }
+            if fatal is not None:
+                environment["FATAL_OPERATION"] = str(fatal)
             with log.open("wb") as file:
                 self.all.append(
                     subprocess.Popen(

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from model.errors import CheckpointError, ConfigError
-from tests.training.processes import tensors_of
+from tests.training.processes import log_of, tensors_of
 from tests.training.students import quiet
 from training.checkpoint import (
     Checkpoint,
@@ -215,3 +215,18 @@ def test_processes_that_see_different_folders_are_told() -> None:
         check_alike([("step_000000004", 10), (None, 10)])
     with pytest.raises(ConfigError, match=r"different numbers of images, \[10, 9\]"):
         check_alike([(None, 10), (None, 9)])
+
+
+def test_a_run_ends_soon_after_a_checkpoint_could_not_be_written(
+    run_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path) -> None:
+        raise OSError("disk full")
+
+    # The only checkpoint of so many steps: nothing else would wait for it.
+    config = run_config(steps=599, checkpoint_interval=300, log_interval=1)
+    quiet(replace(config, steps=299))
+    monkeypatch.setattr("training.checkpoint.flush_tree", full)
+    with pytest.raises(CheckpointError, match="could not be written: disk full"):
+        quiet(config, resume=True)
+    assert 300 <= log_of(config)[-1]["step"] < 599

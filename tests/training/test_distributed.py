@@ -123,10 +123,10 @@ def test_killed_at_any_instant_the_loss_goes_on_identically(
     group.kill(1)
     # The other one cannot go on alone, and must not wait for ever.
     assert group.wait(60)[0] not in (0, None)
-    group = Processes([config], tmp_path / "b")
-    group.wait_for_step(config.output, 13)
-    group.kill(0, 1)
-    group.wait()
+    # Now the one that writes, in the middle of it.
+    statuses = Processes([config], tmp_path / "b", fatal=171).wait(60)
+    assert statuses[0] == -signal.SIGKILL
+    assert statuses[1] > 0
     group = Processes([config], tmp_path / "c")
     assert group.finish() == ["finished 24"]
     straight = replace(config, output=str(tmp_path / "straight"))

@@ -7,34 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from tests.training.processes import assert_same
+from tests.training.processes import ARM, assert_same
 from training.checkpoint import checkpoint_folders
 from training.config import TrainConfig, ValidationConfig
 
-# A process that forks one child a kill, since importing torch takes longer than such a run. A child
-# counts the operations that change files and kills itself, threads and all, instead of one of them.
-_PROGRAM = """
-import io, json, os, random, signal, sys
+# A process that forks one child a kill, since importing torch takes longer than such a run.
+_PROGRAM = f"""{ARM}
+import io, json, random, sys
 from rich.console import Console
 import training
 from training.libraries import library
 from training.trainer import train
 
 library("torchmetrics.functional.image")  # for validation, once for all children
-OPERATIONS = ("fsync", "mkdir", "rename", "replace", "rmdir", "unlink")
-
-def arm(fatal):
-    counted = [0]
-    def wrap(operation):
-        def counting(*arguments, **options):
-            counted[0] += 1
-            if counted[0] == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return operation(*arguments, **options)
-        return counting
-    for name in OPERATIONS:
-        setattr(os, name, wrap(getattr(os, name)))
-
 killed, straight = (training.TrainConfig.from_dict(data) for data in json.loads(sys.argv[1]))
 generator = random.Random(0)
 for attempt in range(int(sys.argv[2]) + 2):
