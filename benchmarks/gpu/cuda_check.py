@@ -29,6 +29,7 @@ from deploy.graphs import HALVES
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PARITY = _ROOT / "tests" / "data" / "parity"
+_TESTS = ("tests/model", "tests/deploy", "tests/training/test_training_on_gpu.py")
 
 
 def parity(device: torch.device) -> list[dict[str, Any]]:
@@ -73,7 +74,7 @@ def gpu_tests() -> dict[str, Any]:
     # Without the project's pytest settings, whose plugins a machine lent for an hour has not.
     options = ["-q", "-c", os.devnull, f"--rootdir={_ROOT}", "--import-mode=importlib", "-m", "gpu"]
     result = subprocess.run(  # noqa: S603
-        [sys.executable, "-m", "pytest", *options, "tests/model", "tests/deploy"],
+        [sys.executable, "-m", "pytest", *options, *_TESTS],
         cwd=_ROOT,
         env=os.environ | {"PYTHONPATH": str(_ROOT)},
         capture_output=True,

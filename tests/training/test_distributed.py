@@ -124,6 +124,7 @@ def test_killed_at_any_instant_the_loss_goes_on_identically(
     # The other one cannot go on alone, and must not wait for ever.
     assert group.wait(60)[0] not in (0, None)
     # Now the one that writes, in the middle of it.
+    config = replace(config, data=replace(config.data, workers=0))
     statuses = Processes([config], tmp_path / "b", fatal=171).wait(60)
     assert statuses[0] == -signal.SIGKILL
     assert statuses[1] > 0
