@@ -10,6 +10,7 @@ from flowmo.cli.compiling import build_engine_command, export_command
 from flowmo.cli.convert import convert_command
 from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
+from flowmo.cli.doctor import doctor_command
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
 from flowmo.cli.release import release_command
@@ -72,6 +73,7 @@ for name, command in (
     ("export", export_command),
     ("build-engine", build_engine_command),
     ("cost", cost_command),
+    ("doctor", doctor_command),
     ("sweep", sweep_command),
     ("train", train_command),
     ("release", release_command),
