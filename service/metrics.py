@@ -196,11 +196,10 @@ class Metrics:
             ["model", "outcome"],
         )
         self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Pictures kept, in bytes.")
-        build = self.instruments.gauge(
+        self._build = self.instruments.gauge(
             "flowmo_build_info", "1 for what runs here.", ["version", "python"]
         )
-        build.set(VERSION, platform.python_version(), to=1)
-        self._requests_inside = 0
+        self._requests_inside = self._kept_bytes = 0
         self._shown: dict[str, tuple[str, ...]] = {}
 
     def render(self) -> bytes:
@@ -224,10 +223,15 @@ class Metrics:
     def cached(self, model: str, outcome: Outcome, size: int) -> None:
         """Count a picture that was asked for, and the bytes that are kept now."""
         self._cache.inc(model, outcome)
-        self._cache_bytes.set(to=size)
+        self._kept_bytes = size
 
     def sample(self, models: "Models", places: Places) -> None:
-        """Set the gauges: before each scrape, or now and then."""
+        """Set all gauges: before each scrape, or now and then.
+
+        Ray forgets those that have not been set since it last told them.
+        """
+        self._build.set(VERSION, platform.python_version(), to=1)
+        self._cache_bytes.set(to=self._kept_bytes)
         self._in_flight.set(to=self._requests_inside)
         self._admitted.set(to=places.taken)
         self._capacity.set(to=places.capacity)
