@@ -107,11 +107,12 @@ def gpu_memory(facts: Facts) -> Finding:
 def tensorrt(facts: Facts) -> Finding:
     """A TensorRT library that suits the GPU."""
     if facts.tensorrt is None:
-        if facts.gpus:
+        if facts.gpus and facts.engines:
+            mend = "use --runner compiled, or pip install 'flowmo-serve[tensorrt]'"
             return Finding(
-                "WARN", f"none: {facts.tensorrt_problem}", "without it use --runner compiled"
+                "WARN", f"none, though there are engines: {facts.tensorrt_problem}", mend
             )
-        return Finding("OK", "none; it needs a GPU")
+        return Finding("OK", "none; --runner tensorrt would need it, and a GPU")
     name, version = facts.tensorrt
     architecture = facts.gpus[0].architecture if facts.gpus else ""
     if name == "tensorrt_rtx" and architecture in _NOT_RTX:
@@ -168,10 +169,12 @@ def _unfit(engine: Engine, facts: Facts) -> str:
     fingerprint = facts.checkpoint.fingerprint
     if fingerprint and key.fingerprint != fingerprint:
         return f"for the weights {key.fingerprint[:12]}, not {fingerprint[:12]}"
-    if facts.tensorrt and (key.library, key.version) != facts.tensorrt:
-        return f"for {key.library} {key.version}, not {' '.join(facts.tensorrt)}"
-    if facts.gpus and key.architecture != facts.gpus[0].architecture:
-        return f"for {key.architecture}, not {facts.gpus[0].architecture}"
+    if (key.library, key.version) != facts.tensorrt:
+        here = " ".join(facts.tensorrt) if facts.tensorrt else "none"
+        return f"for {key.library} {key.version}, and here is {here}"
+    here = facts.gpus[0].architecture if facts.gpus else "no GPU"
+    if key.architecture != here:
+        return f"for {key.architecture}, and here is {here}"
     return ""
 
 

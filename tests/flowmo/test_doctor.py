@@ -121,10 +121,12 @@ def test_a_machine_without_a_gpu_serves_too() -> None:
         (
             "engines",
             "WARN",
-            "for sm89, not sm90",
+            "for sm89, and here is sm90",
             only_engines(engine("encoder"), engine("decoder", architecture="sm89")),
         ),
         ("engines", "WARN", "tensorrt 10.3", only_engines(engine("encoder", version="10.3"))),
+        ("engines", "WARN", "here is no GPU", but(gpus=())),
+        ("engines", "WARN", "here is none", but(tensorrt=None)),
         ("engines", "WARN", "cdcdcd", only_engines(engine("encoder", fingerprint="cd" * 16))),
         (
             "engines",
