@@ -19,7 +19,7 @@ def rate(name: str, *by: str, **labels: str) -> str:
 
 def rare(name: str, *by: str, **labels: str) -> str:
     """The same of what may never have happened: 0 instead of nothing."""
-    return f"{rate(name, *by, **labels)} or vector(0)"
+    return f"{rate(name, *by, **labels)} or on () vector(0)"
 
 
 def mean(name: str, *by: str, **labels: str) -> str:

@@ -78,7 +78,7 @@ REPLICAS = Dashboard(
                     ),
                 ),
                 _ray(
-                    "Decoders at work",
+                    "Decoders at work, by replica",
                     "percentunit",
                     "Share of time that each decoder's device spends on batches.",
                     (

@@ -82,7 +82,7 @@ SLO = Dashboard(
                     ],
                 ),
                 Panel(
-                    title="Refused for want of capacity",
+                    title="Refused",
                     description="Not an error of availability: the client is told when to come "
                     "back. It has alerts of its own.",
                     unit="reqps",
@@ -95,7 +95,7 @@ SLO = Dashboard(
                     queries=[
                         Query(
                             'sum by (alertname) (ALERTS{alertname=~"Flowmo.*", '
-                            'alertstate="firing"}) or vector(0)',
+                            'alertstate="firing"}) or on () vector(0)',
                             "{{alertname}}",
                         )
                     ],

@@ -68,3 +68,8 @@ def test_provisioning_names_a_source_and_a_folder() -> None:
     ]
     assert provider["type"] == "file"
     assert provider["options"]["path"]
+
+
+def test_a_title_means_one_panel() -> None:
+    titles = [panel.title for dashboard in DASHBOARDS for panel in dashboard.panels]
+    assert len(set(titles)) == len(titles)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from benchmarks.prometheus import find_tool
+from deploy.grafana.__main__ import DASHBOARDS
 from service.metrics import REQUEST_BUCKETS
 
 ROOT = Path(__file__).parents[2]
@@ -76,3 +77,17 @@ def test_what_rules_use_is_recorded() -> None:
 def test_the_latency_objective_is_an_edge_of_the_histogram() -> None:
     (edge,) = re.findall(r'le=~"(\d+)\|', rules("record")["flowmo:detokenized_late:rate5m"]["expr"])
     assert float(edge) in REQUEST_BUCKETS
+
+
+def test_the_runbook_has_a_section_for_each_alert() -> None:
+    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    assert [name for name in headings if name.startswith("Flowmo")] == list(rules("alert"))
+    anchors = {heading.lower().replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([\w-]+)\)", text)) <= anchors
+
+
+def test_the_runbook_names_panels_that_there_are() -> None:
+    text = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    titles = {panel.title for dashboard in DASHBOARDS for panel in dashboard.panels}
+    assert set(re.findall(r'"([A-Z][^"]+)"', text)) <= titles

@@ -134,6 +134,7 @@ def test_rules_and_dashboards_hold_on_ray(
     with Prometheus({"flowmo-ray": [target]}, tmp_path) as prometheus:
         wait_until(lambda: bool(prometheus.query("up == 1")), 20)
 
+        empty = ["not looked at"]
         for _ in range(12):  # Ray's workers report every ten seconds
             for seed in range(4):
                 assert reconstruct(ray_http, seed).is_success
