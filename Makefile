@@ -12,7 +12,7 @@ help:
 	@echo "make setup   create .venv and install into it (every target does so when needed)"
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (make tools: Debian's Prometheus for them, as root)"
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
 	@echo "make bench   compare the network with the reference values of the published one"
 

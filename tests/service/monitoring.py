@@ -27,6 +27,16 @@ def documented() -> Series:
     return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
+def documented_of_the_process() -> set[str]:
+    """Series that only one process has."""
+    return set(re.findall(r"`(process_\w+)`", _TABLE.read_text(encoding="utf-8")))
+
+
+def families(text: str) -> set[str]:
+    """Names of a scrape, as its TYPE lines have them."""
+    return set(re.findall(r"^# TYPE (\w+) ", text, re.MULTILINE))
+
+
 def exported(text: str) -> Series:
     """Type and labels by name, of a scrape; without what Ray adds to them."""
     found: Series = {}

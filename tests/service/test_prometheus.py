@@ -14,7 +14,14 @@ from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
 from tests.service.clusters import wait_until
-from tests.service.monitoring import documented, exported, recorded, without_data
+from tests.service.monitoring import (
+    documented,
+    documented_of_the_process,
+    exported,
+    families,
+    recorded,
+    without_data,
+)
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())
@@ -80,7 +87,7 @@ def everything_once(url: str, container: bytes, *, seed: int) -> None:
                 "/v1/detokenize",
                 content=container,
                 headers=PACKED,
-                params={"seed": seed, "steps": 1000},
+                params={"seed": seed, "steps": 1000, "guidance": 3.0},
                 timeout=0.2,
             )
         with ThreadPoolExecutor(8) as pool:
@@ -93,6 +100,8 @@ def test_the_documented_series_are_those_there_are(
 ) -> None:
     scrape = httpx.get(f"{keyed.url}/metrics").text
     assert exported(scrape) == documented()
+    own = {name for name in families(scrape) if name.startswith("process_")}
+    assert own == documented_of_the_process()
 
 
 def test_every_series_arrives_at_prometheus(watched: Prometheus) -> None:
