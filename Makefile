@@ -6,13 +6,13 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup demo serve test check bench
+.PHONY: help setup tools demo serve test check bench
 
 help:
 	@echo "make setup   create .venv and install into it (every target does so when needed)"
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
-	@echo "make test    run the tests"
+	@echo "make test    run the tests (make tools: Debian's Prometheus for them, as root)"
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
 	@echo "make bench   compare the network with the reference values of the published one"
 
@@ -24,13 +24,23 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
 	@touch $@
 
+# Debian packages that tests run. Root on a machine with apt-get is what CI is; anybody else is told
+# by the tests what is missing.
+tools:
+	@if ! { command -v promtool && command -v amtool; } >/dev/null \
+		&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "installing $$(tr '\n' ' ' <apt-packages.txt)"; \
+		apt-get update -qq; \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat apt-packages.txt) >/dev/null; \
+	fi
+
 demo: setup
 	$(BIN)/flowmo demo $(ARGS)
 
 serve: setup
 	$(BIN)/flowmo serve $(ARGS)
 
-test: setup
+test: setup tools
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup

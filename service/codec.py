@@ -27,6 +27,7 @@ class CodecInfo:
         device: where it runs, for people.
         dtype: of weights and activations, for people.
         runner: what computes it: a kind of ``deploy.runtime``, for people.
+        is_fallback: PyTorch computes because what was asked for is not to be had.
     """
 
     fingerprint: str
@@ -34,9 +35,12 @@ class CodecInfo:
     device: str
     dtype: str
     runner: str = "torch"
+    is_fallback: bool = False
 
     @classmethod
-    def of(cls, model: "InferenceModel", runner: str = "torch") -> Self:
+    def of(
+        cls, model: "InferenceModel", runner: str = "torch", *, is_fallback: bool = False
+    ) -> Self:
         """Of a PyTorch model."""
         return cls(
             fingerprint=model.fingerprint,
@@ -44,6 +48,7 @@ class CodecInfo:
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
             runner=runner,
+            is_fallback=is_fallback,
         )
 
     @property

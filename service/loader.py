@@ -127,14 +127,15 @@ def load_runner(
             found = pool.submit(measure_threads, model).result()
         torch.set_num_threads(found)
         logger.info("a step is quickest with %d threads", found)
+    is_fallback = False
     try:
         with ThreadPoolExecutor(1, "flowmo-install") as pool:
             pool.submit(install, model, checkpoint, runtime, buckets).result()
     except CompilationError as error:
         # Slower is better than nothing; the metrics and the log say what computes.
         logger.warning("%s is not to be had, PyTorch computes instead: %s", runner, error)
-        runner = TORCH
-    return TorchRunner(model, max_batch=max_batch, runner=runner)
+        runner, is_fallback = TORCH, True
+    return TorchRunner(model, max_batch=max_batch, runner=runner, is_fallback=is_fallback)
 
 
 def _function(path: str) -> Callable[..., CodecRunner]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import quote
 
 from service.settings import LogFormat
 from service.tracing import trace_id
@@ -69,7 +70,8 @@ def log_answer(
     if "server-timing" in headers:
         fields["stages_ms"] = stages_of(headers["server-timing"])
     text = "%s %s %d %.1f ms"
-    access.log(level, text, method, path, status, fields["duration_ms"], extra=fields)
+    # A path may hold a line feed, and what looks like a line of ours after it.
+    access.log(level, text, method, quote(path), status, fields["duration_ms"], extra=fields)
 
 
 def stages_of(server_timing: str) -> dict[str, float]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Seconds, from a cached health check to a long decode on a CPU.
-_REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -81,6 +81,14 @@ class EngineMetrics:
         )
         self.busy = instruments.gauge(
             "flowmo_device_busy_seconds", "Age of the running batch.", ["model"]
+        )
+        self.slots = instruments.gauge(
+            "flowmo_batch_slots", "Rows of the largest batch that is used.", ["model", "half"]
+        )
+        self.fallback = instruments.gauge(
+            "flowmo_runner_fallback",
+            "1 where PyTorch computes because what was asked for is not to be had.",
+            ["model"],
         )
 
     def observer(self, model: str) -> "ModelObserver":
@@ -150,7 +158,7 @@ class Metrics:
             "flowmo_request_duration_seconds",
             "From the request's first byte to the answer's last.",
             ["method", "route", "status"],
-            buckets=_REQUEST_BUCKETS,
+            buckets=REQUEST_BUCKETS,
         )
         self.errors = self.instruments.counter(
             "flowmo_errors", "Requests answered with a problem, by its code.", ["code"]
@@ -188,11 +196,10 @@ class Metrics:
             ["model", "outcome"],
         )
         self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Pictures kept, in bytes.")
-        build = self.instruments.gauge(
+        self._build = self.instruments.gauge(
             "flowmo_build_info", "1 for what runs here.", ["version", "python"]
         )
-        build.set(VERSION, platform.python_version(), to=1)
-        self._requests_inside = 0
+        self._requests_inside = self._kept_bytes = 0
         self._shown: dict[str, tuple[str, ...]] = {}
 
     def render(self) -> bytes:
@@ -216,10 +223,15 @@ class Metrics:
     def cached(self, model: str, outcome: Outcome, size: int) -> None:
         """Count a picture that was asked for, and the bytes that are kept now."""
         self._cache.inc(model, outcome)
-        self._cache_bytes.set(to=size)
+        self._kept_bytes = size
 
     def sample(self, models: "Models", places: Places) -> None:
-        """Set the gauges: before each scrape, or now and then."""
+        """Set all gauges: before each scrape, or now and then.
+
+        Ray forgets those that have not been set since it last told them.
+        """
+        self._build.set(VERSION, platform.python_version(), to=1)
+        self._cache_bytes.set(to=self._kept_bytes)
         self._in_flight.set(to=self._requests_inside)
         self._admitted.set(to=places.taken)
         self._capacity.set(to=places.capacity)
@@ -233,6 +245,9 @@ class Metrics:
                 self.engines.queue_depth.set(name, to=engines.waiting)
                 self.engines.backlog.set(name, to=engines.backlog_seconds)
                 self.engines.busy.set(name, to=engines.busy_seconds)
+                for half, slots in engines.slots.items():
+                    self.engines.slots.set(name, half, to=slots)
+                self.engines.fallback.set(name, to=engines.info.is_fallback)
             info = engines.info
             shown = (name, info.name, info.fingerprint, info.device, info.dtype, info.runner)
             before = self._shown.setdefault(name, shown)

@@ -10,6 +10,7 @@ from flowmo.cli.compiling import build_engine_command, export_command
 from flowmo.cli.convert import convert_command
 from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
+from flowmo.cli.doctor import doctor_command
 from flowmo.cli.evaluate import evaluate_command
 from flowmo.cli.experiment import experiment_app
 from flowmo.cli.inspect_ import inspect_command
@@ -75,6 +76,7 @@ for name, command in (
     ("build-engine", build_engine_command),
     ("cost", cost_command),
     ("evaluate", evaluate_command),
+    ("doctor", doctor_command),
     ("sweep", sweep_command),
     ("train", train_command),
     ("release", release_command),

@@ -6,7 +6,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError
@@ -20,6 +20,7 @@ from model.tokens import Tokens
 from service.cluster.messages import CallMessage, Refusal
 from service.codec import CodecInfo
 from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
+from service.engine.observer import Half
 from service.errors import (
     DeadlineExceededError,
     EngineStoppedError,
@@ -91,6 +92,11 @@ class RemoteEngines:
     def busy_seconds(self) -> float:
         """Not known here."""
         return 0.0
+
+    @property
+    def slots(self) -> Mapping[Half, int]:
+        """Not known here."""
+        return {}
 
     def start(self) -> None:
         """Nothing to do: the replicas have started before."""

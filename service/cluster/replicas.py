@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from model.errors import FlowMoError
 from model.tokens import Tokens
@@ -20,6 +20,7 @@ from service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watc
 from service.engine.decoder import DecoderEngine
 from service.engine.device import DeviceThread
 from service.engine.encoder import EncoderEngine
+from service.engine.observer import Half
 from service.errors import RequestError
 from service.images import Pixels
 from service.loader import load_runner
@@ -36,6 +37,8 @@ Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
 
 class _Replica(ABC, Generic[Engine]):
     """What both halves have in common."""
+
+    half: ClassVar[Half]
 
     def __init__(self, name: str, config: ModelConfig) -> None:
         self._name = name
@@ -70,6 +73,8 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.busy.set(self._name, to=self._device.busy_seconds)
             self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
+            self._metrics.slots.set(self._name, self.half, to=self._engine.slots)
+            self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def info(self) -> CodecInfo:
@@ -101,6 +106,8 @@ class EncoderReplica(_Replica[EncoderEngine]):
         config: of the model.
     """
 
+    half: ClassVar[Half] = "encode"
+
     async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
         await self._warm_up()
@@ -128,6 +135,8 @@ class DecoderReplica(_Replica[DecoderEngine]):
         name: of the model.
         config: of the model.
     """
+
+    half: ClassVar[Half] = "decode"
 
     async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)

@@ -56,6 +56,11 @@ class EncoderEngine:
         return len(self._waiting)
 
     @property
+    def slots(self) -> int:
+        """Pictures of the largest batch that is used."""
+        return (self._times or self._runner).buckets[-1]
+
+    @property
     def computed_seconds(self) -> float:
         """What all that was computed takes at the best rate, from the start on."""
         return self._computed_seconds

@@ -1,10 +1,12 @@
 """What the gateway knows of a model: pictures in, tokens out, and back, wherever it is computed."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from model.tokens import Tokens
 from service.codec import CodecInfo
 from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from service.engine.observer import Half
 from service.images import Pixels
 
 
@@ -39,6 +41,11 @@ class Engines(Protocol):
     @property
     def busy_seconds(self) -> float:
         """Age of the batch that runs now; 0 when idle."""
+        ...
+
+    @property
+    def slots(self) -> Mapping[Half, int]:
+        """Rows of the largest batch of each half, as far as is known."""
         ...
 
     def start(self) -> None:

@@ -1,5 +1,6 @@
 """Both engines over one device of this process."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from model.tokens import Tokens
@@ -16,7 +17,7 @@ from service.engine.calls import (
 from service.engine.decoder import DecoderEngine
 from service.engine.device import DeviceThread
 from service.engine.encoder import EncoderEngine
-from service.engine.observer import EngineObserver, Silent
+from service.engine.observer import EngineObserver, Half, Silent
 from service.engine.runner import DecoderRunner, EncoderRunner
 from service.images import Pixels
 
@@ -92,6 +93,11 @@ class LocalEngines:
     def busy_seconds(self) -> float:
         """Age of the batch that runs now; 0 when idle."""
         return self.device.busy_seconds
+
+    @property
+    def slots(self) -> Mapping[Half, int]:
+        """Rows of the largest batch of each half."""
+        return {"encode": self.encoder.slots, "decode": self.decoder.slots}
 
     def start(self) -> None:
         """Start the device thread; it warms up first. Work may be submitted at once."""

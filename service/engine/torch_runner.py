@@ -23,15 +23,21 @@ class TorchRunner:
         model: the network; used from one thread at a time.
         max_batch: most rows of one batch, at least 2; by default what suits the device.
         runner: what the model is computed by, for people.
+        is_fallback: whether that is not what was asked for.
     """
 
     def __init__(
-        self, model: InferenceModel, *, max_batch: int | None = None, runner: str = TORCH
+        self,
+        model: InferenceModel,
+        *,
+        max_batch: int | None = None,
+        runner: str = TORCH,
+        is_fallback: bool = False,
     ) -> None:
         self._model = model
         self._cuda = model.device.type == "cuda"
         self._buckets = buckets_of(model.device.type, max_batch)
-        self._info = CodecInfo.of(model, runner)
+        self._info = CodecInfo.of(model, runner, is_fallback=is_fallback)
 
     @property
     def info(self) -> CodecInfo:

@@ -68,6 +68,12 @@ def _descends(pid: int, ancestor: int) -> bool:
 
 def scrape(ancestor: int) -> str:
     """What Ray's agent of the one node of such a cluster exports."""
+    url = f"http://{metrics_target(ancestor)}/metrics"
+    return httpx.get(url, timeout=30).raise_for_status().text
+
+
+def metrics_target(ancestor: int) -> str:
+    """Address of the agent of the one node of such a cluster, for Prometheus."""
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -81,13 +87,9 @@ def scrape(ancestor: int) -> str:
                 word[2:].partition("=")[::2] for word in command if word.startswith("--")
             )
             session = Path(options["raylet_socket_name"]).parents[1]
-            return _scrape(session / f"metrics_export_port_{options['node_id']}")
+            port = (session / f"metrics_export_port_{options['node_id']}").read_text().strip()
+            return f"127.0.0.1:{port}"
     raise AssertionError("no raylet")
-
-
-def _scrape(port_file: Path) -> str:
-    port = port_file.read_text().strip()
-    return httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=30).raise_for_status().text
 
 
 def kill_one(deployment: str, ancestor: int) -> int:

@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
 from service.codec import Codec
@@ -22,11 +23,13 @@ from tests.service.clusters import (
     config_of,
     kill_one,
     load,
+    metrics_target,
     replicas,
     scrape,
     wait_until,
     write_config,
 )
+from tests.service.monitoring import documented, exported, recorded, without_data
 from tests.service.pictures import as_file, from_file, gradient
 
 PNG = as_file(gradient())
@@ -122,6 +125,36 @@ def test_the_node_exports_the_series_of_one_process(
         assert any(
             line.startswith(f"ray_{name}{{") and label in line for line in text.splitlines()
         ), name
+
+
+def test_rules_and_dashboards_hold_on_ray(
+    cluster: ServerProcess, ray_http: httpx.Client, container: bytes, tmp_path: Path
+) -> None:
+    target = metrics_target(cluster.pid)
+    with Prometheus({"flowmo-ray": [target]}, tmp_path) as prometheus:
+        wait_until(lambda: bool(prometheus.query("up == 1")), 20)
+
+        empty = ["not looked at"]
+        for _ in range(12):  # Ray's workers report every ten seconds
+            for seed in range(4):
+                assert reconstruct(ray_http, seed).is_success
+                ray_http.post("/v1/detokenize", content=container, headers=PACKED)
+            time.sleep(4)
+            empty = without_data(
+                prometheus, job="flowmo-ray", have={"service", "ray"}, rate_interval="1m"
+            )
+            if not empty:
+                break
+        assert not empty, "\n".join(empty)
+        assert prometheus.rule_problems() == {}
+        names = {one["metric"]["__name__"] for one in prometheus.query('{__name__=~"flowmo:.+"}')}
+        # Nothing has failed, and there are no keys.
+        assert recorded() - names <= {"flowmo:pictures_failed:rate5m", "flowmo:keys_unknown:rate5m"}
+        assert prometheus.query('flowmo:replicas_healthy:sum{deployment="decoder-nano"} == 2')
+        assert prometheus.query("flowmo:answered:rate5m > 0")
+    table = documented()
+    for name, found in exported(scrape(cluster.pid)).items():
+        assert found == table[name], name
 
 
 def test_streams_batches_and_refusals_cross_replicas(

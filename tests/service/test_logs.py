@@ -14,6 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from flowmo.cli.server_process import ServerProcess
 from service.keys import digest_of, new_key
+from service.logs import log_answer
 from tests.flowmo.test_cli import flowmo
 from tests.service.pictures import as_file, gradient
 
@@ -155,6 +156,20 @@ def test_spans_of_a_request_and_its_stages_reach_the_collector(
     sample = {a.key: a.value for a in children[4].attributes}
     assert sample["flowmo.steps"].int_value == 3
     assert sample["flowmo.model"].string_value == "nano"
+
+
+def test_a_stranger_cannot_write_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="service.access"):
+        log_answer(
+            method="GET",
+            path="/forged\nINFO: all is well",
+            route="unmatched",
+            status=404,
+            seconds=0.001,
+            key=None,
+            headers={},
+        )
+    assert caplog.records[-1].getMessage() == "GET /forged%0AINFO%3A%20all%20is%20well 404 1.0 ms"
 
 
 def test_an_unknown_format_is_a_usage_error() -> None:

@@ -90,6 +90,9 @@ def test_metrics_describe_the_server(http: httpx.Client, codec: Codec) -> None:
     assert found[("flowmo_admitted_requests", ())] == 0
     assert found[("flowmo_capacity_requests", ())] == 64
     assert found[("flowmo_ready", model)] == 1
+    assert found[("flowmo_runner_fallback", model)] == 0
+    for half in ("encode", "decode"):
+        assert 1 <= found[("flowmo_batch_slots", (("half", half), *model))] <= 8
     (shown,) = (dict(labels) for name, labels in found if name == "flowmo_model_info")
     assert shown["model"] == shown["name"] == "nano"
     assert shown["fingerprint"] == codec.info.fingerprint

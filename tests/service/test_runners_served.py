@@ -26,6 +26,7 @@ def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
     with caplog.at_level(logging.WARNING, logger="service.loader"):
         runner = load_runner(str(checkpoint), runner=kind)
     assert runner.info.runner == TORCH
+    assert runner.info.is_fallback
     (record,) = caplog.records
     assert "PyTorch computes instead" in record.getMessage()
     assert message in record.getMessage()
@@ -37,6 +38,7 @@ def test_a_served_model_says_what_computes_it(checkpoint: Path, tmp_path: Path) 
         for kind in (TORCH, "onnxruntime")
     ]
     assert [runner.info.runner for runner in runners] == [TORCH, "onnxruntime"]
+    assert not any(runner.info.is_fallback for runner in runners)
     pictures = torch.randint(0, 256, (2, 32, 32, 3), dtype=torch.uint8).numpy()
     one, other = (runner.encode(pictures) for runner in runners)
     same = [(a.ids == b.ids).mean() for a, b in zip(one, other, strict=True)]

@@ -1,0 +1,1 @@
+"""What `flowmo doctor` looks at: facts are probed in one file and judged in another."""

@@ -1,0 +1,214 @@
+"""Looks at this machine; nothing here judges."""
+
+import ctypes
+import re
+import resource
+import shutil
+import socket
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import httpx
+import torch
+from huggingface_hub.constants import HF_HUB_CACHE
+from prometheus_client.parser import text_string_to_metric_families
+
+from deploy.runtime import default_cache
+from deploy.tensorrt.keys import read_manifest
+from deploy.tensorrt.libraries import load_library
+from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server, Version
+from model.checkpoint import inspect_checkpoint, load_weights
+from model.errors import CheckpointError, CompilationError
+from model.fingerprint import compute_fingerprint
+from model.flowmo import FlowMo
+
+_DISTRIBUTION = "flowmo-serve"
+_SHARED = Path("/dev/shm")  # noqa: S108
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What the machine is to do.
+
+    Attributes:
+        checkpoint: folder or hub repository.
+        cache: folder of engines; that of ``flowmo serve`` by default.
+        batch: rows of the largest batch.
+        host: to listen on.
+        port: to listen on; 0 takes a free one.
+        url: of a running server to look at.
+    """
+
+    checkpoint: str
+    cache: Path | None
+    batch: int
+    host: str
+    port: int
+    url: str | None
+
+
+def probe(wanted: Wanted) -> Facts:
+    """Everything that the checks want to know."""
+    cache = wanted.cache or default_cache()
+    library, library_problem = _tensorrt()
+    return Facts(
+        python=tuple(sys.version_info[:3]),
+        torch=version_of(torch.__version__),
+        least_torch=_least("torch"),
+        torch_cuda=version_of(torch.version.cuda) if torch.version.cuda else None,
+        driver_cuda=_driver_cuda(),
+        gpus=_gpus(),
+        tensorrt=library,
+        tensorrt_problem=library_problem,
+        ray=_installed("ray"),
+        least_ray=_least("ray"),
+        compiler=shutil.which("g++") is not None,
+        checkpoint=look_at_checkpoint(wanted.checkpoint),
+        batch=wanted.batch,
+        cache=cache,
+        engines=look_at_engines(cache),
+        free_bytes={folder: _free(folder) for folder in (cache, Path(HF_HUB_CACHE))},
+        address=f"{wanted.host}:{wanted.port}",
+        port_problem=look_at_port(wanted.host, wanted.port),
+        descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        shared_bytes=shutil.disk_usage(_SHARED).total if _SHARED.is_dir() else None,
+        server=look_at_server(wanted.url) if wanted.url else None,
+    )
+
+
+def version_of(text: str) -> Version:
+    """The numbers that a version begins with: 2.11.0+cpu is (2, 11, 0)."""
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(map(int, match[0].split("."))) if match else ()
+
+
+def look_at_checkpoint(place: str) -> Checkpoint:
+    """Read all of it."""
+    try:
+        if Path(place).is_dir():
+            info = inspect_checkpoint(place)
+            config, stored = info.config, info.fingerprint
+            state = load_weights(info)
+        else:  # as flowmo serve would: it is fetched if it has to be
+            model = FlowMo.from_pretrained(place)
+            config, stored, state = model.config, None, model.state_dict()
+    except (CheckpointError, OSError) as error:
+        return Checkpoint(place=place, problem=str(error))
+    fingerprint = compute_fingerprint(config, state)
+    return Checkpoint(
+        place=place, config=config, fingerprint=fingerprint, stored_fingerprint=stored
+    )
+
+
+def look_at_engines(cache: Path) -> tuple[Engine, ...]:
+    """Manifests of a cache. Files are not read whole, which takes as long as loading them."""
+    found = []
+    for path in sorted(cache.glob("*.engine")):
+        try:
+            manifest = read_manifest(path)
+        except CompilationError as error:
+            found.append(Engine(name=path.name, problem=str(error)))
+            continue
+        is_whole = path.stat().st_size == manifest.size
+        found.append(Engine(name=path.name, key=manifest.key, is_whole=is_whole))
+    return tuple(found)
+
+
+def look_at_port(host: str, port: int) -> str:
+    """Why an address cannot be listened on; empty if it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return ""
+
+
+def look_at_server(url: str) -> Server:
+    """Ask a server how it is."""
+    try:
+        with httpx.Client(base_url=url, timeout=_SECONDS) as client:
+            health = client.get("/healthz").status_code
+            ready = client.get("/readyz").status_code
+            models = client.get("/v1/models")
+            metrics = client.get("/metrics")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Server(url=url, runners={}, problem=f"{type(error).__name__}: {error}")
+    listed = models.json()["models"] if models.is_success else []
+    fallbacks = [
+        sample.labels["model"]
+        for family in text_string_to_metric_families(metrics.text if metrics.is_success else "")
+        for sample in family.samples
+        if sample.name == "flowmo_runner_fallback" and sample.value
+    ]
+    return Server(
+        url=url,
+        health=health,
+        ready=ready,
+        runners={model["name"]: model["runner"] for model in listed},
+        fallbacks=tuple(fallbacks),
+    )
+
+
+def _tensorrt() -> tuple[tuple[str, str] | None, str]:
+    try:
+        library = load_library()
+    except CompilationError as error:
+        return None, str(error)
+    return (library.name, library.version), ""
+
+
+def _driver_cuda() -> Version | None:
+    """Asked of the driver itself: torch's CPU build knows nothing of it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    number = ctypes.c_int()
+    if driver.cuDriverGetVersion(ctypes.byref(number)):
+        return None
+    return number.value // 1000, number.value % 1000 // 10
+
+
+def _gpus() -> tuple[Gpu, ...]:
+    if not torch.cuda.is_available():
+        return ()
+    found = []
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        major, minor = torch.cuda.get_device_capability(index)
+        name = torch.cuda.get_device_name(index)
+        found.append(
+            Gpu(name=name, architecture=f"sm{major}{minor}", total_bytes=total, free_bytes=free)
+        )
+    return tuple(found)
+
+
+def _installed(distribution: str) -> Version | None:
+    try:
+        return version_of(metadata.version(distribution))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _least(distribution: str) -> Version:
+    """The lower bound that the package asks for; none in a source tree that is not installed."""
+    try:
+        asked = metadata.requires(_DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        return ()
+    pattern = re.compile(rf"{distribution}(?:\[[\w,]+\])?>=([\d.]+)")
+    found = [match[1] for line in asked if (match := pattern.match(line))]
+    return version_of(found[0]) if found else ()
+
+
+def _free(folder: Path) -> int:
+    """Bytes free where a folder is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
