@@ -15,6 +15,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -120,13 +121,15 @@ class Trainer:
         self._loss: float | None = None
         self._sample_psnr: float | None = None
         checkpoint = find_checkpoint(self.output, resume=resume)  # before the slow parts
-        self._index = ImageIndex(config.data.paths)
+        tell = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
+        find = partial(ImageIndex, cache=config.data.index_cache, tell=tell)
+        self._index = find(config.data.paths)
         self.state = TrainState.fresh(config, self.device)
         if checkpoint is not None:
             self._restore(checkpoint)
         self.state.progress.images = len(self._index)
         self._dataset = self._build_dataset()
-        shown = ImageIndex(config.data.sample_paths) if config.data.sample_paths else self._index
+        shown = find(config.data.sample_paths) if config.data.sample_paths else self._index
         size = config.model.image_size
         self._fixed = fixed_images(shown, size=size, count=config.sample_count)
         self._objective = torch.compile(stage_1a) if config.compile else stage_1a
@@ -284,6 +287,7 @@ class Trainer:
         values = self._meters.take()
         self._loss = values["loss"]
         values |= {"epoch": done.samples / done.images, "skipped_steps": done.skipped}
+        values["unreadable_images"] = len(done.unreadable)
         status = (
             f"loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s  "
             f"step {values['step_ms']:.0f} ms (data {values['data_ms']:.0f} ms)"
