@@ -24,6 +24,7 @@ Stage = Literal["1a", "1b", "distill"]
 PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
 ValidationMetric = Literal["psnr", "ssim", "lpips"]
 
+DEFAULT_INDEX_CACHE = "~/.cache/flowmo/indexes"
 DEFAULT_BASE_WIDTH = 768
 """muP width 4 x 192, where the paper tuned its hyperparameters (supplement A.1)."""
 
@@ -56,8 +57,10 @@ class DataConfig:
     """Where the images are and how they become training samples.
 
     Args:
-        paths: folders (searched recursively), image files, uncompressed tar files, or glob
-            patterns of these.
+        paths: folders (searched recursively), image files, uncompressed tar files (of images, or
+            of such tars), glob patterns and ``{000..146}`` of these; each also as a URL that
+            fsspec reads (``s3://``, ``gs://``, ``https://``); Hugging Face data sets as
+            ``hf://owner/name?split=train`` or ``hf:/folder`` (:mod:`training.sources`).
         crop: position of the square crop, ``random`` or ``centre``.
         min_crop_scale: the side of a random crop is uniform between this share of the image's
             shorter side and all of it. 1 is the plain "resize the shorter side, crop a square".
@@ -67,6 +70,8 @@ class DataConfig:
         cache_limit_gib: refuse to start when the cache would need more (GiB).
         workers: decoding processes; 0 decodes in the training process. No effect on the data.
         max_corrupt: how many images may turn out unreadable before training stops.
+        index_cache: folder where the indexes of tars are kept from one start to the next; empty
+            keeps none.
         sample_paths: images for the sample grids, best ones that are never trained on; empty
             means the first images of ``paths``.
 
@@ -82,6 +87,7 @@ class DataConfig:
     cache_limit_gib: float = 8.0
     workers: int = 4
     max_corrupt: int = 100
+    index_cache: str = DEFAULT_INDEX_CACHE
     sample_paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

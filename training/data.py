@@ -6,16 +6,15 @@ the place in that epoch's permutation. Worker count, cache and restarts do not e
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from training.config import DataConfig
 from training.errors import DataError
@@ -28,9 +27,11 @@ from training.images import (
     stored_short_side,
 )
 from training.index import ImageIndex
+from training.loader import BatchLoader
 
 _ORDER_STREAM, _AUGMENT_STREAM = 0, 1
 _GIB = 2**30
+_READ_AT_ONCE = 128
 
 
 class Sample(NamedTuple):
@@ -104,11 +105,36 @@ class CropDataset(Dataset[Sample]):
         Raises:
             DataError: more unreadable images in a row than ``max_corrupt``.
         """
-        place = self.place(position)
+        return self._sample(self.place(position), self._load)
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Sample]:
+        """The crops at several positions, whose bytes are read at the same time.
+
+        torch's loader prefers this to :meth:`__getitem__`.
+
+        Raises:
+            DataError: more unreadable images in a row than ``max_corrupt``, or failing storage.
+        """
+        if self._decoded is not None:
+            return [self[position] for position in positions]
+        places = [self.place(position) for position in positions]
+        wanted = list(dict.fromkeys(self._index_at(place.epoch, place.offset) for place in places))
+        read = dict(zip(wanted, self._index.read_many(wanted), strict=True))
+
+        def load(i: int) -> Pixels | None:  # a stand-in of an unreadable image is not among them
+            return self._decode(read[i]) if i in read else self._load(i)
+
+        return [self._sample(place, load) for place in places]
+
+    def close(self) -> None:
+        """Close what reads have opened in this process; it reopens when needed."""
+        self._index.close()
+
+    def _sample(self, place: Place, load: Callable[[int], Pixels | None]) -> Sample:
         unreadable: list[int] = []
         while len(unreadable) <= min(self._config.max_corrupt, len(self) - 1):
             i = self._index_at(place.epoch, (place.offset + len(unreadable)) % len(self))
-            image = self._load(i)
+            image = load(i)
             if image is not None:
                 entropy = [self._seed, place.epoch, i, _AUGMENT_STREAM]
                 crop = augment(image, self._size, self._config, np.random.default_rng(entropy))
@@ -125,14 +151,17 @@ class CropDataset(Dataset[Sample]):
     def _load(self, i: int) -> Pixels | None:
         if self._decoded is not None:
             return self._decoded[i]
-        return load_image(self._index, i, stored_short_side(self._size, self._config))
+        return self._decode(self._index.read_many([i])[0])
+
+    def _decode(self, data: bytes | None) -> Pixels | None:
+        return decode_or_none(data, stored_short_side(self._size, self._config))
 
 
-def load_image(index: ImageIndex, i: int, short_side: int | None) -> Pixels | None:
-    """Read and decode image ``i``; None if that fails."""
+def decode_or_none(data: bytes | None, short_side: int | None) -> Pixels | None:
+    """Decode an image; None if that fails, or if it could not be read."""
     try:
-        return decode_image(index.read(i), short_side=short_side)
-    except (OSError, UnreadableImageError):
+        return None if data is None else decode_image(data, short_side=short_side)
+    except UnreadableImageError:
         return None
 
 
@@ -152,14 +181,22 @@ def decode_all(
         progress: told (images done, images in all).
 
     Raises:
-        DataError: the images need more than ``cache_limit_gib``.
+        DataError: the images need more than ``cache_limit_gib``, or the storage fails.
     """
     short_side = stored_short_side(size, config)
     limit = int(config.cache_limit_gib * _GIB)
     decoded: list[Pixels | None] = []
     used = 0
     with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow decodes without the GIL
-        for image in pool.map(lambda i: load_image(index, i, short_side), range(len(index))):
+        images = (
+            image
+            for first in range(0, len(index), _READ_AT_ONCE)
+            for image in pool.map(
+                lambda data: decode_or_none(data, short_side),
+                index.read_many(range(first, min(first + _READ_AT_ONCE, len(index)))),
+            )
+        )
+        for image in images:
             decoded.append(image)
             used += 0 if image is None else image.nbytes
             if used > limit:
@@ -183,7 +220,7 @@ def fixed_images(index: ImageIndex, *, size: int, count: int) -> Tensor:
     for i in range(len(index)):
         if len(crops) == count:
             break
-        if (image := load_image(index, i, size)) is not None:
+        if (image := decode_or_none(index.read_many([i])[0], size)) is not None:
             crops.append(torch.from_numpy(centre_crop(image, size)))
     if not crops:
         raise DataError(f"none of the {len(index)} sample images can be read")
@@ -261,7 +298,7 @@ def batches(
     pin: bool,
     period: int | None = None,
     part: tuple[int, int] = (0, 1),
-) -> DataLoader[Any]:
+) -> BatchLoader:
     """The batches of ``steps`` steps from position ``start``.
 
     Args:
@@ -285,7 +322,7 @@ def batches(
         part=part,
     )
     workers = min(workers, available_cpus())
-    return DataLoader(
+    return BatchLoader(
         dataset,
         batch_sampler=positions,
         num_workers=workers,
@@ -295,16 +332,3 @@ def batches(
         # Otherwise the loader draws its workers' seed from the global generator.
         generator=torch.Generator(),
     )
-
-
-@contextmanager
-def reading(loader: DataLoader[Any]) -> Iterator[Iterator[Batch]]:
-    """Yield the batches of a loader, whose processes end with the block, whatever ends it."""
-    iterator = iter(loader)
-    try:
-        yield iterator
-    finally:
-        # They ignore SIGTERM, so a process that ends with an error would wait for them for ever.
-        end = getattr(iterator, "_shutdown_workers", None)
-        if end is not None:
-            end()

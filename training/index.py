@@ -1,135 +1,94 @@
-"""A random-access index of image files in folders and tar archives.
+"""A random-access index of images, wherever they are.
 
-Entries are ordered by (order of the given paths, name), so a folder and a tar of that folder give
-the same images in the same order. Reading an image of a tar is one positioned read: the headers
-are walked once, when the index is built.
+Entries are ordered by (order of the given paths, name), so a folder, a tar of that folder and a
+copy of either at a URL give the same images in the same order.
 """
 
-import glob
-import os
-import tarfile
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from training.errors import DataError
+from training.sources.index_cache import IndexCache
+from training.sources.locations import open_sources
+from training.sources.source import Source
+from training.sources.suffixes import IMAGE_SUFFIXES
+from training.sources.urls import shown
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
-TAR_SUFFIX = ".tar"
 
-
-class ImageIndex:
-    """Where each image's bytes are.
+class ImageIndex(Source):
+    """Where each image's bytes are, over all sources.
 
     Args:
-        paths: folders (searched recursively), image files, uncompressed tars, or glob patterns.
+        paths: folders, images, tars, patterns, URLs and data sets
+            (:class:`training.config.DataConfig`).
+        cache: folder where indexes of tars are kept; None or "" keeps none.
+        tell: is told what takes long.
 
     Raises:
-        DataError: a path does not exist, an archive cannot be read, or there is no image.
+        DataError: a path does not exist, an archive cannot be read, storage fails, or there is no
+            image.
     """
 
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._containers: list[str] = []
-        self._names: list[str] = []
-        # Plain arrays: a million entries stay small and are shared with forked workers.
-        owner: list[int] = []
-        offset: list[int] = []
-        size: list[int] = []
-        for container in _expand(paths):
-            entries = _tar_entries(container) if _is_tar(container) else _files(container)
-            for name, start, length in entries:
-                self._names.append(name)
-                owner.append(len(self._containers))
-                offset.append(start)
-                size.append(length)
-            self._containers.append(str(container))
-        if not self._names:
+    def __init__(
+        self,
+        paths: Sequence[str],
+        *,
+        cache: str | None = None,
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
+        tell = tell or _tell_nobody
+        self._sources = open_sources(paths, cache=IndexCache(cache, tell=tell), tell=tell)
+        self._ends = np.cumsum([len(source) for source in self._sources], dtype=np.int64)
+        if not len(self):
             raise DataError(
-                f"no images in {', '.join(map(str, paths)) or 'the (empty) list of paths'}; "
+                f"no images in {', '.join(map(shown, paths)) or 'the (empty) list of paths'}; "
                 f"looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
             )
-        self._owner = np.asarray(owner, dtype=np.int32)
-        self._offset = np.asarray(offset, dtype=np.int64)
-        self._size = np.asarray(size, dtype=np.int64)
-        self._descriptors: dict[int, int] = {}
 
     def __len__(self) -> int:
-        return len(self._names)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def name(self, i: int) -> str:
-        """Container and name of image ``i``, for messages."""
-        return f"{self._containers[self._owner[i]]}:{self._names[i]}"
+        """Where image ``i`` is, for messages."""
+        source, inner = self._find(i)
+        return self._sources[source].name(inner)
 
     def read(self, i: int) -> bytes:
         """Bytes of image ``i``.
 
         Raises:
-            OSError: the file is gone or unreadable.
+            OSError: the image is gone or unreadable.
+            DataError: the storage fails.
         """
-        owner = int(self._owner[i])
-        if self._offset[i] < 0:
-            return Path(self._containers[owner], self._names[i]).read_bytes()
-        if owner not in self._descriptors:
-            self._descriptors[owner] = os.open(self._containers[owner], os.O_RDONLY)
-        # A positioned read, because forked workers share the descriptor's file offset.
-        return os.pread(self._descriptors[owner], int(self._size[i]), int(self._offset[i]))
+        source, inner = self._find(i)
+        return self._sources[source].read(inner)
+
+    def read_many(self, indices: Sequence[int]) -> list[bytes | None]:
+        """Bytes of several images, a request a source; None where one is gone or unreadable.
+
+        Raises:
+            DataError: the storage fails.
+        """
+        places = [self._find(i) for i in indices]
+        results: list[bytes | None] = [None] * len(places)
+        for source in dict.fromkeys(source for source, _ in places):
+            slots = [slot for slot, place in enumerate(places) if place[0] == source]
+            came = self._sources[source].read_many([places[slot][1] for slot in slots])
+            for slot, data in zip(slots, came, strict=True):
+                results[slot] = data
+        return results
 
     def close(self) -> None:
-        """Close the archives that reads have opened; they reopen when needed."""
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-        self._descriptors = {}
+        """Close what reads have opened; it reopens when needed."""
+        for source in self._sources:
+            source.close()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_descriptors": {}}
-
-
-def _is_tar(path: Path) -> bool:
-    return path.suffix.lower() == TAR_SUFFIX
+    def _find(self, i: int) -> tuple[int, int]:
+        """Source of image ``i``, and its number there."""
+        source = int(np.searchsorted(self._ends, i, side="right"))
+        return source, i - (int(self._ends[source - 1]) if source else 0)
 
 
-def _expand(paths: Sequence[str]) -> list[Path]:
-    """Folders, files and the sorted matches of glob patterns, in the order given."""
-    found: list[Path] = []
-    for text in paths:
-        path = Path(text).expanduser()
-        if path.exists():
-            found.append(path)
-            continue
-        matches = sorted(glob.glob(str(path), recursive=True))
-        if not matches:
-            raise DataError(f"{text} is no folder, image, tar or matching pattern")
-        found += map(Path, matches)
-    for path in found:
-        if not path.is_dir() and not _is_tar(path) and path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise DataError(
-                f"{path} is not a folder, an image ({', '.join(sorted(IMAGE_SUFFIXES))}) or an "
-                f"uncompressed {TAR_SUFFIX} (a compressed archive has no random access: unpack it)"
-            )
-    return found
-
-
-def _files(path: Path) -> Iterable[tuple[str, int, int]]:
-    """(name relative to the folder, -1, 0) of images; offset -1 says "the file itself"."""
-    if not path.is_dir():
-        return [("", -1, 0)]
-    files = (p.relative_to(path) for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    return [(name, -1, 0) for name in sorted(f.as_posix() for f in files)]
-
-
-def _tar_entries(path: Path) -> Iterable[tuple[str, int, int]]:
-    try:
-        with tarfile.open(path, mode="r:") as archive:
-            members = {
-                # A name that occurs twice means its last member, as when extracting.
-                member.name.removeprefix("./"): (member.offset_data, member.size)
-                for member in archive
-                if member.isreg()
-                and not member.issparse()
-                and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
-            }
-    except (tarfile.TarError, OSError) as error:
-        raise DataError(f"{path} cannot be read as an uncompressed tar: {error}") from error
-    return [(name, start, size) for name, (start, size) in sorted(members.items())]
+def _tell_nobody(_: str) -> None:
+    pass

@@ -77,6 +77,7 @@ class Meters:
             "images_per_second": self._images / seconds,
             "step_ms": 1000 * seconds / steps,
             "data_ms": 1000 * self._data_seconds / steps,
+            "data_share": self._data_seconds / seconds,
         }
         self._reset()
         return values

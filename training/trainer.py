@@ -42,7 +42,6 @@ from training.data import (
     corrupt_error,
     decode_all,
     fixed_images,
-    reading,
     to_model_range,
 )
 from training.device import float32_products
@@ -165,7 +164,9 @@ class Trainer:
         mesh.wait()
         if not mesh.is_main:
             checkpoint = find_checkpoint(self.output, resume=resume)
-        self._index = ImageIndex(config.data.paths)
+        tell = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
+        find = partial(ImageIndex, cache=config.data.index_cache, tell=tell)
+        self._index = find(config.data.paths)
         name = None if checkpoint is None else checkpoint.path.name
         check_alike(mesh.gather((name, len(self._index))))
         self.state = TrainState.fresh(config, mesh)
@@ -174,7 +175,7 @@ class Trainer:
             self._restore(checkpoint)
         self.state.progress.images = len(self._index)
         self._dataset = self._build_dataset()
-        shown = ImageIndex(config.data.sample_paths) if config.data.sample_paths else self._index
+        shown = find(config.data.sample_paths) if config.data.sample_paths else self._index
         size = config.model.image_size
         self._fixed = fixed_images(shown, size=size, count=config.sample_count)
         # Shards are gathered between the blocks, so there it is the blocks that are compiled.
@@ -231,18 +232,17 @@ class Trainer:
     def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
         """This process' part of the batches from here to the end of the run."""
         config, done = self.config, self.state.progress
-        return reading(
-            batches(
-                self._dataset,
-                start=done.samples,
-                steps=max(0, config.steps - done.step),
-                batch_size=config.batch_size,
-                workers=config.data.workers,
-                pin=self.device.type == "cuda",
-                period=self._stage.period,
-                part=(self.mesh.rank, self.mesh.size),
-            )
+        loader = batches(
+            self._dataset,
+            start=done.samples,
+            steps=max(0, config.steps - done.step),
+            batch_size=config.batch_size,
+            workers=config.data.workers,
+            pin=self.device.type == "cuda",
+            period=self._stage.period,
+            part=(self.mesh.rank, self.mesh.size),
         )
+        return closing(iter(loader))  # which ends the worker processes, whatever ends the loop
 
     def _loop(
         self, loader: Iterator[Batch], stop: StopRequest, log: RunLog | NoLog, call_ends: float
@@ -377,6 +377,7 @@ class Trainer:
         values = self._meters.take(self.mesh.mean)
         self._loss = values["loss"]
         values |= {"epoch": done.samples / done.images, "skipped_steps": done.skipped}
+        values["unreadable_images"] = len(done.unreadable)
         status = (
             f"loss {values['loss']:.4f}  {values['images_per_second']:.1f} images/s  "
             f"step {values['step_ms']:.0f} ms (data {values['data_ms']:.0f} ms)"
