@@ -168,7 +168,7 @@ def _encoded(table: Any, column: str, text: str) -> Any:
 
     try:
         return table.cast_column(column, datasets.Image(decode=False))
-    except (TypeError, ValueError) as error:  # pyarrow's errors are of both kinds
+    except (TypeError, ValueError, NotImplementedError) as error:  # as pyarrow has them
         kind = table.features[column]
         raise DataError(f"{text}: column {column!r} holds no images but {kind}") from error
 
