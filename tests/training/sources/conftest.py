@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.sources.web_store import Store
+from benchmarks.web_store import Store
 from training.sources import retrying
 
 
@@ -17,7 +17,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     folder.mkdir()
     store = Store(folder)
     yield store
-    store.stop()
+    store.close()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from tests.training.sources.web_store import Store
+from benchmarks.web_store import Store
 from training.checkpoint import load_checkpoint
 from training.config import DataConfig, TrainConfig
 from training.data import Batch, CropDataset, batches, decode_all
@@ -201,7 +201,7 @@ def test_storage_that_is_gone_stops_the_run_and_is_no_corrupt_image(
 ) -> None:
     make_tar(pictures, store.folder / "all.tar")
     index = ImageIndex([f"{store.url}/all.tar?secret=1"])
-    store.stop()
+    store.close()
     # In one line, also out of a worker, whose traceback torch would make the message.
     with pytest.raises(DataError, match=rf"^{store.url}/all.tar cannot be read, after 4 attempt"):
         _crops(index, workers)

@@ -30,7 +30,7 @@ class Store:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Refuse connections from here on."""
         if self._thread.is_alive():
             self._server.shutdown()
