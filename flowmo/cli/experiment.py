@@ -90,17 +90,19 @@ def width_scaling_command(
     """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
     from training import override, parse_assignments
     from training import recipe as find_recipe
-    from training.experiments import width_scaling
+    from training.experiments import InterruptedExperiment, width_scaling
 
     changes = parse_assignments(assignments or []) | {"steps": str(steps)}
     config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
     setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
     chosen = numbers(widths, int, "--widths")
-    result = width_scaling(config, setup=setup, out=out, widths=chosen, unit=unit)
-    if result is None:
-        typer.echo("continue with the same command", err=True)
+    try:
+        result = width_scaling(config, setup=setup, out=out, widths=chosen, unit=unit)
+    except InterruptedExperiment as stopped:
+        typer.echo(f"{stopped}; continue with the same command", err=True)
         sys.exit(EXIT_INTERRUPTED)
-    _table(result["rows"], ("width", "parameters", "rfid", "psnr", "lpips"))
+    rows = result["rows"] if result else []
+    _table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
     _done(result, out)
 
 

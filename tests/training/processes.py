@@ -55,6 +55,28 @@ if len(configs) > 1:
 """
 
 
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment_of(rank: int, size: int, port: int) -> dict[str, str]:
+    """What torchrun sets for a process, and where the packages are."""
+    return os.environ | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
+        ),
+    }
+
+
 class Processes:
     """A run's processes, each with its own output.
 
@@ -76,22 +98,11 @@ class Processes:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "configs.json"
         path.write_text(json.dumps([config.to_dict() for config in configs]))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self._logs = [folder / f"rank{rank}.log" for rank in range(size)]
         self.all = []
         for rank, log in enumerate(self._logs):
-            environment = os.environ | {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(size),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "PYTHONPATH": os.pathsep.join(
-                    filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
-                ),
-            }
+            environment = environment_of(rank, size, port)
             if fatal is not None:
                 environment["FATAL_OPERATION"] = str(fatal)
             with log.open("wb") as file:

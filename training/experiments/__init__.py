@@ -6,8 +6,15 @@ when it is called again.
 
 from training.experiments.noise_norm import noise_norm
 from training.experiments.precision_recall import precision_recall
-from training.experiments.setup import Setup
+from training.experiments.setup import InterruptedExperiment, Setup
 from training.experiments.wall_clock import wall_clock
 from training.experiments.width_scaling import width_scaling
 
-__all__ = ["Setup", "noise_norm", "precision_recall", "wall_clock", "width_scaling"]
+__all__ = [
+    "InterruptedExperiment",
+    "Setup",
+    "noise_norm",
+    "precision_recall",
+    "wall_clock",
+    "width_scaling",
+]

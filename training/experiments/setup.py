@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 Figures = Mapping[str, Any]
 
 
+class InterruptedExperiment(Exception):  # noqa: N818 - no error: somebody asked for it
+    """A signal stopped an experiment, which has saved what it goes on from."""
+
+
 def _silent(text: str) -> None:
     del text
 

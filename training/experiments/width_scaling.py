@@ -16,9 +16,10 @@ import torch
 from model.config import FlowMoConfig, TransformerConfig
 from model.network import FlowMoNetwork
 from training.config import TrainConfig
-from training.evaluation import CheckpointMethod, EvaluationError, load_model
-from training.experiments.setup import Setup, plot, work_folder, write_result
-from training.trainer import train
+from training.evaluation import CheckpointMethod, EvaluationError, Networks, load_model
+from training.experiments.setup import InterruptedExperiment, Setup, plot, work_folder, write_result
+from training.mesh import open_mesh
+from training.trainer import TrainResult, train
 
 WIDTHS = (2, 3, 4, 5)
 UNIT = 192
@@ -55,6 +56,8 @@ def width_scaling(
 ) -> dict[str, Any] | None:
     """Train a model at each width and evaluate it.
 
+    Several processes (torchrun) train together and share the evaluations.
+
     Args:
         config: the run at all widths, but for the decoder's width and the output folder: a recipe's
             with ``steps`` set (the paper: ``fewer-params``, 200,000 steps). A width whose run has
@@ -65,19 +68,15 @@ def width_scaling(
         unit: the decoder is unit x w wide.
 
     Returns:
-        What OUT.json says; None when training was interrupted.
+        What OUT.json says; None in other ranks than 0.
 
     Raises:
-        EvaluationError: no widths, several processes, or an evaluation of other settings.
+        InterruptedExperiment: a signal stopped training; the same call goes on.
+        EvaluationError: no widths, or an evaluation of other settings.
         ConfigError: a width that the heads do not divide.
     """
     if not widths:
         raise EvaluationError("width-scaling needs at least one width")
-    if setup.ranks.world > 1:
-        raise EvaluationError(
-            f"width-scaling trains in one process, and WORLD_SIZE is {setup.ranks.world}: start it "
-            f"without torchrun"
-        )
     runs = {
         w: replace(
             config,
@@ -89,36 +88,49 @@ def width_scaling(
     networks = setup.networks()
     rows: list[dict[str, Any]] = []
     caveats: dict[str, None] = {}
-    for w, run in runs.items():
-        setup.tell(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
-        trained = train(run, resume=True)
-        if trained.stopped == "interrupted":
-            setup.tell(f"interrupted at width {w}, step {trained.step}; the same again goes on")
-            return None
-        model = load_model(str(trained.export), device=setup.place, precision=setup.precision)
-        report = setup.evaluate(
-            [CheckpointMethod(model)],
-            size=model.config.image_size,
-            networks=networks,
-            folder=work_folder(out) / f"width-{w}" / f"evaluation-{trained.step}",
-        )
-        assert report is not None  # this is rank 0
-        caveats |= dict.fromkeys(report["caveats"])
-        figures = report["methods"]["flowmo"]
-        rows.append(
-            {
-                "width": w,
-                "decoder_width": unit * w,
-                "parameters": parameters(run.model),
-                "steps": trained.step,
-                "training_seconds": trained.seconds,
-                **{key: figures[key] for key in ("pictures", "rfid", "psnr", "ssim", "lpips")},
-            }
-        )
+    # One group for all widths: a process that has done its part of an evaluation waits in it.
+    with open_mesh(config.device, config.parallel, shard_size=config.shard_size):
+        for w, run in runs.items():
+            trained, report = _measure(w, run, setup=setup, networks=networks, out=out)
+            if report is None:  # the other ranks only help
+                continue
+            caveats |= dict.fromkeys(report["caveats"])
+            figures = report["methods"]["flowmo"]
+            rows.append(
+                {
+                    "width": w,
+                    "decoder_width": unit * w,
+                    "parameters": parameters(run.model),
+                    "steps": trained.step,
+                    "training_seconds": trained.seconds,
+                    **{key: figures[key] for key in ("pictures", "rfid", "psnr", "ssim", "lpips")},
+                }
+            )
+    if setup.ranks.rank != 0:
+        return None
     content = {"config": config.to_dict(), "rows": rows, "caveats": list(caveats)}
     result = write_result(out, "width-scaling", "C.3", content)
     _draw(rows, out)
     return result
+
+
+def _measure(
+    w: int, run: TrainConfig, *, setup: Setup, networks: Networks, out: Path
+) -> tuple[TrainResult, dict[str, Any] | None]:
+    """Train at one width, and evaluate what came of it; no report in other ranks than 0."""
+    if setup.ranks.rank == 0:
+        setup.tell(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
+    trained = train(run, resume=True)
+    if trained.stopped == "interrupted":
+        raise InterruptedExperiment(f"interrupted at width {w}, step {trained.step}")
+    model = load_model(str(trained.export), device=setup.place, precision=setup.precision)
+    report = setup.evaluate(
+        [CheckpointMethod(model)],
+        size=model.config.image_size,
+        networks=networks,
+        folder=work_folder(out) / f"width-{w}" / f"evaluation-{trained.step}",
+    )
+    return trained, report
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

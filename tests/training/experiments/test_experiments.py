@@ -1,6 +1,8 @@
 """The paper's experiments at tiny size: what they compute, write and go on from."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from flowmo.cli.app import app
 from model.config import FlowMoConfig, preset
 from model.errors import ConfigError
 from model.flowmo import FlowMo
+from tests.training.processes import environment_of, free_port
 from training.config import TrainConfig
 from training.evaluation import NO_NETWORKS, EvaluationError, NetworkSources, Plan, Ranks
 from training.experiments import Setup, noise_norm, precision_recall, wall_clock, width_scaling
@@ -124,10 +127,40 @@ def test_widths_are_trained_once_and_evaluated(
     more = width_scaling(run_config(steps=3), setup=setup, out=out, widths=(1,), unit=16)
     assert more is not None
     assert more["rows"][0]["steps"] == 3
-    with pytest.raises(EvaluationError, match="WORLD_SIZE is 2: start it without torchrun"):
-        width_scaling(
-            config, setup=replace(setup, ranks=Ranks(rank=0, world=2)), out=out, widths=(1,)
+
+
+def test_processes_train_and_evaluate_widths_together(tmp_path: Path, pictures: Path) -> None:
+    out = tmp_path / "widths"
+    small = [
+        f"{half}.{field}" for half in ("model.encoder", "model.decoder")
+        for field in ("width=16", "heads=2", "depth=1")
+    ]  # fmt: skip
+    others = ["model.image_size=32", "model.code_length=4", "batch_size=4", "compile=false"]
+    command = [
+        *("experiment", "width-scaling", "--out", str(out), "--train", str(pictures)),
+        *("--recipe", "tiny-demo", "--widths", "1,2", "--unit", "16", "--steps", "2"),
+        *("--data", str(pictures), "--limit", "6", "--inception", "none", "--lpips", "none"),
+        *(
+            part
+            for text in (*assignments, "compile=false", "data.workers=0")
+            for part in ("-s", text)
+        ),
+    ]
+    port = free_port()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "flowmo", *command],
+            env=environment_of(rank, 2, port), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True,
         )
+        for rank in range(2)
+    ]  # fmt: skip
+    ended = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], ended
+    assert f"{out}.json" in ended[0][0]
+    assert ended[1] == ("", "")
+    rows = json.loads(Path(f"{out}.json").read_text(encoding="utf-8"))["rows"]
+    assert [(row["width"], row["steps"], row["pictures"]) for row in rows] == [(1, 2, 6), (2, 2, 6)]
 
 
 def test_precision_and_recall_of_two_checkpoints(
