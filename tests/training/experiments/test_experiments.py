@@ -140,11 +140,7 @@ def test_processes_train_and_evaluate_widths_together(tmp_path: Path, pictures: 
         *("experiment", "width-scaling", "--out", str(out), "--train", str(pictures)),
         *("--recipe", "tiny-demo", "--widths", "1,2", "--unit", "16", "--steps", "2"),
         *("--data", str(pictures), "--limit", "6", "--inception", "none", "--lpips", "none"),
-        *(
-            part
-            for text in (*assignments, "compile=false", "data.workers=0")
-            for part in ("-s", text)
-        ),
+        *(part for text in (*small, *others, "data.workers=0") for part in ("-s", text)),
     ]
     port = free_port()
     processes = [
