@@ -37,7 +37,7 @@ def _command(pictures: Path, out: Path, steps: int) -> list[str]:
 def _log(out: Path) -> list[dict[str, float]]:
     path = out / "log.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    timings = ("images_per_second", "step_ms", "data_ms")
+    timings = ("images_per_second", "step_ms", "data_ms", "data_share")
     return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
 
 

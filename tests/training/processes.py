@@ -151,7 +151,7 @@ class Processes:
 def log_of(config: TrainConfig) -> list[dict[str, float]]:
     """The lines of a run's log without what the clock decides."""
     lines = (Path(config.output) / "log.jsonl").read_text().splitlines()
-    timings = ("images_per_second", "step_ms", "data_ms")
+    timings = ("images_per_second", "step_ms", "data_ms", "data_share")
     return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
 
 
