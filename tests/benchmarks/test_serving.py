@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.gpu import serving as on_a_gpu
 from benchmarks.serving.__main__ import measure
 from benchmarks.serving.arrivals import poisson_arrivals
 from benchmarks.serving.cpu import busy_ticks
@@ -23,6 +24,7 @@ from benchmarks.serving.scrape import Computed, read_totals
 from benchmarks.serving.summary import percentile, spread, summarize
 from benchmarks.serving.workload import MIX, Ask, Kind, Workload
 from model.config import SamplerConfig
+from model.flowmo import FlowMo
 
 PLAIN = SamplerConfig(steps=4, guidance=1.0)
 WORKLOAD = Workload(kinds=MIX, containers=[b"one", b"two"], default=PLAIN)
@@ -404,3 +406,23 @@ def test_the_plot_is_a_picture(report: Path) -> None:
     with Image.open(report.with_suffix(".png")) as picture:
         assert picture.format == "PNG"
         assert min(picture.size) > 200
+
+
+def test_a_model_is_measured_once_and_a_preset_has_random_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[float] = []
+
+    def measured(command: list[str]) -> None:
+        options = dict(option.lstrip("-").split("=") for option in command)
+        network = FlowMo.from_pretrained(options["checkpoint"])
+        served.append(sum(float(p.detach().abs().sum()) for p in network.parameters()))
+        Path(f"{options['out']}.json").write_text("{}", encoding="utf-8")
+
+    monkeypatch.setattr(on_a_gpu, "measure", measured)
+    checkpoint = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+    on_a_gpu.main(["--out", str(tmp_path / "a"), "--models", str(checkpoint)])
+    on_a_gpu.main(["--out", str(tmp_path / "a"), "--models", str(checkpoint)])
+    assert len(served) == 1
+    on_a_gpu.main(["--out", str(tmp_path / "b"), "--models", "tiny"])
+    assert len(set(served)) == 2
