@@ -6,7 +6,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help setup tools demo serve test check bench
+.PHONY: help setup tools demo serve test check bench image-test
 
 help:
 	@echo "make setup   create .venv and install into it (every target does so when needed)"
@@ -14,6 +14,7 @@ help:
 	@echo "make serve   serve the shipped checkpoint over HTTP"
 	@echo "make test    run the tests (make tools: Debian's Prometheus for them, as root)"
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
+	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
 	@echo "make bench   compare the network with the reference values of the published one"
 
 setup: $(INSTALLED)
@@ -51,3 +52,6 @@ check: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.parity tests/data/parity/*.safetensors $(ARGS)
+
+image-test: setup
+	$(BIN)/python -m tests.image $(ARGS)

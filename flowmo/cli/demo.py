@@ -1,5 +1,6 @@
 """``flowmo demo``: photographs through a real server, and what came back."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,25 +44,36 @@ def demo_command(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", help="Checkpoint [the demo model].")
     ] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A server that runs already, instead of one of its own.")
+    ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="Of that server.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the starting noise.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")] = None,
 ) -> None:
     """Start a server, send photographs through it, show what comes back, stop it."""
+    if url is not None and checkpoint is not None:
+        raise typer.BadParameter(
+            "--checkpoint is for a server of the demo's own, --url for another"
+        )
     paths = photographs or list(photograph_paths())
     if len({path.name for path in paths}) < len(paths):
         raise typer.BadParameter("two photographs have the same file name; rename one")
     console = Console(highlight=False)
     out.mkdir(parents=True, exist_ok=True)
-    arguments = [] if checkpoint is None else ["--checkpoint", checkpoint]
     results = []
-    console.print("starting a server …")
-    with (
-        ServerProcess(arguments, log=out / "server.log") as server,
-        Client(server.url) as client,
-    ):
-        (model,) = client.models()
+    with ExitStack() as stack:
+        if url is None:
+            arguments = [] if checkpoint is None else ["--checkpoint", checkpoint]
+            console.print("starting a server …")
+            server = stack.enter_context(ServerProcess(arguments, log=out / "server.log"))
+            url = server.url
+        client = stack.enter_context(Client(url, api_key=api_key))
+        model = client.models()[0]
         console.print(
-            f"{server.url} serves [bold]{model.name}[/bold]: {model.image_size} x "
+            f"{url} serves [bold]{model.name}[/bold]: {model.image_size} x "
             f"{model.image_size} pixels in {model.code_length} tokens of {model.token_bits} bits"
         )
         for path in paths:

@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flowmo.cli import app
+from flowmo.cli.server_process import ServerProcess
 from flowmo.photographs import photograph_paths
 from model.container import Container
 from service.fit import fit_image
@@ -38,6 +39,25 @@ def test_photographs_go_there_and_back(tmp_path: Path, checkpoint: Path) -> None
     assert sheet.shape[1] > 3 * 256
     assert sheet.shape[0] > 2 * 256
     assert "Finished server process" in (out / "server.log").read_text()
+
+
+def test_a_server_that_runs_already_is_used(tmp_path: Path, checkpoint: Path) -> None:
+    out, photograph = tmp_path / "out", str(photograph_paths()[0])
+    with ServerProcess(["--checkpoint", str(checkpoint)], log=tmp_path / "log") as server:
+        result = CliRunner().invoke(
+            app, ["demo", photograph, "--out", str(out), "--url", server.url]
+        )
+        assert result.exit_code == 0, result.output
+        assert server.url in result.output
+    assert (out / "comparison.png").is_file()
+    assert not (out / "server.log").exists()
+
+
+def test_another_server_has_its_own_checkpoint(tmp_path: Path) -> None:
+    options = ["--url", "http://127.0.0.1:1", "--checkpoint", "x", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, ["demo", *options])
+    assert result.exit_code == 2
+    assert "--checkpoint is for a server of its own" in result.output
 
 
 def test_psnr_of_known_differences() -> None:

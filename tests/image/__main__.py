@@ -1,0 +1,208 @@
+"""Build the image, run it read-only and as its own user, and ask it what users ask.
+
+    make image-test                      # as root, on Debian; some minutes
+    python -m tests.image --out benchmarks/results/image/cpu.json --keep
+
+Writes a report with --out: sizes, seconds, versions, and what each check found. The exit status is
+1 if one failed.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import environment
+from benchmarks.json_report import write_json
+from tests.image import build
+from tests.image.build import ImageError
+from tests.image.container import Container, stop
+
+_TOOLS = ("gcc", "g++", "cc", "make", "ld", "as", "git", "pip", "pip3", "curl", "wget")
+
+
+def check_contents(root: Path, container: Container) -> str:
+    """No compiler, no installer, nothing of the build's, nothing that its user may change."""
+    folders = [root / folder.lstrip("/") for folder in container.environment["PATH"].split(":")]
+    found = sorted({tool for tool in _TOOLS for folder in folders if (folder / tool).exists()})
+    if found:
+        raise ImageError(f"the image holds {', '.join(found)}")
+    for left in ("build", "opt/pip", "etc/pip.conf", "opt/flowmo/tests", "opt/flowmo/.git"):
+        if (root / left).exists():
+            raise ImageError(f"the image holds /{left}")
+    own = [
+        path
+        for path in (root / "opt").rglob("*")
+        if not path.is_symlink() and (path.stat().st_uid == 10001 or path.stat().st_mode & 0o002)
+    ]
+    if own:
+        raise ImageError(f"its user may change {own[0]} and {len(own) - 1} more")
+    return f"none of {', '.join(_TOOLS)}; /opt is root's"
+
+
+def check_commands(container: Container, folder: Path) -> str:
+    """The other things that the one image is for: training, evaluation, export, Ray, the doctor."""
+    modules = "ray.serve, ray.train, torchvision, torchmetrics, onnx, onnxruntime, s3fs"
+    modules += ", training, deploy.tensorrt, benchmarks.serving.__main__"
+    # torchvision of another build than torch's needs what tests/site declares; not in an image.
+    if _torchvision_is_alone():
+        modules = modules.replace("torchvision, torchmetrics, ", "")
+    for command in (
+        container.command("--version"),
+        container.command("inspect", "/opt/flowmo/checkpoints/tiny"),
+        container.command("export", "--help"),
+        container.command("train", "tiny-demo", "--data", "x", "--list-fields"),
+        ["python3", "-c", f"import {modules}"],
+    ):
+        status, said = container.run(command, output=folder / "command.log")
+        if status:
+            raise ImageError(f"{' '.join(command)} ended with {status}: {said[-2000:]}")
+    # It warns of a missing GPU, which is right here; what it must not find is an error.
+    status, said = container.run(
+        container.command("doctor", "--json"), output=folder / "doctor.log"
+    )
+    return f"version, inspect, export, train, imports; doctor: status {status}"
+
+
+def check_service(container: Container, folder: Path) -> str:
+    """The demo's client against it, the health check of the image itself, and an orderly end."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    refused, said = container.run(container.command(), output=folder / "refused.log")
+    if refused == 0 or "FLOWMO_ALLOW_ANONYMOUS" not in said:
+        raise ImageError(f"it should refuse to listen to all without keys, and said {said[-500:]}")
+    variables = {"FLOWMO_PORT": port, "FLOWMO_HOST": "127.0.0.1"}
+    log = folder / "server.log"
+    began = time.monotonic()
+    server = container.start(container.command(), output=log, environment=variables)
+    try:
+        _wait(f"http://127.0.0.1:{port}/readyz", server, log)
+        started = time.monotonic() - began
+        health = container.health_check
+        status, said = container.run(health, output=folder / "health.log", environment=variables)
+        if status:
+            raise ImageError(f"the image's health check fails on a healthy server: {said[-500:]}")
+        url = f"http://127.0.0.1:{port}"
+        demo = [sys.executable, "-m", "flowmo", "demo", "--url", url, "--out", str(folder / "demo")]
+        build.run(*demo)
+        if not (folder / "demo" / "comparison.png").is_file():
+            raise ImageError("the demo wrote no picture")
+        owner = Path(f"/proc/{server.pid}").stat().st_uid
+        if owner != 10001:
+            raise ImageError(f"it runs as user {owner}")
+    finally:
+        status = stop(server)
+    if status not in (0, 143, -15):
+        raise ImageError(f"it ended with {status}: {log.read_text(encoding='utf-8')[-1000:]}")
+    dead, _ = container.run(health, output=folder / "health.log", environment=variables)
+    if dead == 0:
+        raise ImageError("the health check passes without a server")
+    return f"ready after {started:.1f} s; demo, health check and SIGTERM as they should be"
+
+
+def check_read_only(container: Container, folder: Path) -> str:
+    """Writes go to /tmp and nowhere else."""
+    script = "import pathlib; pathlib.Path({!r}).write_text('x')"
+    for path, wanted in (("/tmp/x", True), ("/opt/x", False), ("/engines/x", False), ("/x", False)):
+        status, said = container.run(
+            ["python3", "-c", script.format(path)], output=folder / "write.log"
+        )
+        if (status == 0) is not wanted:
+            raise ImageError(f"writing {path} ended with {status}: {said[-300:]}")
+    return "only /tmp can be written"
+
+
+def _wait(url: str, server: "subprocess.Popen[bytes]", log: Path, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    raise ImageError(f"not ready: {log.read_text(encoding='utf-8')[-2000:]}")
+
+
+def _torchvision_is_alone() -> bool:
+    import torch
+
+    return torch.version.cuda is None
+
+
+def _install() -> None:
+    missing = [tool for tool in ("buildah", "debootstrap") if shutil.which(tool) is None]
+    if not missing:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise ImageError(f"install {' and '.join(missing)} first (Debian packages of these names)")
+    build.run("apt-get", "update", "-qq")
+    build.run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.image")
+    parser.add_argument("--base", help="image to build on; by default a Debian made here")
+    parser.add_argument("--extras", default=build.EXTRAS)
+    parser.add_argument("--out", type=Path, help="file of the report")
+    parser.add_argument("--keep", action="store_true", help="leave the images for another run")
+    options = parser.parse_args(arguments)
+    if os.geteuid() != 0:
+        print("the image is built in a chroot, which needs root", file=sys.stderr)
+        return 2
+    report: dict[str, Any] = {"extras": options.extras, "checks": {}}
+    failed = False
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        try:
+            _install()
+            began = time.monotonic()
+            if options.base is None:
+                build.make_base(folder)
+            report["base_seconds"] = time.monotonic() - began
+            image = build.build(folder, base=options.base, extras=options.extras)
+            report["build_seconds"] = time.monotonic() - began - report["base_seconds"]
+            report["layer_bytes"] = build.layer_sizes(image)
+            with build.mounted(image) as root:
+                container = Container(root, build.configuration(image))
+                checks: dict[str, Callable[[], str]] = {
+                    "contents": lambda: check_contents(root, container),
+                    "read-only": lambda: check_read_only(container, folder),
+                    "commands": lambda: check_commands(container, folder),
+                    "service": lambda: check_service(container, folder),
+                }
+                for check, call in checks.items():
+                    try:
+                        found = call()
+                    except ImageError as error:
+                        found, failed = f"FAILED: {error}", True
+                    report["checks"][check] = found
+                    print(f"{check}: {found}", flush=True)
+        except ImageError as error:
+            print(f"image-test: {error}", file=sys.stderr)
+            return 1
+        finally:
+            if not options.keep:
+                build.clean(base=True)
+    if options.out is not None:
+        write_json(options.out, report | {"environment": environment()})
+    else:
+        print(json.dumps({key: report[key] for key in ("build_seconds", "layer_bytes")}))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
