@@ -61,6 +61,8 @@ RUN groupadd --gid 10001 flowmo \
     && install -d -o 10001 -g 10001 /checkpoints /engines
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=project /opt/flowmo /opt/flowmo
+# A login shell, which some operators start Ray with, has a PATH of its own.
+RUN ln -s /opt/venv/bin/ray /opt/venv/bin/python3 /opt/flowmo/bin/flowmo /usr/local/bin/
 # Whatever libraries want to write goes under /tmp: the root file system may be read-only. Listening
 # beyond the container still needs keys, or FLOWMO_ALLOW_ANONYMOUS (docs/access.md).
 ENV PATH=/opt/flowmo/bin:/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \

@@ -42,6 +42,9 @@ class Scaling(_Config):
 
     num_cpus: float = Field(default=1.0, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
+    labels: Mapping[str, str] = Field(
+        default={}, description="That a Ray node must have to get a replica."
+    )
     min_replicas: int = Field(default=1, ge=1)
     max_replicas: int = Field(default=1, ge=1)
     target_ongoing_requests: float | None = Field(
@@ -68,8 +71,11 @@ class Scaling(_Config):
         if self.target_backlog_seconds is not None:
             arguments = {"target_seconds": self.target_backlog_seconds}
             policy = {"policy": {"policy_function": _POLICY, "policy_kwargs": arguments}}
+        resources: dict[str, Any] = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus}
+        if self.labels:
+            resources["label_selector"] = dict(self.labels)
         return {
-            "ray_actor_options": {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus},
+            "ray_actor_options": resources,
             # At a target of max_ongoing or more Ray would never scale up.
             "max_ongoing_requests": max(max_ongoing, int(target) + 1),
             "autoscaling_config": {

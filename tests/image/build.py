@@ -123,7 +123,7 @@ def _exists(image: str) -> bool:
 
 def _version() -> str:
     text = (ROOT / "flowmo" / "_version.py").read_text(encoding="utf-8")
-    found = re.search(r'"([^"]+)"', text)
+    found = re.search(r'__version__ = "([^"]+)"', text)
     assert found is not None
     return found[1]
 

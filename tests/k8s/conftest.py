@@ -1,0 +1,3 @@
+from tests.service.fixtures import checkpoint
+
+__all__ = ["checkpoint"]

@@ -1,0 +1,261 @@
+"""Rules of the RayService: the operator's unwritten ones, and that everything fits."""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from packaging.version import Version
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from ray.serve.schema import ServeDeploySchema
+
+from service.cluster.config import ClusterConfig, Scaling
+from tests.k8s.manifests import Manifest, cpus, of_kind, pods, ray_service, serve_config
+
+_LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")
+# Seconds in which Ray takes a node's replicas away before the node ends.
+_RAY_DRAIN = 30
+
+
+class _Fields(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Group(_Fields):
+    rayStartParams: dict[str, str]
+    template: Manifest
+    labels: dict[str, str] = {}
+    resources: dict[str, str] = {}
+
+
+class _Workers(_Group):
+    groupName: str
+    minReplicas: Annotated[int, Field(ge=0)]
+    maxReplicas: Annotated[int, Field(ge=0)]
+    replicas: int | None = None
+    idleTimeoutSeconds: Annotated[int, Field(ge=0)] | None = None
+    priority: int | None = None
+
+
+class _Autoscaler(_Fields):
+    version: Literal["v1", "v2"]
+    idleTimeoutSeconds: Annotated[int, Field(ge=0)] = 60
+    resources: Manifest = {}
+    securityContext: Manifest = {}
+    volumeMounts: list[Manifest] = []
+    image: str | None = None
+
+
+class _Redis(_Fields):
+    redisAddress: str
+    redisPassword: Manifest
+    redisUsername: Manifest = {}
+    externalStorageNamespace: str = ""
+
+
+class _Auth(_Fields):
+    mode: Literal["disabled", "token"]
+    secretName: str | None = None
+
+
+class _Cluster(_Fields):
+    rayVersion: str
+    enableInTreeAutoscaling: bool
+    autoscalerOptions: _Autoscaler
+    gcsFaultToleranceOptions: _Redis
+    authOptions: _Auth
+    headGroupSpec: _Group
+    workerGroupSpecs: list[_Workers]
+
+
+class _Upgrade(_Fields):
+    type: Literal["NewCluster", "NewClusterWithIncrementalUpgrade", "None"]
+    clusterUpgradeOptions: Manifest = {}
+
+
+class _Spec(_Fields):
+    """The fields of RayService (KubeRay 1.7) that are used here."""
+
+    serveConfigV2: str
+    excludeHeadPodFromServeSvc: bool
+    rayClusterDeletionDelaySeconds: Annotated[int, Field(ge=0)]
+    upgradeStrategy: _Upgrade
+    rayClusterConfig: _Cluster
+
+
+def fields(manifests: list[Manifest]) -> Iterator[str]:
+    """Names and types of fields: Kubernetes drops those that it does not know, without a word."""
+    for manifest in of_kind(manifests, "RayService"):
+        try:
+            _Spec.model_validate(manifest["spec"])
+        except ValidationError as error:
+            for line in error.errors():
+                yield f"{'.'.join(map(str, line['loc']))}: {line['msg']}"
+
+
+def operator(manifests: list[Manifest]) -> Iterator[str]:
+    """What the operator refuses or gets wrong, and no schema says."""
+    for manifest in of_kind(manifests, "RayService"):
+        name, cluster = manifest["metadata"]["name"], manifest["spec"]["rayClusterConfig"]
+        # Names of clusters and pods are made from it.
+        if not re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) or len(name) > 47:
+            yield f"name {name}: a DNS label of at most 47 characters"
+        token = cluster.get("authOptions", {}).get("mode") == "token"
+        if not token:
+            yield "Ray's ports ask for no token"
+        elif Version(cluster["rayVersion"]) < Version("2.52"):
+            yield f"Ray {cluster['rayVersion']} knows no token"
+        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+        for group in groups:
+            yield from _group(group, cluster)
+        head = cluster["headGroupSpec"]
+        if head["rayStartParams"].get("num-cpus") != "0":
+            yield "work on the head: num-cpus is not 0"
+        names = {
+            entry["name"] for entry in head["template"]["spec"]["containers"][0].get("env", ())
+        }
+        if redis := names & {"RAY_REDIS_ADDRESS", "REDIS_PASSWORD", "REDIS_USERNAME"}:
+            yield f"{min(redis)} beside gcsFaultToleranceOptions"
+        yield from _upgrade(manifest["spec"])
+
+
+def _group(group: Manifest, cluster: Manifest) -> Iterator[str]:
+    name = group.get("groupName", "head")
+    started = set(group["rayStartParams"]) & {"num-cpus", "num-gpus", "memory", "resources"}
+    if started and group.get("resources"):
+        yield f"{name}: {min(started)} in rayStartParams beside resources"
+    if "labels" in group["rayStartParams"]:
+        yield f"{name}: labels belong to the group, not into rayStartParams"
+    for key, value in group.get("labels", {}).items():
+        if not _LABEL.match(value) or not _LABEL.match(key.rpartition("/")[2]):
+            yield f"{name}: {key}={value} is no label"
+    if group.get("minReplicas", 0) > group.get("maxReplicas", math.inf):
+        yield f"{name}: minReplicas above maxReplicas"
+    policy = group["template"]["spec"].get("restartPolicy", "Never")
+    if cluster["autoscalerOptions"]["version"] == "v2" and policy != "Never":
+        yield f"{name}: restartPolicy {policy} with the autoscaler v2"
+    for container in group["template"]["spec"]["containers"]:
+        if "readinessProbe" in container or "livenessProbe" in container:
+            yield f"{name}: a probe in the place of the operator's, which knows Serve's proxy"
+
+
+def _upgrade(spec: Manifest) -> Iterator[str]:
+    strategy = spec["upgradeStrategy"]
+    options = strategy.get("clusterUpgradeOptions", {})
+    incremental = strategy["type"] == "NewClusterWithIncrementalUpgrade"
+    if incremental != bool(options):
+        yield "clusterUpgradeOptions go with NewClusterWithIncrementalUpgrade, and only with it"
+    if incremental and options.get("stepSizePercent", 0) > options.get("maxSurgePercent", 100):
+        yield "stepSizePercent above maxSurgePercent"
+
+
+def versions(manifests: list[Manifest], constraints: str) -> Iterator[str]:
+    """The image's Ray is the one that the operator is told of."""
+    pinned = re.search(r"^ray==(\S+)", constraints, flags=re.MULTILINE)
+    assert pinned is not None
+    for manifest in of_kind(manifests, "RayService"):
+        told = manifest["spec"]["rayClusterConfig"]["rayVersion"]
+        if told != pinned[1]:
+            yield f"rayVersion {told}, and the image has {pinned[1]}"
+
+
+def config(manifests: list[Manifest]) -> Iterator[str]:
+    """The Serve config is one for Ray, and for us."""
+    if ray_service(manifests) is None:
+        return
+    text = serve_config(manifests)
+    try:
+        ServeDeploySchema.model_validate(text)
+        parsed = _cluster_config(text)
+    except (ValidationError, ValueError) as error:
+        yield f"the Serve config: {error}"
+        return
+    settings = parsed.gateway_settings()
+    http = text.get("http_options", {})
+    if http.get("host") != "0.0.0.0":
+        yield "proxies listen to their own pod only"
+    if http.get("request_timeout_s", math.inf) <= settings.max_deadline_seconds:
+        yield "the proxy gives up before the longest deadline"
+    ports = {
+        port["containerPort"]
+        for found in pods(manifests)
+        if found.group is not None
+        for port in found.spec["containers"][0]["ports"]
+        if port["name"] == "serve"
+    }
+    if ports != {http.get("port")}:
+        yield f"pods name port {sorted(ports)} serve, and proxies listen on {http.get('port')}"
+    keys = settings.api_keys_file
+    if keys is None and not any("FLOWMO_ALLOW_ANONYMOUS" in str(f.spec) for f in pods(manifests)):
+        yield "no keys, and nothing says that anybody may ask"
+
+
+def endings(manifests: list[Manifest]) -> Iterator[str]:
+    """Pods and old clusters stay until what was begun is finished."""
+    spec = ray_service(manifests)
+    if spec is None:
+        return
+    parsed = _cluster_config(serve_config(manifests))
+    needed = parsed.drain_seconds + _RAY_DRAIN
+    for found in pods(manifests):
+        grace = found.spec.get("terminationGracePeriodSeconds", 30)
+        if found.group is not None and grace < needed:
+            yield f"{found.owner} is killed after {grace} s, and may need {needed:g} s"
+    if spec["rayClusterDeletionDelaySeconds"] < needed:
+        yield "the old cluster of an update ends before its requests do"
+
+
+def capacity(manifests: list[Manifest]) -> Iterator[str]:
+    """Every replica has a kind of pod, and as many pods as may be hold as many as may be."""
+    spec = ray_service(manifests)
+    if spec is None:
+        return
+    groups = spec["rayClusterConfig"]["workerGroupSpecs"]
+    parsed = _cluster_config(serve_config(manifests))
+    wanted: dict[str, list[Scaling]] = {group["groupName"]: [] for group in groups}
+    deployments = {"gateway": parsed.gateway}
+    for name, model in parsed.models.items():
+        deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
+    for name, scaling in deployments.items():
+        fitting = [
+            group["groupName"] for group in groups
+            if scaling.labels and scaling.labels.items() <= group.get("labels", {}).items()
+        ]  # fmt: skip
+        if len(fitting) != 1:
+            yield f"{name}: its labels {dict(scaling.labels)} fit {len(fitting)} groups"
+        for group in fitting:
+            wanted[group].append(scaling)
+    for group in groups:
+        yield from _fits(group, wanted[group["groupName"]])
+
+
+def _fits(group: Manifest, scalings: list[Scaling]) -> Iterator[str]:
+    name = group["groupName"]
+    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+    have = {"num_cpus": cpus(limits["cpu"]), "num_gpus": float(limits.get("nvidia.com/gpu", 0))}
+    for resource, amount in have.items():
+        for count, bound in (("minReplicas", "min_replicas"), ("maxReplicas", "max_replicas")):
+            needed, per_pod = 0.0, []
+            for scaling in scalings:
+                one = getattr(scaling, resource)
+                needed += one * getattr(scaling, bound)
+                per_pod.append(one)
+            if max(per_pod, default=0) > amount:
+                yield f"{name}: a replica needs {max(per_pod):g} {resource}, a pod has {amount:g}"
+            elif needed > amount * group[count]:
+                yield (
+                    f"{name}: {bound} need {needed:g} {resource}, and {count} pods have "
+                    f"{amount * group[count]:g}"
+                )
+        if amount and not any(getattr(scaling, resource) for scaling in scalings):
+            yield f"{name}: nobody uses its {resource}"
+
+
+def _cluster_config(config: Manifest) -> ClusterConfig:
+    (application,) = config["applications"]
+    return ClusterConfig.model_validate(application["args"])
+
+
+def arguments(config: Manifest) -> Any:
+    """The part of a Serve config that is ours."""
+    return _cluster_config(config).model_dump(mode="json")

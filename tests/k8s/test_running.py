@@ -1,0 +1,128 @@
+"""What the manifests would start, started here: the same commands, variables and Serve config."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from ray.cluster_utils import Cluster
+
+from flowmo.cli.server_process import ServerProcess
+from service.keys import digest_of
+from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
+from tests.service.clusters import replicas
+from tests.service.pictures import as_file, gradient
+
+PNG = as_file(gradient())
+RAW = {"Content-Type": "image/png"}
+PARTS = ("gateway", "encoder", "decoder")
+
+
+@pytest.fixture
+def labelled() -> Iterator[str]:
+    """Address of a cluster like that of k8s/base: a head without work, a node a part."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        spec = ray_service(render(K8S / "overlays" / "cpu-dev"))
+        assert spec is not None
+        for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
+            cluster.add_node(num_cpus=1, labels=group["labels"])
+        yield cluster.address
+    finally:
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+def _raylet(pid: int) -> str:
+    """The command line of the node that a process belongs to."""
+    while pid > 1:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        if command.partition("\0")[0].endswith("/raylet"):
+            return command
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    raise AssertionError("no raylet")
+
+
+def test_replicas_go_to_the_pods_of_their_part(
+    labelled: str, checkpoint: Path, tmp_path: Path
+) -> None:
+    config = serve_config(render(K8S / "overlays" / "cpu-dev"))
+    (application,) = config["applications"]
+    application["args"]["models"]["tiny"]["checkpoint"] = str(checkpoint)
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    log = tmp_path / "server.log"
+    environment = os.environ | {"RAY_ADDRESS": labelled}
+    with ServerProcess(
+        ["--ray-config", str(path)], log=log, environment=environment, start_seconds=240
+    ) as server:
+        answer = httpx.post(f"{server.url}/v1/reconstruct", content=PNG, headers=RAW, timeout=60)
+        assert answer.status_code == 200, answer.text
+        for part, name in zip(PARTS, ("gateway", "encoder-tiny", "decoder-tiny"), strict=True):
+            (pid,) = replicas(name, os.getpid())
+            assert f'"part":"{part}"' in _raylet(pid).replace(" ", "")
+
+
+def _deployment() -> dict[str, Any]:
+    (deployment,) = of_kind(render(K8S / "single"), "Deployment")
+    spec: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return spec
+
+
+def test_the_one_process_of_a_pod(checkpoint: Path, tmp_path: Path) -> None:
+    """Its probes pass, it asks for keys, and SIGTERM lets it finish what it has begun."""
+    spec = _deployment()
+    (container,) = spec["containers"]
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    keys = tmp_path / "keys.toml"
+    keys.write_text(f'[team]\nsha256 = "{digest_of("secret")}"\n', encoding="utf-8")
+    assert variables["FLOWMO_API_KEYS_FILE"] == "/keys/keys.toml"
+    variables |= {"FLOWMO_API_KEYS_FILE": str(keys), "FLOWMO_CHECKPOINT": str(checkpoint)}
+    with (
+        ServerProcess(
+            container["args"][1:], log=tmp_path / "log", environment=os.environ | variables
+        ) as server,
+        httpx.Client(base_url=server.url, timeout=60) as client,
+    ):
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            asked = container[probe]["httpGet"]["path"]
+            assert client.get(asked).status_code == 200
+        assert client.post("/v1/reconstruct", content=PNG, headers=RAW).status_code == 401
+        headers = RAW | {"Authorization": "Bearer secret"}
+        answers: list[httpx.Response] = []
+
+        def ask() -> None:
+            answers.append(
+                client.post("/v1/reconstruct", content=PNG, headers=headers, params={"steps": 500})
+            )
+
+        begun = threading.Thread(target=ask)
+        begun.start()
+        in_flight = "flowmo_admitted_requests 1.0"
+        while in_flight not in httpx.get(f"{server.url}/metrics").text:
+            assert begun.is_alive()
+        os.kill(server.pid, signal.SIGTERM)
+        begun.join(60)
+        assert [answer.status_code for answer in answers] == [200]
+        server.wait(spec["terminationGracePeriodSeconds"])
+    assert "Finished server process" in (tmp_path / "log").read_text(encoding="utf-8")
+
+
+def test_the_jobs_commands_are_the_command_lines() -> None:
+    """Arguments that the engine Job gives are ones that the commands know."""
+    (job,) = of_kind(render(K8S / "overlays" / "h100"), "Job")
+    pod = job["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        command, *rest = container["args"]
+        options = [word for word in rest if word.startswith("--")]
+        usage = subprocess.run(
+            [sys.executable, "-m", "flowmo", command, "--help"],
+            capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"},
+        ).stdout  # fmt: skip
+        assert all(option in usage for option in options)
