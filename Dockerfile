@@ -16,9 +16,13 @@ RUN if ! command -v python3 >/dev/null; then \
         && rm -rf /var/lib/apt/lists/*; \
     fi
 
+FROM python AS requirements
+ARG EXTRAS=serve,train,train-ray,export,tracing,s3,gcs,tensorrt
+COPY pyproject.toml deploy/image/dependencies.py /
+RUN python3 /dependencies.py /pyproject.toml "${EXTRAS}" > /requirements.txt
+
 # Dependencies, in a layer of their own: it changes when one of them does.
 FROM python AS dependencies
-ARG EXTRAS=serve,train,train-ray,export,tracing,s3,gcs,tensorrt
 RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
         apt-get update \
         && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-venv \
@@ -27,15 +31,15 @@ RUN if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 # pip lives beside what it installs, so that what is copied from here cannot install anything.
 RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/venv
 WORKDIR /build
-COPY pyproject.toml constraints.txt deploy/image/dependencies.py ./
+COPY --from=requirements /requirements.txt ./
+COPY constraints.txt ./
 # A private index comes as a secret and stays out of the image: --secret id=pip,src=pip.conf
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    python3 dependencies.py pyproject.toml "${EXTRAS}" > requirements.txt \
-    && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
+    /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
 
 # The project as a wheel, beside them.
 FROM dependencies AS project
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY model model
 COPY training training
 COPY deploy deploy

@@ -46,7 +46,7 @@ def test_the_dockerfile_keeps_its_rules() -> None:
         ('ENTRYPOINT ["flowmo"]', "ENTRYPOINT flowmo", "is a shell"),
         ("--mount=type=secret,id=pip,target=/etc/pip.conf", "", "no secret"),
         ("COPY model model", "COPY modell model", "modell, which is not there"),
-        ("COPY README.md LICENSE", "COPY README.md Makefile LICENSE", "leaves out"),
+        ("README.md LICENSE ./", "README.md Makefile LICENSE ./", "leaves out"),
         ("COPY service service\n", "", ".dockerignore keeps service"),
         ("--from=project", "--from=wheel", "which is no stage"),
         ("        && rm -rf /var/lib/apt/lists/*; \\\n", "        ; \\\n", "package lists"),
