@@ -1,0 +1,1 @@
+"""Faults under load, and what becomes of the requests: ``python -m benchmarks.chaos``."""

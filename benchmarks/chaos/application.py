@@ -1,0 +1,119 @@
+"""A small service on a Ray cluster of this machine's own, to be broken."""
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from flowmo.cli.server_process import ServerProcess
+from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from model.flowmo import FlowMo
+
+MODEL = "nano"
+SIDE = 32
+# Twice of everything, so that one can fail.
+_TWO = {"num_cpus": 0.1, "min_replicas": 2, "max_replicas": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """What runs.
+
+    Attributes:
+        server: the process that started the cluster and stops it.
+        config: what it was started with, to be redeployed with changes.
+        folder: for files.
+    """
+
+    server: ServerProcess
+    config: dict[str, Any]
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        """Of the service."""
+        return self.server.url
+
+    @property
+    def pid(self) -> int:
+        """Whose descendants the cluster's processes are."""
+        return self.server.pid
+
+
+def write_checkpoint(folder: Path, *, seed: int) -> Path:
+    """A network so small that a request takes milliseconds, with weights that do something."""
+    config = FlowMoConfig(
+        name=MODEL,
+        image_size=SIDE,
+        patch_size=8,
+        encoder=TransformerConfig(width=32, depth=1, heads=2),
+        decoder=TransformerConfig(width=48, depth=1, heads=2),
+        code_length=4,
+        token_bits=6,
+        group_bits=3,
+        sampler=SamplerConfig(steps=2),
+    )
+    torch.manual_seed(seed)
+    model = FlowMo(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    model.save_pretrained(folder)
+    return folder
+
+
+def picture() -> bytes:
+    """A PNG with colour in it."""
+    y, x = np.mgrid[:SIDE, :SIDE] * 255 // SIDE
+    pixels = np.stack([x, y, 255 - x], axis=-1).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def config_of(checkpoint: Path, **settings: Any) -> dict[str, Any]:
+    """A cluster config with two replicas of everything, for two cores."""
+    model = {
+        "checkpoint": str(checkpoint),
+        "device": "cpu",
+        "threads": 1,
+        "max_queue": 64,
+        "encoder": _TWO,
+        "decoder": _TWO,
+    }
+    limits = {"cache_bytes": 0, "default_deadline_seconds": 30.0, "max_deadline_seconds": 60.0}
+    return {"models": {MODEL: model}, "gateway": _TWO, "settings": limits | settings}
+
+
+def write_serve_file(folder: Path, config: dict[str, Any]) -> Path:
+    """The config as a ``serve deploy`` file; JSON is YAML, too."""
+    path = folder / "serve.yaml"
+    content = {"applications": [{"name": "flowmo", "args": config}]}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+@contextmanager
+def running(folder: Path, *, address: str | None = None, **settings: Any) -> Iterator[Application]:
+    """Start the application; stop it at the end.
+
+    Args:
+        folder: for checkpoint, config and log; made.
+        address: of a Ray cluster that is there; one of its own by default.
+        settings: of the gateways.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | ({} if address is None else {"RAY_ADDRESS": address})
+    config = config_of(write_checkpoint(folder / "checkpoint", seed=0), **settings)
+    arguments = ["--ray-config", str(write_serve_file(folder, config))]
+    with ServerProcess(
+        arguments, log=folder / "server.log", environment=environment, start_seconds=240
+    ) as server:
+        yield Application(server, config, folder)

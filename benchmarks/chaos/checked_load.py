@@ -1,0 +1,175 @@
+"""A steady load of clients that check every answer."""
+
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import httpx
+
+RAW = {"Content-Type": "image/png"}
+STEPS = 25
+_RETRIES = 4
+_PAUSE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request.
+
+    Attributes:
+        sent, ended: times of the monotonic clock.
+        seed: of the picture.
+        status: of the last attempt; None where the connection broke.
+        digest: of the answer's content.
+        first_failed: the first attempt had another end than 200 or 429.
+    """
+
+    sent: float
+    ended: float
+    seed: int
+    status: int | None
+    digest: bytes
+    first_failed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tally:
+    """What became of the requests of a time.
+
+    Attributes:
+        sent: how many.
+        ok: answered with the right picture.
+        refused: told to come later (429).
+        first_failed: whose first attempt failed.
+        failed: that an answer was given to, another than 200 and 429, by the last attempt too.
+        lost: without an answer, by the last attempt too.
+        wrong: answered with another picture than the seed's.
+        longest_gap_seconds: without any right answer.
+    """
+
+    sent: int
+    ok: int
+    refused: int
+    first_failed: int
+    failed: int
+    lost: int
+    wrong: int
+    longest_gap_seconds: float
+
+
+Pictures = Mapping[int, frozenset[bytes]]
+"""Digests of the pictures that are right, by seed."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """Those so far; threads add to it."""
+
+    all: list[Answer] = field(default_factory=list)
+
+    def tally(self, begin: float, known: Pictures) -> Tally:
+        """Of the requests that ended after a time of the monotonic clock.
+
+        Args:
+            begin: that time.
+            known: right pictures.
+        """
+        late = sorted((a for a in self.all if a.ended >= begin), key=lambda a: a.ended)
+        good = [a for a in late if a.status == 200 and a.digest in known[a.seed]]
+        ends = [begin, *(answer.ended for answer in good)]
+        return Tally(
+            sent=len(late),
+            ok=len(good),
+            refused=sum(answer.status == 429 for answer in late),
+            first_failed=sum(answer.first_failed for answer in late),
+            failed=sum(answer.status not in (200, 429, None) for answer in late),
+            lost=sum(answer.status is None for answer in late),
+            wrong=sum(answer.status == 200 for answer in late) - len(good),
+            longest_gap_seconds=max((b - a for a, b in pairwise(ends)), default=0.0),
+        )
+
+
+def pictures(url: str, upload: bytes, seeds: range) -> Pictures:
+    """The picture of each seed, as a service without a fault gives it."""
+    with httpx.Client(base_url=url, timeout=120) as client:
+        return {
+            seed: frozenset([_digest(ask(client, upload, seed).raise_for_status())])
+            for seed in seeds
+        }
+
+
+def either(one: Pictures, other: Pictures) -> Pictures:
+    """Right is what is right in one or the other."""
+    return {seed: one[seed] | other[seed] for seed in one}
+
+
+@contextmanager
+def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Answers]:
+    """Requests without a pause, of several clients, while the block runs.
+
+    A client repeats an attempt that failed, as ``flowmo.Client`` does, after half a second, and
+    comes again after a second where it was told to (429).
+
+    Args:
+        url: of the service.
+        upload: the picture that is reconstructed.
+        seeds: one after the other.
+        clients: how many.
+    """
+    answers = Answers()
+    done = threading.Event()
+
+    def work(number: int) -> None:
+        turn = number
+        with httpx.Client(base_url=url, timeout=60) as client:
+            while not done.is_set():
+                answer = _with_retries(client, upload, seeds[turn % len(seeds)])
+                answers.all.append(answer)
+                turn += 1
+                if answer.status == 429:
+                    done.wait(1.0)
+
+    with ThreadPoolExecutor(clients) as pool:
+        workers = [pool.submit(work, number) for number in range(clients)]
+        try:
+            yield answers
+        finally:
+            done.set()
+        for worker in workers:
+            worker.result()
+
+
+def ask(client: httpx.Client, upload: bytes, seed: int, steps: int = STEPS) -> httpx.Response:
+    """One request.
+
+    Raises:
+        httpx.HTTPError: no answer came.
+    """
+    params = {"seed": seed, "steps": steps}
+    return client.post("/v1/reconstruct", content=upload, headers=RAW, params=params)
+
+
+def _with_retries(client: httpx.Client, upload: bytes, seed: int) -> Answer:
+    sent = time.monotonic()
+    first_failed = False
+    status, digest = None, b""
+    for attempt in range(1 + _RETRIES):
+        try:
+            response = ask(client, upload, seed)
+            status, digest = response.status_code, _digest(response)
+        except httpx.HTTPError:
+            status = None
+        if status in (200, 429):
+            break
+        first_failed |= attempt == 0
+        time.sleep(_PAUSE_SECONDS)
+    return Answer(sent, time.monotonic(), seed, status, digest, first_failed)
+
+
+def _digest(response: httpx.Response) -> bytes:
+    return hashlib.sha256(response.content).digest()

@@ -1,0 +1,61 @@
+"""A Ray cluster of two nodes on this machine, one of which can be lost."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+_NODES = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+lost = cluster.add_node(num_cpus=2)
+print(cluster.address, flush=True)
+for line in sys.stdin:
+    cluster.remove_node(lost, allow_graceful=False)
+    print("lost", flush=True)
+cluster.shutdown()
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """A head and one more.
+
+    Attributes:
+        address: for ``RAY_ADDRESS``.
+        lose: SIGKILL the second one's raylet, and with it all that runs there.
+    """
+
+    address: str
+    lose: Callable[[], None]
+
+
+@contextmanager
+def two_nodes() -> Iterator[Nodes]:
+    """Start them; stop them at the end."""
+    process = subprocess.Popen(  # noqa: S603
+        [sys.executable, "-c", _NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def lose() -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write("lose\n")
+        process.stdin.flush()
+        process.stdout.readline()
+
+    try:
+        yield Nodes(process.stdout.readline().strip(), lose)
+    finally:
+        process.stdin.close()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
