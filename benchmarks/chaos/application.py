@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,11 +32,13 @@ class Application:
         server: the process that started the cluster and stops it.
         config: what it was started with, to be redeployed with changes.
         folder: for files.
+        environment: with the token that the cluster asks for.
     """
 
     server: ServerProcess
     config: dict[str, Any]
     folder: Path
+    environment: dict[str, str]
 
     @property
     def url(self) -> str:
@@ -110,10 +113,11 @@ def running(folder: Path, *, address: str | None = None, **settings: Any) -> Ite
         settings: of the gateways.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | ({} if address is None else {"RAY_ADDRESS": address})
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    environment = os.environ | (token if address is None else {"RAY_ADDRESS": address})
     config = config_of(write_checkpoint(folder / "checkpoint", seed=0), **settings)
     arguments = ["--ray-config", str(write_serve_file(folder, config))]
     with ServerProcess(
         arguments, log=folder / "server.log", environment=environment, start_seconds=240
     ) as server:
-        yield Application(server, config, folder)
+        yield Application(server, config, folder, environment)

@@ -209,7 +209,8 @@ def redeploy(bench: Bench) -> Outcome:
 
     def inject() -> Over:
         command = [sys.executable, "-c", _REDEPLOY, _address(bench.pid), json.dumps(config)]
-        subprocess.run(command, check=True, timeout=240)  # noqa: S603
+        environment = bench.application.environment
+        subprocess.run(command, check=True, timeout=240, env=environment)  # noqa: S603
         return lambda: True
 
     answers, begin, seconds, growth = bench.inject(inject)

@@ -4,6 +4,7 @@ Both are Debian packages and need root. The base is Debian as this machine has i
 step in a chroot.
 """
 
+import functools
 import json
 import os
 import re
@@ -42,9 +43,17 @@ def run(*command: str | Path, quiet: bool = False) -> str:
     return ended.stdout
 
 
+@functools.cache
+def _storage() -> str:
+    """overlay, where the kernel has it; vfs copies every layer, which takes tens of gigabytes."""
+    asked = ["buildah", "--storage-driver", "overlay", "info"]
+    ended = subprocess.run(asked, capture_output=True, check=False)
+    return "overlay" if ended.returncode == 0 else "vfs"
+
+
 def buildah(*arguments: str | Path, quiet: bool = True) -> str:
-    """A buildah command with storage that needs no kernel module."""
-    return run("buildah", "--storage-driver", "vfs", *arguments, quiet=quiet).strip()
+    """A buildah command; what it wrote to standard output."""
+    return run("buildah", "--storage-driver", _storage(), *arguments, quiet=quiet).strip()
 
 
 def make_base(folder: Path) -> None:
