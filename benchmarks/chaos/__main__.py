@@ -79,11 +79,13 @@ def table(outcomes: Sequence[Outcome]) -> str:
     for outcome in outcomes:
         tally = outcome.tally
         replaced = "" if outcome.recovery_seconds is None else f"{outcome.recovery_seconds:.1f} s"
+        how = ", ".join(f"{end}: {count}" for end, count in tally.how.items())
+        first = f"{tally.first_failed} ({how})" if how else "0"
         met = "yes" if outcome.met else "**no**"
         if outcome.note:
             met += f" ({outcome.note})"
         lines.append(
-            f"| {outcome.fault} | {outcome.injected} | {tally.sent} | {tally.first_failed} "
+            f"| {outcome.fault} | {outcome.injected} | {tally.sent} | {first} "
             f"| {tally.failed} | {tally.lost} | {tally.wrong} | {tally.refused} | {replaced} "
             f"| {tally.longest_gap_seconds:.1f} s | {outcome.target} | {met} |"
         )

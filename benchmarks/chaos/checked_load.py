@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ class Answer:
         seed: of the picture.
         status: of the last attempt; None where the connection broke.
         digest: of the answer's content.
-        first_failed: the first attempt had another end than 200 or 429.
+        first_failed: how the first attempt ended, if otherwise than with 200 or 429.
     """
 
     sent: float
@@ -34,7 +35,7 @@ class Answer:
     seed: int
     status: int | None
     digest: bytes
-    first_failed: bool
+    first_failed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +47,7 @@ class Tally:
         ok: answered with the right picture.
         refused: told to come later (429).
         first_failed: whose first attempt failed.
+        how: those, by status and problem code, or the error of the connection.
         failed: that an answer was given to, another than 200 and 429, by the last attempt too.
         lost: without an answer, by the last attempt too.
         wrong: answered with another picture than the seed's.
@@ -56,6 +58,7 @@ class Tally:
     ok: int
     refused: int
     first_failed: int
+    how: dict[str, int]
     failed: int
     lost: int
     wrong: int
@@ -86,7 +89,8 @@ class Answers:
             sent=len(late),
             ok=len(good),
             refused=sum(answer.status == 429 for answer in late),
-            first_failed=sum(answer.first_failed for answer in late),
+            first_failed=sum(bool(answer.first_failed) for answer in late),
+            how=dict(Counter(a.first_failed for a in late if a.first_failed)),
             failed=sum(answer.status not in (200, 429, None) for answer in late),
             lost=sum(answer.status is None for answer in late),
             wrong=sum(answer.status == 200 for answer in late) - len(good),
@@ -156,19 +160,27 @@ def ask(client: httpx.Client, upload: bytes, seed: int, steps: int = STEPS) -> h
 
 def _with_retries(client: httpx.Client, upload: bytes, seed: int) -> Answer:
     sent = time.monotonic()
-    first_failed = False
+    first_failed = ""
     status, digest = None, b""
     for attempt in range(1 + _RETRIES):
         try:
             response = ask(client, upload, seed)
             status, digest = response.status_code, _digest(response)
-        except httpx.HTTPError:
-            status = None
+            end = f"{status} {_code(response)}".strip()
+        except httpx.HTTPError as error:
+            status, end = None, type(error).__name__
         if status in (200, 429):
             break
-        first_failed |= attempt == 0
+        first_failed = first_failed or (end if attempt == 0 else "")
         time.sleep(_PAUSE_SECONDS)
     return Answer(sent, time.monotonic(), seed, status, digest, first_failed)
+
+
+def _code(response: httpx.Response) -> str:
+    try:
+        return str(response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return response.text[:60] if response.status_code != 200 else ""
 
 
 def _digest(response: httpx.Response) -> bytes:

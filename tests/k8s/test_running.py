@@ -14,10 +14,10 @@ import pytest
 import yaml
 from ray.cluster_utils import Cluster
 
+from benchmarks.chaos.processes import replicas
 from flowmo.cli.server_process import ServerProcess
 from service.keys import digest_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
-from tests.service.clusters import replicas
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())

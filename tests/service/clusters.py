@@ -1,8 +1,6 @@
 """Real Ray clusters on this machine, and what tests do to them."""
 
 import json
-import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+
+from benchmarks.chaos.processes import titles
 
 SMALL = {"num_cpus": 0.1, "min_replicas": 2, "max_replicas": 2}
 
@@ -40,32 +40,6 @@ def write_config(folder: Path, config: dict[str, Any]) -> Path:
     return path
 
 
-def replicas(deployment: str, ancestor: int) -> list[int]:
-    """Process ids of a deployment's replicas on the cluster that a process has started."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            title = (folder / "cmdline").read_bytes().decode(errors="replace")
-            # Other clusters may be on this machine.
-            ours = _descends(int(folder.name), ancestor)
-        except OSError:
-            continue
-        if f"ServeReplica:flowmo:{deployment}" in title and ours:
-            found.append(int(folder.name))
-    return found
-
-
-def _descends(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        status = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(status.rpartition(")")[2].split()[1])
-    return False
-
-
 def scrape(ancestor: int) -> str:
     """What Ray's agent of the one node of such a cluster exports."""
     url = f"http://{metrics_target(ancestor)}/metrics"
@@ -74,15 +48,9 @@ def scrape(ancestor: int) -> str:
 
 def metrics_target(ancestor: int) -> str:
     """Address of the agent of the one node of such a cluster, for Prometheus."""
-    for folder in Path("/proc").iterdir():
-        if not folder.name.isdigit():
-            continue
-        try:
-            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            ours = _descends(int(folder.name), ancestor)
-        except OSError:
-            continue
-        if ours and command[0].endswith("/raylet"):
+    for _, title in titles(ancestor):
+        command = title.split("\0")
+        if command[0].endswith("/raylet"):
             options = dict(
                 word[2:].partition("=")[::2] for word in command if word.startswith("--")
             )
@@ -90,13 +58,6 @@ def metrics_target(ancestor: int) -> str:
             port = (session / f"metrics_export_port_{options['node_id']}").read_text().strip()
             return f"127.0.0.1:{port}"
     raise AssertionError("no raylet")
-
-
-def kill_one(deployment: str, ancestor: int) -> int:
-    """SIGKILL a replica; its process id."""
-    pid = replicas(deployment, ancestor)[0]
-    os.kill(pid, signal.SIGKILL)
-    return pid
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:

@@ -15,16 +15,15 @@ import httpx
 import numpy as np
 import pytest
 
+from benchmarks.chaos.processes import kill_one, replicas
 from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from model.container import MEDIA_TYPE
 from service.codec import Codec
 from tests.service.clusters import (
     config_of,
-    kill_one,
     load,
     metrics_target,
-    replicas,
     scrape,
     wait_until,
     write_config,

@@ -1,0 +1,148 @@
+"""Faults and the soak in small: that they are injected, counted, and judged."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.chaos import soak
+from benchmarks.chaos.__main__ import main, table
+from benchmarks.chaos.checked_load import Answer, Answers, either
+from benchmarks.chaos.faults import Outcome
+from benchmarks.chaos.processes import resident_bytes, titles
+
+RIGHT, OTHER = b"right", b"other"
+KNOWN = {0: frozenset([RIGHT])}
+
+
+def answer(ended: float, status: int | None, digest: bytes = RIGHT, first: str = "") -> Answer:
+    return Answer(ended - 0.1, ended, 0, status, digest, first)
+
+
+def test_requests_are_counted_by_their_ends() -> None:
+    answers = Answers(
+        [
+            answer(0.5, 500),  # before the fault
+            answer(1.5, 200),
+            answer(2.0, 200, OTHER),
+            answer(3.0, 429),
+            answer(3.5, 503, first="503 unready"),
+            answer(4.0, None, first="ReadError"),
+            answer(6.0, 200, first="ReadError"),
+        ]
+    )
+    tally = answers.tally(1.0, KNOWN)
+    assert (tally.sent, tally.ok, tally.wrong, tally.refused) == (6, 2, 1, 1)
+    assert (tally.failed, tally.lost, tally.first_failed) == (1, 1, 3)
+    assert tally.how == {"503 unready": 1, "ReadError": 2}
+    assert tally.longest_gap_seconds == pytest.approx(4.5)
+    both = answers.tally(1.0, either(KNOWN, {0: frozenset([OTHER])}))
+    assert (both.ok, both.wrong) == (3, 0)
+
+
+def test_an_unmet_target_shows_in_the_table() -> None:
+    tally = Answers([answer(1.0, None)]).tally(0.0, KNOWN)
+    outcome = Outcome(
+        fault="f", injected="i", target="t", met=False, tally=tally, recovery_seconds=2.0,
+        memory_growth=0.0, note="why",
+    )  # fmt: skip
+    assert "| f | i | 1 | 0 | 0 | 1 | 0 | 0 | 2.0 s | 0.0 s | t | **no** (why) |" in table(
+        [outcome]
+    )
+
+
+# --- flatness -----------------------------------------------------------------------------------
+
+
+def test_what_rises_steadily_is_not_flat() -> None:
+    at = np.arange(0.0, 600.0, 5.0)
+    noise = np.random.default_rng(0).normal(0, 2e6, len(at))
+    flat, leak = 500e6 + noise, 500e6 + 2e5 * at + noise
+    assert soak.flatness("resident_bytes", list(at), list(flat)).flat
+    judged = soak.flatness("resident_bytes", list(at), list(leak))
+    assert not judged.flat
+    # 0.2 MB a second over the second half.
+    assert judged.rise == pytest.approx(2e5 * (at[-1] - at[len(at) // 2]), rel=0.05)
+
+
+def test_a_warm_up_a_peak_and_a_step_down_are_flat() -> None:
+    at = np.arange(0.0, 600.0, 5.0)
+    warm = 500e6 + 300e6 * np.minimum(at / 100, 1)
+    warm[90] *= 3
+    assert soak.flatness("resident_bytes", list(at), list(warm)).flat
+    assert soak.flatness("descriptors", list(at), [50.0] * 70 + [20.0] * 50).flat
+
+
+def test_not_one_series_more_is_allowed() -> None:
+    at = [float(second) for second in range(20)]
+    assert soak.flatness("series", at, [400.0] * 20).flat
+    assert not soak.flatness("series", at, [400.0 + second / 5 for second in range(20)]).flat
+
+
+# --- processes ----------------------------------------------------------------------------------
+
+
+def test_only_descendants_are_found() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()", "a mark"], stdin=subprocess.PIPE)
+    try:
+        ours = dict(titles(os.getpid()))
+        assert "a mark" in ours[child.pid]
+        assert os.getppid() not in ours
+        assert not dict(titles(child.pid)).keys() - {child.pid}
+        assert resident_bytes([child.pid]) > 1 << 20
+    finally:
+        child.communicate()
+    assert resident_bytes([child.pid]) == 0
+
+
+# --- real ones ----------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_gateway_is_killed_under_load_and_nothing_is_lost(tmp_path: Path) -> None:
+    out = tmp_path / "faults"
+    names = "gateway,bodies,stop"
+    status = main(["--faults", names, "--before", "1", "--after", "1", "--out", str(out)])
+    report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["fault"] for row in report["faults"] if not row["met"]] == []
+    assert status == 0
+    killed = report["faults"][0]
+    assert killed["tally"]["sent"] == killed["tally"]["ok"] > 4
+    assert killed["recovery_seconds"] > 0
+
+
+def test_a_short_soak_counts_every_kind_of_request(tmp_path: Path) -> None:
+    out = tmp_path / "soak"
+    soak.main(["--minutes", "0.15", "--interval", "1", "--clients", "2", "--out", str(out)])
+    report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert not [end for end in report["ends"] if end.startswith("UNEXPECTED")]
+    assert len({end.partition(":")[0] for end in report["ends"]}) == 9
+    assert {row["quantity"] for row in report["flatness"]} == {
+        "resident_bytes", "descriptors", "threads", "series",
+    }  # fmt: skip
+    assert out.with_suffix(".png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "complaint"),
+    [
+        (["--kill-every", "5"], "--kill-every needs --ray"),
+        (["--minutes", "0.1"], "room for eight readings"),
+    ],
+)
+def test_soaks_that_say_nothing_are_refused(
+    command: list[str], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        soak.main(command)
+    assert complaint in capsys.readouterr().err
+
+
+def test_an_unknown_fault_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--faults", "decoder,fire"])
+    assert "no fault fire; there are encoder, decoder" in capsys.readouterr().err
