@@ -75,12 +75,15 @@ class _Handler(SimpleHTTPRequestHandler):
         elif path.is_dir():  # the listing of the base class
             super().do_GET() if self.command == "GET" else super().do_HEAD()
         elif path.is_file():
-            data, status = path.read_bytes(), path.stat()
+            status = path.stat()
             headers = {"ETag": f'"{status.st_mtime_ns:x}-{status.st_size:x}"'}
             wanted = self.headers.get("Range") if store.ranges else None
+            first, last = 0, status.st_size - 1
             if wanted is not None:
-                first, last = wanted.removeprefix("bytes=").split("-")
-                data = data[int(first) : int(last) + 1]
+                first, last = map(int, wanted.removeprefix("bytes=").split("-"))
+            with path.open("rb") as file:
+                file.seek(first)
+                data = file.read(last + 1 - first)
             self._send(200 if wanted is None else 206, data, headers)
         else:
             self._send(404, b"", {})

@@ -80,7 +80,7 @@ def check_service(container: Container, folder: Path) -> str:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     refused, said = container.run(container.command(), output=folder / "refused.log")
-    if refused == 0 or "FLOWMO_ALLOW_ANONYMOUS" not in said:
+    if refused == 0 or "--allow-anonymous" not in said:
         raise ImageError(f"it should refuse to listen to all without keys, and said {said[-500:]}")
     variables = {"FLOWMO_PORT": port, "FLOWMO_HOST": "127.0.0.1"}
     log = folder / "server.log"

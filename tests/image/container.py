@@ -20,7 +20,7 @@ exec "$@"
 """
 
 _ENTER = """
-import os, sys
+import os, sys, warnings  # the last for execvpe, which could not find it in there
 root, user, group, folder, *command = sys.argv[1:]
 os.chroot(root)
 os.chdir(folder)
