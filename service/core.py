@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Self, TypeVar
@@ -15,8 +15,8 @@ from model.tokens import Tokens
 from service.cache import Found, Kept, SharedCache
 from service.codec import CodecInfo
 from service.deadlines import call_of
-from service.engine.calls import Call, Decoded, DecodeOptions, Priority
-from service.errors import ClientLeftError, DeadlineExceededError
+from service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Priority
+from service.errors import ClientLeftError, DeadlineExceededError, OtherWeightsError
 from service.fit import Fit, FittedImage, fit_image
 from service.images import DecodedImage, Pixels, read_image
 from service.metrics import Metrics
@@ -240,12 +240,34 @@ class Job:
         self.fingerprint = encoded.weights
         return encoded.tokens
 
+    async def reconstruct(
+        self, pixels: Pixels, options: DecodeOptions, format: ImageFormat, quality: int
+    ) -> Found[Picture]:
+        """The picture of a picture's tokens, both by one model.
+
+        In a rolling update the encoder that was asked may have weights that no decoder has yet, or
+        has any more; then another one is asked.
+
+        Raises:
+            OtherWeightsError: encoders and decoders stay of different weights.
+            DeadlineExceededError: another request was making it, and did not in time.
+        """
+        until = time.monotonic() + UPDATE_SECONDS
+        while True:
+            tokens = await self.encode(pixels)
+            try:
+                return await self.decode(tokens, replace(options, patience=0.5), format, quality)
+            except OtherWeightsError:
+                if time.monotonic() > until:
+                    raise
+
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, format: ImageFormat, quality: int
     ) -> Found[Picture]:
         """The picture of a token set; it may be there already, or be made for another request.
 
         Raises:
+            OtherWeightsError: no decoder has the weights that the tokens are for.
             DeadlineExceededError: another request was making it, and did not in time.
         """
 
@@ -256,15 +278,31 @@ class Job:
             whole = decoded.sampler == options.sampler
             return Kept(value=Picture(data, decoded.sampler), size=len(data) if whole else None)
 
-        key = (self.fingerprint, tokens.ids.tobytes(), options, format, quality)
+        # Who waits how long makes no other picture.
+        asked = replace(options, patience=UPDATE_SECONDS)
+        key = (self.fingerprint, tokens.ids.tobytes(), asked, format, quality)
         remaining = self._visit.call.remaining
+        until = time.monotonic() + options.patience
         try:
             async with asyncio.timeout(None if math.isinf(remaining) else remaining):
-                found = await self._service.pictures.get(key, make)
+                found = await self._patiently(key, make, until)
         except TimeoutError:
             raise DeadlineExceededError("the picture was not made by the deadline") from None
         self._service.metrics.cached(self.name, found.outcome, self._service.pictures.size)
         return found
+
+    async def _patiently(
+        self,
+        key: tuple[object, ...],
+        make: Callable[[], Coroutine[None, None, Kept[Picture]]],
+        until: float,
+    ) -> Found[Picture]:
+        while True:
+            try:
+                return await self._service.pictures.get(key, make)
+            except OtherWeightsError:  # another request that was making it may give up sooner
+                if time.monotonic() >= until:
+                    raise
 
     async def pixels(self, tokens: Tokens, options: DecodeOptions) -> Decoded:
         """The picture of a token set, as pixels; none is kept."""

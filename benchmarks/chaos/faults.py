@@ -188,7 +188,7 @@ def hang_replica(bench: Bench) -> Outcome:
         tally=tally,
         recovery_seconds=seconds,
         memory_growth=growth,
-        note="what it held waits until Serve's health check gives it up (30 s)",
+        note="what it held ends with its deadline; Serve gives it up after three checks",
     )
 
 

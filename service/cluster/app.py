@@ -11,7 +11,13 @@ from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
 from service.app import create_app
-from service.cluster.config import DECODER_FILL, ENCODER_FILL, ClusterConfig
+from service.cluster.config import (
+    DECODER_FILL,
+    ENCODER_FILL,
+    ClusterConfig,
+    ModelConfig,
+    Scaling,
+)
 from service.cluster.metrics import RayInstruments
 from service.cluster.remote import RemoteEngines
 from service.cluster.replicas import DecoderReplica, EncoderReplica
@@ -72,24 +78,29 @@ def build(config: ClusterConfig) -> Application:
     encoders: dict[str, Application] = {}
     decoders: dict[str, Application] = {}
     for name, model in config.models.items():
-        for half, kind, scaling, fill, bound in (
-            ("encoder", EncoderReplica, model.encoder, ENCODER_FILL, encoders),
-            ("decoder", DecoderReplica, model.decoder, DECODER_FILL, decoders),
-        ):
-            options = scaling.options(
+
+        def options(scaling: Scaling, fill: float, model: ModelConfig = model) -> dict[str, Any]:
+            return scaling.options(
                 target=fill * model.slots(scaling),
                 max_ongoing=model.max_queue + 1,
                 drain_seconds=config.drain_seconds,
             )
-            deployment = _deployment(kind, f"{half}-{name}", options)
-            bound[name] = deployment.bind(name, model)
+
+        decoder = _deployment(
+            DecoderReplica, f"decoder-{name}", options(model.decoder, DECODER_FILL)
+        )
+        encoder = _deployment(
+            EncoderReplica, f"encoder-{name}", options(model.encoder, ENCODER_FILL)
+        )
+        decoders[name] = decoder.bind(name, model)
+        encoders[name] = encoder.bind(name, model, decoders[name])
     places = config.gateway_settings().queue_size
-    options = config.gateway.options(
+    gateway_options = config.gateway.options(
         target=100,
         max_ongoing=places + _REFUSABLE,
         drain_seconds=config.drain_seconds,
     )
-    gateway = _deployment(serve.ingress()(Gateway), GATEWAY, options)
+    gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)
     return gateway.bind(config, encoders, decoders)
 
 

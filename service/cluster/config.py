@@ -88,7 +88,8 @@ class Scaling(_Config):
             },
             "graceful_shutdown_timeout_s": drain_seconds,
             "health_check_period_s": 5.0,
-            "health_check_timeout_s": 30.0,
+            # Three in a row that do not answer: a replica that hangs is replaced within a minute.
+            "health_check_timeout_s": 10.0,
         }
 
 

@@ -41,8 +41,7 @@ T = TypeVar("T")
 # How often a piece of work is given to another replica when its own has died. Encoding and seeded
 # decoding give the same result again, so nothing is done twice to any effect.
 RETRIES = 2
-# How long work waits for a replica with its weights, and how often it tries.
-UPDATE_SECONDS = 60.0
+# How often work that waits for a replica with its weights tries.
 UPDATE_PAUSE = 0.1
 _DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
 
@@ -152,7 +151,7 @@ class RemoteEngines:
             return result
 
         if watch is None:
-            return await self._until_done(once, call)
+            return await self._until_done(once, call, options.patience)
         return await self._watched(tokens, options, call, watch)
 
     async def _watched(
@@ -178,18 +177,20 @@ class RemoteEngines:
                 stream.cancel()  # type: ignore[no-untyped-call]
             raise EngineStoppedError("the decoder's stream ended without a result")
 
-        return await self._until_done(once, call)
+        return await self._until_done(once, call, options.patience)
 
-    async def _until_done(self, once: Callable[[], Awaitable[T | Refusal]], call: Call) -> T:
+    async def _until_done(
+        self, once: Callable[[], Awaitable[T | Refusal]], call: Call, patience: float = 0.0
+    ) -> T:
         self._inside += 1
-        patience = time.monotonic() + UPDATE_SECONDS
+        until = time.monotonic() + patience
         try:
             async with asyncio.timeout(
                 None if math.isinf(call.deadline) else max(0.0, call.remaining)
             ):
                 result = await _retried(once)
                 # In a rolling update, replicas of these weights may be there, or come.
-                while _is_of_other_weights(result) and time.monotonic() < patience:
+                while _is_of_other_weights(result) and time.monotonic() < until:
                     self._look_again()
                     await asyncio.sleep(UPDATE_PAUSE)
                     result = await _retried(once)

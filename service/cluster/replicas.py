@@ -5,9 +5,13 @@ The engines never run on the event loop, so health checks are answered while the
 
 import asyncio
 import contextlib
+import logging
+import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from ray.exceptions import RayError
 
 from model.errors import FlowMoError
 from model.tokens import Tokens
@@ -26,8 +30,16 @@ from service.images import Pixels
 from service.loader import load_runner
 from service.metrics import EngineMetrics
 
+if TYPE_CHECKING:
+    from ray.serve.handle import DeploymentHandle
+
+logger = logging.getLogger(__name__)
+
 SAMPLE_SECONDS = 5.0
 _LOOK_EVERY = 0.02
+# How long an encoder waits for a decoder of its weights, and how often it asks.
+_DECODER_SECONDS = 600.0
+_ASK_EVERY = 0.5
 # What a client or the load did; anything else is a bug, and fails as one.
 _EXPECTED = (RequestError, FlowMoError)
 
@@ -104,13 +116,30 @@ class EncoderReplica(_Replica[EncoderEngine]):
     Args:
         name: of the model.
         config: of the model.
+        decoder: handle of the model's decoder; an encoder takes requests when one of its weights
+            is there.
     """
 
     half: ClassVar[Half] = "encode"
 
-    async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
+    async def __init__(  # type: ignore[misc]
+        self, name: str, config: ModelConfig, decoder: "DeploymentHandle[Any]"
+    ) -> None:
         super().__init__(name, config)
         await self._warm_up()
+        await self._until_decodable(decoder)
+
+    async def _until_decodable(self, decoder: "DeploymentHandle[Any]") -> None:
+        # In a rolling update to other weights, tokens of an encoder that comes before the first new
+        # decoder could be decoded by nobody. The old encoders work until this one is ready.
+        until = time.monotonic() + _DECODER_SECONDS
+        while time.monotonic() < until:
+            with contextlib.suppress(TimeoutError, RayError):
+                async with asyncio.timeout(5.0):
+                    if (await decoder.info.remote()).fingerprint == self.info().fingerprint:
+                        return
+            await asyncio.sleep(_ASK_EVERY)
+        logger.warning("%s: no decoder of the same weights came; taking requests", self._name)
 
     def _make_engine(self, config: ModelConfig) -> EncoderEngine:
         return EncoderEngine(

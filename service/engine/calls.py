@@ -35,6 +35,10 @@ class Call:
         return self.deadline - time.monotonic()
 
 
+# A rolling update exchanges a replica in less.
+UPDATE_SECONDS = 60.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecodeOptions:
     """What a client may choose about a decode.
@@ -44,12 +48,14 @@ class DecodeOptions:
         sampler: grid and guidance.
         degrade: the engine may take fewer steps when the deadline cannot be met otherwise.
         weights: fingerprint of the model that the tokens are for; None does not say.
+        patience: seconds to wait for a replica of these weights, while an update is under way.
     """
 
     seed: int
     sampler: SamplerConfig
     degrade: bool = False
     weights: str | None = None
+    patience: float = UPDATE_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -122,8 +122,7 @@ async def reconstruct_batch(
         job = service.begin(visit, service.models.choose(item.model))
         options = decode_options(service, job.info, item)
         upload = await job.read(item.image, item.fit)
-        tokens = await job.encode(upload.fitted.pixels)
-        found = await job.decode(tokens, options, item.format, item.quality)
+        found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
         return _picture(job, options, item.format, found, upload)
 
     return await _run(request, service, query, ReconstructItem, "image", one, PictureItemAnswer)

@@ -149,9 +149,9 @@ async def reconstruct(
         job = service.begin(visit, service.models.choose(wanted.model))
         options = decode_options(service, job.info, wanted)
         upload = await job.read(sent.data, wanted.fit)
-        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
         format = OUTPUT_MEDIA_TYPES[media_type]
-        found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
+        work = job.reconstruct(upload.fitted.pixels, options, format, wanted.quality)
+        found = await until_disconnect(request, work)
     headers = (
         model_headers(job) | sampling_headers(options, found.value.sampler) | upload_headers(upload)
     )
