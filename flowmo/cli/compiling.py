@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, profile_of
+from model.checkpoint_files import CONFIG_FILE
 from model.errors import CompilationError
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def export_command(
 
 def build_engine_command(
     source: Annotated[
-        Path, typer.Argument(help="Folder that flowmo export has written, or one file of it.")
+        Path,
+        typer.Argument(
+            help="Folder that flowmo export has written, one file of it, or a checkpoint folder, "
+            "which is exported beside the engines first."
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of engines; the user's cache.")
@@ -75,10 +80,11 @@ def build_engine_command(
         Literal["auto", "tensorrt", "tensorrt_rtx"],
         typer.Option(help="tensorrt_rtx also builds where no GPU is."),
     ] = "auto",
+    dtype: Annotated[Dtype, typer.Option(help="Of a checkpoint's graphs.")] = "bfloat16",
     refit: Annotated[bool, typer.Option(help="Weights can be exchanged later.")] = False,
     rebuild: Annotated[bool, typer.Option(help="Even if it is there already.")] = False,
 ) -> None:
-    """Build TensorRT engines from exported halves."""
+    """Build TensorRT engines from exported halves, or from a checkpoint."""
     from deploy.runtime import default_cache
     from deploy.tensorrt.build import BuildOptions, build, find_or_build
     from deploy.tensorrt.libraries import load_library
@@ -88,7 +94,7 @@ def build_engine_command(
     options = BuildOptions(architecture=architecture, refittable=refit)
     folder = out or default_cache()
     typer.echo(f"{loaded.name} {loaded.version}, batches of {buckets}", err=True)
-    for file in _files(source):
+    for file in _files(_graphs(source, folder, dtype)):
         if rebuild:
             path, manifest = build(
                 file, folder, loaded, buckets, options=options, progress=_progress
@@ -104,6 +110,29 @@ def build_engine_command(
             f"{path}  {_megabytes(manifest.size)}  {how}, "
             f"{sum(report['layers'].values())} layers, attention fused: {report['attention_fused']}"
         )
+
+
+def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
+    """The graphs of a checkpoint, where a service looks for them; of anything else itself."""
+    if not (source / CONFIG_FILE).is_file():
+        return source
+    import torch
+
+    from deploy.export import export
+    from deploy.graphs import HALVES
+    from deploy.onnx_files import file_name
+    from deploy.runtime import graph_folder
+    from model.flowmo import FlowMo
+    from model.inference import InferenceModel
+
+    wanted = torch.float32 if dtype == "float32" else torch.bfloat16
+    model = InferenceModel(FlowMo.from_pretrained(str(source)), dtype=wanted)
+    folder = graph_folder(cache, model)
+    for half in HALVES:
+        if not (folder / file_name(half)).is_file():
+            typer.echo(f"exporting the {half} to {folder}", err=True)
+            export(model, folder, half)
+    return folder
 
 
 def _files(source: Path) -> "list[OnnxFile]":

@@ -4,9 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from deploy.runtime import graph_folder
 from flowmo.cli.app import app
+from model.flowmo import FlowMo
+from model.inference import InferenceModel
 from tests.service.fixtures import CONFIG, save_model
 
 RUN = CliRunner()
@@ -34,6 +38,18 @@ def test_from_a_checkpoint_to_engines(checkpoint: Path, tmp_path: Path) -> None:
     assert len(list((tmp_path / "engines").glob("*-sm86-*.engine"))) == 2
     again = RUN.invoke(app, command)
     assert again.stdout.count("was there already") == 2
+
+
+def test_a_checkpoints_engines_are_where_a_service_looks(checkpoint: Path, tmp_path: Path) -> None:
+    command = ["build-engine", str(checkpoint), "--out", str(tmp_path), "--max-batch", "1"]
+    command += ["--architecture", "sm86", "--library", "tensorrt_rtx"]
+    built = RUN.invoke(app, command)
+    assert built.exit_code == 0, built.output
+    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=torch.bfloat16)
+    graphs = graph_folder(tmp_path, model)
+    assert {path.name for path in graphs.iterdir()} == {"encoder.onnx", "decoder_step.onnx"}
+    assert len(list(tmp_path.glob("*-sm86-*.engine"))) == 2
+    assert "exporting" not in RUN.invoke(app, command).stderr
 
 
 def test_float32_is_compared_with_pytorch(checkpoint: Path, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
          f"{POD}.containers.0.securityContext.capabilities", {}, "capabilities"),
         (pod_rules.restricted, SINGLE, DEPLOYMENT,
          f"{POD}.containers.0.securityContext.allowPrivilegeEscalation", True, "escalation"),
-        (pod_rules.restricted, H100, JOB, f"{POD}.initContainers.0.volumeMounts", [], "/tmp"),
+        (pod_rules.restricted, H100, JOB, f"{POD}.containers.0.volumeMounts", [], "/tmp"),
         (pod_rules.images, SINGLE, DEPLOYMENT, f"{POD}.containers.0.image", "flowmo-serve", "tag"),
         (pod_rules.images, SINGLE, DEPLOYMENT, f"{POD}.containers.0.image", "flowmo-serve:0.0.9",
          "is not version"),

@@ -1,5 +1,6 @@
 """What the manifests would start, started here: the same commands, variables and Serve config."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,10 +13,11 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ray.cluster_utils import Cluster
 
 from benchmarks.chaos.processes import replicas
+from deploy.buckets import profile_of
 from flowmo.cli.server_process import ServerProcess
+from service.engine.sizes import buckets_of
 from service.keys import digest_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
 from tests.service.pictures import as_file, gradient
@@ -25,18 +27,34 @@ RAW = {"Content-Type": "image/png"}
 PARTS = ("gateway", "encoder", "decoder")
 
 
+# In a process of its own: it leaves files open.
+_CLUSTER = """
+import json, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+for labels in json.loads(sys.argv[1]):
+    cluster.add_node(num_cpus=1, labels=labels)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+
+
 @pytest.fixture
 def labelled() -> Iterator[str]:
     """Address of a cluster like that of k8s/base: a head without work, a node a part."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    try:
-        spec = ray_service(render(K8S / "overlays" / "cpu-dev"))
-        assert spec is not None
-        for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
-            cluster.add_node(num_cpus=1, labels=group["labels"])
-        yield cluster.address
-    finally:
-        cluster.shutdown()  # type: ignore[no-untyped-call]
+    spec = ray_service(render(K8S / "overlays" / "cpu-dev"))
+    assert spec is not None
+    labels = [group["labels"] for group in spec["rayClusterConfig"]["workerGroupSpecs"]]
+    with subprocess.Popen(
+        [sys.executable, "-c", _CLUSTER, json.dumps(labels)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
 
 
 def _raylet(pid: int) -> str:
@@ -114,15 +132,19 @@ def test_the_one_process_of_a_pod(checkpoint: Path, tmp_path: Path) -> None:
     assert "Finished server process" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
-def test_the_jobs_commands_are_the_command_lines() -> None:
-    """Arguments that the engine Job gives are ones that the commands know."""
-    (job,) = of_kind(render(K8S / "overlays" / "h100"), "Job")
-    pod = job["spec"]["template"]["spec"]
-    for container in (*pod["initContainers"], *pod["containers"]):
-        command, *rest = container["args"]
-        options = [word for word in rest if word.startswith("--")]
-        usage = subprocess.run(
-            [sys.executable, "-m", "flowmo", command, "--help"],
-            capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"},
-        ).stdout  # fmt: skip
-        assert all(option in usage for option in options)
+def test_the_job_builds_what_the_replicas_load() -> None:
+    """The command, its options, the folder, and the batch sizes of the engines."""
+    manifests = render(K8S / "overlays" / "h100")
+    (job,) = of_kind(manifests, "Job")
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    command, checkpoint, *rest = container["args"]
+    usage = subprocess.run(
+        [sys.executable, "-m", "flowmo", command, "--help"],
+        capture_output=True, text=True, check=True, env=os.environ | {"COLUMNS": "200"},
+    ).stdout  # fmt: skip
+    options = dict(zip(rest[::2], rest[1::2], strict=True))
+    assert all(option in usage for option in options)
+    (application,) = serve_config(manifests)["applications"]
+    model = application["args"]["models"]["lo"]
+    assert (model["checkpoint"], model["engine_cache"]) == (checkpoint, options["--out"])
+    assert profile_of(options["--profile"]) == buckets_of("cuda", model.get("max_batch"))
