@@ -144,6 +144,8 @@ def scaling(manifests: list[Manifest], metrics: set[str]) -> Iterator[str]:
         target = scaler["spec"]["scaleTargetRef"]
         if (target["kind"], target["name"]) not in names:
             yield f"the autoscaler's {target['kind']}/{target['name']} is not there"
+        if any("replicas" in m["spec"] for m in of_kind(manifests, target["kind"])):
+            yield "replicas beside an autoscaler: every apply would set them again"
         for metric in scaler["spec"]["metrics"]:
             name = metric.get("pods", {}).get("metric", {}).get("name")
             if name not in metrics:

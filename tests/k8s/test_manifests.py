@@ -197,6 +197,7 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
         (pod_rules.selectors, H100, "NetworkPolicy/flowmo-head",
          "spec.podSelector.matchLabels.part", "hed", "selects no pod"),
         (scaling, SINGLE, SCALER, "spec.scaleTargetRef.name", "flow", "is not there"),
+        (scaling, SINGLE, DEPLOYMENT, "spec.replicas", 2, "every apply"),
         (scaling, SINGLE, SCALER, "spec.metrics.0.pods.metric.name", "flowmo_backlog", "none of"),
         (probes, SINGLE, DEPLOYMENT, f"{POD}.containers.0.readinessProbe.httpGet.path", "/ready",
          "no route"),
