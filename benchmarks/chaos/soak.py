@@ -13,6 +13,7 @@ flat or an answer was not what its request should get.
 
 import argparse
 import itertools
+import os
 import sys
 import tempfile
 import threading
@@ -36,6 +37,7 @@ from flowmo.cli.server_process import ServerProcess
 
 _PACKED = {"Content-Type": "application/vnd.flowmo"}
 _SHARE = 0.05
+_CACHE_BYTES = 2 << 20
 # By quantity: what it may rise by in any case. A descriptor is a socket that is open right now.
 _ALLOWED = {"resident_bytes": 4 << 20, "descriptors": 8, "threads": 4, "processes": 4, "series": 0}
 Reading = dict[str, float]
@@ -179,7 +181,9 @@ class Mix:
 def _one_process(folder: Path) -> Iterator[tuple[str, Callable[[], Reading]]]:
     checkpoint = write_checkpoint(folder / "checkpoint", seed=0)
     arguments = ["--checkpoint", str(checkpoint), "--threads", "1"]
-    with ServerProcess(arguments, log=folder / "server.log") as server:
+    # A cache that is full within a minute: until then it grows, as it should.
+    environment = os.environ | {"FLOWMO_CACHE_BYTES": str(_CACHE_BYTES)}
+    with ServerProcess(arguments, log=folder / "server.log", environment=environment) as server:
 
         def read() -> Reading:
             held = resources(server.pid)
