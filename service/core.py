@@ -195,6 +195,10 @@ class Service:
             task.exception()  # seen, even if nobody waits for it any more
 
 
+# Of a kept picture, beside its data and its tokens: key, options, entry.
+_ENTRY_BYTES = 1024
+
+
 class Job:
     """What one request has done with one model.
 
@@ -276,7 +280,8 @@ class Job:
             data = await self.render(decoded.pixels, format, quality)
             # One with fewer steps is not what the next request asks for.
             whole = decoded.sampler == options.sampler
-            return Kept(value=Picture(data, decoded.sampler), size=len(data) if whole else None)
+            size = len(data) + tokens.ids.nbytes + _ENTRY_BYTES
+            return Kept(value=Picture(data, decoded.sampler), size=size if whole else None)
 
         # Who waits how long makes no other picture.
         asked = replace(options, patience=UPDATE_SECONDS)

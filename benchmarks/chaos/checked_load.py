@@ -71,9 +71,15 @@ Pictures = Mapping[int, frozenset[bytes]]
 
 @dataclass(slots=True)
 class Answers:
-    """Those so far; threads add to it."""
+    """Those so far; threads add to it.
+
+    Attributes:
+        all: in the order of their ends.
+        ended: when the load was over; None while it is not.
+    """
 
     all: list[Answer] = field(default_factory=list)
+    ended: float | None = None
 
     def tally(self, begin: float, known: Pictures) -> Tally:
         """Of the requests that ended after a time of the monotonic clock.
@@ -84,7 +90,9 @@ class Answers:
         """
         late = sorted((a for a in self.all if a.ended >= begin), key=lambda a: a.ended)
         good = [a for a in late if a.status == 200 and a.digest in known[a.seed]]
-        ends = [begin, *(answer.ended for answer in good)]
+        # Silence until the end of the load is a gap, too.
+        last = self.ended or max([begin, *(answer.ended for answer in late)])
+        ends = [begin, *(answer.ended for answer in good), last]
         return Tally(
             sent=len(late),
             ok=len(good),
@@ -143,6 +151,7 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
         try:
             yield answers
         finally:
+            answers.ended = time.monotonic()
             done.set()
         for worker in workers:
             worker.result()

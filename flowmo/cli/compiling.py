@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, profile_of
-from model.checkpoint_files import CONFIG_FILE
 from model.errors import CompilationError
 
 if TYPE_CHECKING:
@@ -114,6 +113,8 @@ def build_engine_command(
 
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
     """The graphs of a checkpoint, where a service looks for them; of anything else itself."""
+    from model.checkpoint_files import CONFIG_FILE
+
     if not (source / CONFIG_FILE).is_file():
         return source
     import torch

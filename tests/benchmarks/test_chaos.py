@@ -40,6 +40,9 @@ def test_requests_are_counted_by_their_ends() -> None:
     assert (tally.failed, tally.lost, tally.first_failed) == (1, 1, 3)
     assert tally.how == {"503 unready": 1, "ReadError": 2}
     assert tally.longest_gap_seconds == pytest.approx(4.5)
+    silent = Answers(answers.all, ended=20.0).tally(1.0, KNOWN)
+    assert silent.longest_gap_seconds == pytest.approx(14.0)
+    assert Answers([], ended=9.0).tally(1.0, KNOWN).longest_gap_seconds == pytest.approx(8.0)
     both = answers.tally(1.0, either(KNOWN, {0: frozenset([OTHER])}))
     assert (both.ok, both.wrong) == (3, 0)
 
@@ -50,7 +53,7 @@ def test_an_unmet_target_shows_in_the_table() -> None:
         fault="f", injected="i", target="t", met=False, tally=tally, recovery_seconds=2.0,
         memory_growth=0.0, note="why",
     )  # fmt: skip
-    assert "| f | i | 1 | 0 | 0 | 1 | 0 | 0 | 2.0 s | 0.0 s | t | **no** (why) |" in table(
+    assert "| f | i | 1 | 0 | 0 | 1 | 0 | 0 | 2.0 s | 1.0 s | t | **no** (why) |" in table(
         [outcome]
     )
 

@@ -72,8 +72,8 @@ def test_the_demo_models_figures_come_again() -> None:
     assert (one.forwards, four.forwards) == (1, 4)
     assert four == again
     # As the committed report of benchmarks.reconstruction has it, up to the noise drawn.
-    assert four.psnr == pytest.approx(20.7, abs=0.3)
-    assert four.ssim == pytest.approx(0.54, abs=0.02)
+    assert four.psnr == pytest.approx(21.2, abs=0.3)
+    assert four.ssim == pytest.approx(0.57, abs=0.02)
     # One step gives the mean of all pictures that may have been meant, which PSNR likes.
     assert one.psnr > four.psnr
 
