@@ -260,7 +260,7 @@ def test_what_was_begun_is_finished_at_the_end(cluster: ServerProcess) -> None:
     def ask(seed: int) -> httpx.Response:
         with httpx.Client(base_url=cluster.url, timeout=120) as client:
             return client.post(
-                "/v1/reconstruct", content=PNG, headers=RAW, params={"seed": seed, "steps": 1000}
+                "/v1/reconstruct", content=PNG, headers=RAW, params={"seed": seed, "steps": 400}
             )
 
     with ThreadPoolExecutor(4) as pool:
