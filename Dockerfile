@@ -18,7 +18,7 @@ RUN if ! command -v python3 >/dev/null; then \
 
 FROM python AS requirements
 ARG EXTRAS=serve,train,train-ray,export,tracing,s3,gcs,tensorrt
-COPY pyproject.toml deploy/image/dependencies.py /
+COPY pyproject.toml tools/dependencies.py /
 RUN python3 /dependencies.py /pyproject.toml "${EXTRAS}" > /requirements.txt
 
 # Dependencies, in a layer of their own: it changes when one of them does.
@@ -40,16 +40,16 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 # The project as a wheel, beside them.
 FROM dependencies AS project
 COPY pyproject.toml README.md LICENSE ./
+# flowmo's links lead to the other folders; the wheel holds what they lead to.
+COPY flowmo flowmo
 COPY model model
 COPY training training
-COPY deploy deploy
+COPY deploy/runtime deploy/runtime
 COPY service service
-COPY flowmo flowmo
-COPY benchmarks benchmarks
+COPY checkpoints/tiny checkpoints/tiny
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pip/bin/pip wheel --no-cache-dir --no-deps -c constraints.txt --wheel-dir /build/wheels . \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/flowmo /build/wheels/*.whl
-COPY checkpoints/tiny /opt/flowmo/checkpoints/tiny
 
 FROM python AS runtime
 ARG VERSION=unknown

@@ -27,10 +27,10 @@ from benchmarks.environment import environment
 from benchmarks.json_report import write_json
 from benchmarks.web_store import Store
 from flowmo.photographs import photograph_paths
-from training.config import DataConfig
-from training.data import CropDataset, batches
-from training.index import ImageIndex
-from training.sources.source import Source
+from flowmo.training.config import DataConfig
+from flowmo.training.data.batches import CropDataset, batches
+from flowmo.training.data.index import ImageIndex
+from flowmo.training.data.sources.source import Source
 
 _WIDTH, _HEIGHT = 500, 375
 _CLASSES = 8

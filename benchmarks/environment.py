@@ -1,5 +1,5 @@
 """On what machine and with what software a result was measured: training's, for all benchmarks."""
 
-from training.environment import environment
+from flowmo.training.environment import environment
 
 __all__ = ["environment"]

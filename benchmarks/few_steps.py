@@ -20,14 +20,14 @@ from torch import Tensor
 
 from benchmarks.environment import environment
 from benchmarks.json_report import write_json
-from model.config import SamplerConfig
-from model.errors import ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from model.sampler import count_forwards
-from model.tokens import Tokens
-from training.pictures import held_out_pictures
-from training.samples import psnr, to_levels
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import count_forwards
+from flowmo.model.tokens import Tokens
+from flowmo.training.data.pictures import held_out_pictures
+from flowmo.training.loop.samples import psnr, to_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,5 +1,5 @@
 """Reports as JSON files: training's, for all benchmarks."""
 
-from training.json_report import rounded, write_json
+from flowmo.training.json_report import rounded, write_json
 
 __all__ = ["rounded", "write_json"]

@@ -20,10 +20,10 @@ from PIL import Image
 
 from benchmarks.environment import environment
 from benchmarks.reconstruction import reconstruct
-from model.config import SamplerConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.held_out import centred_square, held_out_photographs
+from flowmo.model.config import SamplerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.data.held_out import centred_square, held_out_photographs
 
 PHOTOGRAPH, SIDE = "astronaut.png", 256
 

@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from benchmarks.parity_files import ParityFile, read_parity_file
-from model.config import SamplerConfig
-from model.errors import FlowMoError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from model.network import with_mask
-from model.quantizer import GaussianPosterior, codes_to_ids, lfq_losses
-from model.sampler import Preview
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import FlowMoError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.model.network import with_mask
+from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, lfq_losses
+from flowmo.model.sampler import Preview
 
 TOLERANCE = 1e-4
 # Rounding errors add up over the steps of the default sampler.

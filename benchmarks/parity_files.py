@@ -14,8 +14,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from model.config import FlowMoConfig, QuantizerKind, TransformerConfig
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig, QuantizerKind, TransformerConfig
+from flowmo.model.flowmo import FlowMo
 
 # A published width multiple of 1 is 192 channels (SPEC "Shapes and presets").
 CHANNELS_PER_WIDTH = 192

@@ -23,12 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.environment import environment
-from model.config import SamplerConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.evaluation.codecs import best_codec
-from training.evaluation.methods import mean_colour
-from training.held_out import centred_square, held_out_photographs
+from flowmo.model.config import SamplerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.evaluation.codecs import best_codec
+from flowmo.training.evaluation.methods import mean_colour
 
 Pixels = NDArray[np.uint8]
 

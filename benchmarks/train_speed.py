@@ -28,8 +28,8 @@ from rich.console import Console
 
 from benchmarks.environment import environment
 from benchmarks.json_report import write_json
-from model.config import preset
-from training import DataConfig, TrainConfig, train
+from flowmo.model.config import preset
+from flowmo.training import DataConfig, TrainConfig, train
 
 _PICTURES = 64
 

@@ -17,16 +17,15 @@ from flowmo._version import __version__
 
 if TYPE_CHECKING:
     from flowmo.client import AsyncClient, Client, ClientError
-    from flowmo.photographs import photograph_paths
-    from model.config import (
+    from flowmo.model.config import (
         PRESETS,
         FlowMoConfig,
         SamplerConfig,
         TransformerConfig,
         preset,
     )
-    from model.container import Container
-    from model.errors import (
+    from flowmo.model.container import Container
+    from flowmo.model.errors import (
         CheckpointError,
         ConfigError,
         ContainerCorruptedError,
@@ -38,11 +37,12 @@ if TYPE_CHECKING:
         NotAContainerError,
         TokenError,
     )
-    from model.flowmo import FlowMo
-    from model.inference import InferenceModel
-    from model.sampler import Preview, noise, time_grid
-    from model.tokens import Tokens
-    from training import TrainConfig, recipe, train
+    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.inference import InferenceModel
+    from flowmo.model.sampler import Preview, noise, time_grid
+    from flowmo.model.tokens import Tokens
+    from flowmo.photographs import photograph_paths
+    from flowmo.training import TrainConfig, recipe, train
 
 __all__ = [
     "PRESETS",
@@ -80,9 +80,15 @@ __all__ = [
 _ORIGINS = {
     "flowmo.client": ("AsyncClient", "Client", "ClientError"),
     "flowmo.photographs": ("photograph_paths",),
-    "model.config": ("PRESETS", "FlowMoConfig", "SamplerConfig", "TransformerConfig", "preset"),
-    "model.container": ("Container",),
-    "model.errors": (
+    "flowmo.model.config": (
+        "PRESETS",
+        "FlowMoConfig",
+        "SamplerConfig",
+        "TransformerConfig",
+        "preset",
+    ),
+    "flowmo.model.container": ("Container",),
+    "flowmo.model.errors": (
         "CheckpointError",
         "ConfigError",
         "ContainerCorruptedError",
@@ -94,11 +100,11 @@ _ORIGINS = {
         "NotAContainerError",
         "TokenError",
     ),
-    "model.flowmo": ("FlowMo",),
-    "model.inference": ("InferenceModel",),
-    "model.sampler": ("Preview", "noise", "time_grid"),
-    "model.tokens": ("Tokens",),
-    "training": ("TrainConfig", "recipe", "train"),
+    "flowmo.model.flowmo": ("FlowMo",),
+    "flowmo.model.inference": ("InferenceModel",),
+    "flowmo.model.sampler": ("Preview", "noise", "time_grid"),
+    "flowmo.model.tokens": ("Tokens",),
+    "flowmo.training": ("TrainConfig", "recipe", "train"),
 }
 _MODULE_OF = {name: module for module, names in _ORIGINS.items() for name in names}
 

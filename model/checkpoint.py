@@ -20,7 +20,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint_files import (
+from flowmo.model.checkpoint_files import (
     CONFIG_FILE,
     DTYPES,
     FORMAT_VERSION,
@@ -34,10 +34,10 @@ from model.checkpoint_files import (
     unreadable,
     weight_files,
 )
-from model.config import FlowMoConfig
-from model.errors import CheckpointError, ConfigError
-from model.fingerprint import compute_fingerprint
-from model.network import FlowMoNetwork
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.fingerprint import compute_fingerprint
+from flowmo.model.network import FlowMoNetwork
 
 DEFAULT_MAX_SHARD_SIZE = "5GB"
 

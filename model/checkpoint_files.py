@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from model.errors import CheckpointError
-from model.fingerprint import is_fingerprint
+from flowmo.model.errors import CheckpointError
+from flowmo.model.fingerprint import is_fingerprint
 
 FORMAT_VERSION = 1
 MODEL_TYPE = "flowmo"

@@ -12,7 +12,7 @@ from itertools import pairwise
 from math import isqrt
 from typing import Any, Literal, Self, get_args
 
-from model.errors import ConfigError
+from flowmo.model.errors import ConfigError
 
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]

@@ -23,8 +23,8 @@ import zlib
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from model.config import FlowMoConfig
-from model.errors import (
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import (
     ContainerCorruptedError,
     ContainerError,
     ContainerMismatchError,
@@ -33,7 +33,7 @@ from model.errors import (
     NotAContainerError,
     TokenError,
 )
-from model.tokens import MAX_GROUP_BITS, Tokens, payload_bytes
+from flowmo.model.tokens import MAX_GROUP_BITS, Tokens, payload_bytes
 
 MEDIA_TYPE = "application/vnd.flowmo"
 FILE_SUFFIX = ".flowmo"

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import FlowMoConfig
-from model.errors import CheckpointError
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import CheckpointError
 
 DIGITS = 32
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.config import SamplerConfig
-from model.hub import FlowMoHubMixin
-from model.network import FlowMoNetwork, with_mask
-from model.sampler import Observer, euler, guided, noise, time_grid
+from flowmo.model.config import SamplerConfig
+from flowmo.model.hub import FlowMoHubMixin
+from flowmo.model.network import FlowMoNetwork, with_mask
+from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
 
 
 class FlowMo(FlowMoNetwork, FlowMoHubMixin):
     """A FlowMo tokenizer in its training form.
 
     ``FlowMo.from_pretrained(path or hub repository)`` and ``save_pretrained(folder)`` read and
-    write checkpoints. To serve, build :class:`model.inference.InferenceModel` from it.
+    write checkpoints. To serve, build :class:`flowmo.model.inference.InferenceModel` from it.
     """
 
     def decode(

@@ -13,7 +13,7 @@ from huggingface_hub import ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
-from model.checkpoint import (
+from flowmo.model.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
     CheckpointInfo,
     dtype_name,
@@ -21,10 +21,10 @@ from model.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from model.checkpoint_files import CONFIG_FILE, INDEX_FILE
-from model.config import FlowMoConfig
-from model.errors import CheckpointError, ConfigError
-from model.fingerprint import compute_fingerprint
+from flowmo.model.checkpoint_files import CONFIG_FILE, INDEX_FILE
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.fingerprint import compute_fingerprint
 
 _CARD = """---
 {{ card_data }}

@@ -21,17 +21,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import attention
-from model.config import FlowMoConfig, SamplerConfig
-from model.errors import ConfigError, TokenError
-from model.flowmo import FlowMo
-from model.network import decoder_shape, encoder_shape, patch_grid, with_mask
-from model.patches import patchify, unpatchify
-from model.quantizer import GaussianPosterior, codes_to_ids, ids_to_signs, signs
-from model.rotary import apply_rotary
-from model.sampler import Observer, euler, guided, noise, time_grid
-from model.tokens import Tokens
-from model.transformer import (
+from flowmo.model.attention import attention
+from flowmo.model.config import FlowMoConfig, SamplerConfig
+from flowmo.model.errors import ConfigError, TokenError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.network import decoder_shape, encoder_shape, patch_grid, with_mask
+from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, ids_to_signs, signs
+from flowmo.model.rotary import apply_rotary
+from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
+from flowmo.model.tokens import Tokens
+from flowmo.model.transformer import (
     RMS_NORM_EPS,
     DoubleStreamBlock,
     SelfAttention,

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from model.config import FlowMoConfig
-from model.errors import ConfigError
-from model.patches import patchify, unpatchify
-from model.quantizer import GaussianPosterior, signs, straight_through
-from model.transformer import Transformer, TransformerShape
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.quantizer import GaussianPosterior, signs, straight_through
+from flowmo.model.transformer import Transformer, TransformerShape
 
 Half = Literal["encoder", "decoder"]
 

@@ -16,15 +16,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from model.checkpoint import (
+from flowmo.model.checkpoint import (
     DEFAULT_MAX_SHARD_SIZE,
     check_shapes,
     dtype_name,
     expected_shapes,
     save_checkpoint,
 )
-from model.config import PRESETS, FlowMoConfig
-from model.errors import CheckpointError
+from flowmo.model.config import PRESETS, FlowMoConfig
+from flowmo.model.errors import CheckpointError
 
 Weights = Literal["ema", "raw"]
 

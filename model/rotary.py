@@ -8,7 +8,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from model.config import TokenPositions
+from flowmo.model.config import TokenPositions
 
 ROPE_THETA = 10_000.0
 

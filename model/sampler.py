@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.config import SamplerConfig
-from model.errors import ConfigError
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
 
 
 class Velocity(Protocol):

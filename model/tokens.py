@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import TokenError
+from flowmo.model.errors import TokenError
 
 # A config allows no more (the entropy loss tabulates 2^G vectors), and ids stay far inside int32.
 MAX_GROUP_BITS = 24

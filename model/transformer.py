@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.attention import attention
-from model.config import TokenPositions, TransformerConfig
-from model.rotary import apply_rotary, joint_positions, rotary_table
+from flowmo.model.attention import attention
+from flowmo.model.config import TokenPositions, TransformerConfig
+from flowmo.model.rotary import apply_rotary, joint_positions, rotary_table
 
 LAYER_NORM_EPS = 1e-6
 RMS_NORM_EPS = 1e-6

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, Self
 
-from model.config import FlowMoConfig, SamplerConfig
-from model.tokens import Tokens
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.config import FlowMoConfig, SamplerConfig
+from flowmo.model.tokens import Tokens
 
 if TYPE_CHECKING:  # the contract itself does not need torch
-    from model.inference import InferenceModel
-    from model.sampler import Observer
+    from flowmo.model.inference import InferenceModel
+    from flowmo.model.sampler import Observer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,19 +10,19 @@ from typing import Protocol, cast
 
 import torch
 
-from deploy.runtime import KINDS, Runtime, install
-from deploy.threads import measure_threads
-from model.errors import CheckpointError, CompilationError, ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from service.engine.local import EngineSettings, LocalEngines
-from service.engine.observer import EngineObserver
-from service.engine.runner import CodecRunner
-from service.engine.sizes import TORCH, buckets_of
-from service.engine.torch_runner import TorchRunner
-from service.local_codec import LocalCodec
-from service.models import Models
-from service.settings import Settings
+from flowmo.deploy.runners import KINDS, Runtime, install
+from flowmo.deploy.threads import measure_threads
+from flowmo.model.errors import CheckpointError, CompilationError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.local import EngineSettings, LocalEngines
+from flowmo.service.engine.observer import EngineObserver
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.sizes import TORCH, buckets_of
+from flowmo.service.engine.torch_runner import TorchRunner
+from flowmo.service.local_codec import LocalCodec
+from flowmo.service.models import Models
+from flowmo.service.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ def load_runner(
         dtype: of :func:`load_model`.
         threads: of :func:`load_model`; 0 measures which number is quickest.
         max_batch: most rows of one batch, at least 2; what suits the device by default.
-        runner: a kind of :class:`deploy.runtime.Runtime`; where it is not to be had, PyTorch
+        runner: a kind of :class:`flowmo.deploy.runners.Runtime`; where it is not to be had, PyTorch
             computes and a warning is logged. Or ``module:function`` of one's own, which gets the
             arguments before this one by these names.
         engine_cache: folder of engines.

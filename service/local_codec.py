@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from model.config import SamplerConfig
-from model.inference import InferenceModel
-from model.sampler import Observer, Preview
-from model.tokens import Tokens
-from service.codec import CodecInfo
-from service.engine.torch_runner import to_images, to_pixels
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.config import SamplerConfig
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import Observer, Preview
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.torch_runner import to_images, to_pixels
 
 
 class LocalCodec:

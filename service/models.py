@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from service.engine.engines import Engines
-from service.errors import UnknownModelError
+from flowmo.service.engine.engines import Engines
+from flowmo.service.errors import UnknownModelError
 
 logger = logging.getLogger(__name__)
 

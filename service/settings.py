@@ -10,14 +10,14 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from model.config import MAX_STEPS
-from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
-from service.engine.sizes import TORCH
-from service.images import DEFAULT_MAX_PIXELS
-from service.places import DEFAULT_PLACES
+from flowmo.imaging.reading import DEFAULT_MAX_PIXELS
+from flowmo.model.config import MAX_STEPS
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Batching
+from flowmo.service.engine.sizes import TORCH
+from flowmo.service.http.admission import DEFAULT_PLACES
 
 # The demo checkpoint that ships with the repository.
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parent.parent / "checkpoints" / "tiny"
+DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "tiny"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEFAULT_MAX_BODY_BYTES = 32 * 1024 * 1024

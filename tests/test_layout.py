@@ -30,14 +30,31 @@ def pins() -> dict[str, str]:
 
 
 def test_every_package_is_under_the_import_rules(project: dict[str, Any]) -> None:
-    packages = {init.parent.name for init in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert set(project["tool"]["importlinter"]["root_packages"]) == packages
-    assert packages <= set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    packages = {init.parent.name for init in ROOT.glob("*/__init__.py")}
+    linked = {link.resolve().relative_to(ROOT).parts[0] for link in _links()}
+    assert set(project["tool"]["importlinter"]["root_packages"]) == packages - linked - {"tests"}
 
 
-def test_every_package_declares_its_types(project: dict[str, Any]) -> None:
-    for package in project["tool"]["importlinter"]["root_packages"]:
-        assert (ROOT / package / "py.typed").is_file()
+def test_only_flowmo_is_installed(project: dict[str, Any]) -> None:
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["flowmo"]
+
+
+def test_links_are_relative_and_lead_to_folders_of_the_repository() -> None:
+    assert {link.name for link in _links()} == {
+        "checkpoints",
+        "deploy",
+        "model",
+        "service",
+        "training",
+    }
+    for link in _links():
+        assert not link.readlink().is_absolute()
+        assert link.resolve().is_relative_to(ROOT)
+        assert link.is_dir()
+
+
+def _links() -> list[Path]:
+    return [path for path in (ROOT / "flowmo").iterdir() if path.is_symlink()]
 
 
 def test_every_dependency_is_pinned_within_its_bounds(

@@ -1,6 +1,7 @@
 """Training of FlowMo tokenizers: ``flowmo train``, or :func:`train` with a recipe's config."""
 
-from training.config import (
+from flowmo.training.checkpointing.initial import start_from
+from flowmo.training.config import (
     DataConfig,
     DistillConfig,
     LossWeights,
@@ -10,11 +11,10 @@ from training.config import (
     TrainConfig,
     ValidationConfig,
 )
-from training.errors import DataError, DivergedError
-from training.initial import start_from
-from training.overrides import override, parse_assignments
-from training.recipes import RECIPES, recipe
-from training.trainer import TrainResult, train
+from flowmo.training.errors import DataError, DivergedError
+from flowmo.training.loop.trainer import TrainResult, train
+from flowmo.training.overrides import override, parse_assignments
+from flowmo.training.recipes import RECIPES, recipe
 
 __all__ = [
     "RECIPES",

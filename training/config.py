@@ -1,8 +1,8 @@
 """Everything that defines a training run, as frozen values that validate themselves.
 
-A run is one :class:`TrainConfig`. Recipes (:mod:`training.recipes`) return complete ones,
-:mod:`training.overrides` changes single fields from the command line, and the checkpoint stores
-the JSON form of :meth:`TrainConfig.to_dict`.
+A run is one :class:`TrainConfig`. Recipes (:mod:`flowmo.training.recipes`) return complete ones,
+:mod:`flowmo.training.overrides` changes single fields from the command line, and the checkpoint
+stores the JSON form of :meth:`TrainConfig.to_dict`.
 """
 
 import math
@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from model.config import FlowMoConfig
-from model.errors import ConfigError
-from training.strict import from_dict, to_dict
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import ConfigError
+from flowmo.training.strict import from_dict, to_dict
 
 Crop = Literal["random", "centre"]
 Cache = Literal["none", "memory"]
@@ -60,7 +60,7 @@ class DataConfig:
         paths: folders (searched recursively), image files, uncompressed tar files (of images, or
             of such tars), glob patterns and ``{000..146}`` of these; each also as a URL that
             fsspec reads (``s3://``, ``gs://``, ``https://``); Hugging Face data sets as
-            ``hf://owner/name?split=train`` or ``hf:/folder`` (:mod:`training.sources`).
+            ``hf://owner/name?split=train`` or ``hf:/folder`` (:mod:`flowmo.training.data.sources`).
         crop: position of the square crop, ``random`` or ``centre``.
         min_crop_scale: the side of a random crop is uniform between this share of the image's
             shorter side and all of it. 1 is the plain "resize the shorter side, crop a square".

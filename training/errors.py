@@ -6,7 +6,7 @@ FlowMoError (model.errors)
 └── LibraryError     a library of the extra `train`, or its weights, cannot be had
 """
 
-from model.errors import FlowMoError
+from flowmo.model.errors import FlowMoError
 
 
 class DataError(FlowMoError, ValueError):

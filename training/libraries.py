@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from training.errors import LibraryError
+from flowmo.training.errors import LibraryError
 
 
 def library(name: str) -> Any:

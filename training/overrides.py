@@ -11,8 +11,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from model.errors import ConfigError
-from training.strict import from_dict, to_dict
+from flowmo.model.errors import ConfigError
+from flowmo.training.strict import from_dict, to_dict
 
 T = TypeVar("T")
 

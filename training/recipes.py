@@ -2,16 +2,16 @@
 
 The published ones are Table 1 of the supplement. Their ``steps`` are its epochs over the
 1,281,167 images of ImageNet-1K. Those of later stages begin with a checkpoint and take over its
-sizes (:func:`training.initial.start_from`, ``--init``).
+sizes (:func:`flowmo.training.checkpointing.initial.start_from`, ``--init``).
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from model.config import SamplerConfig, preset
-from model.errors import ConfigError
-from training.config import (
+from flowmo.model.config import SamplerConfig, preset
+from flowmo.model.errors import ConfigError
+from flowmo.training.config import (
     DataConfig,
     DistillConfig,
     LossWeights,

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from model.errors import ConfigError
+from flowmo.model.errors import ConfigError
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from flowmo.cli.server_process import ServerProcess
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
 
 MODEL = "nano"
 SIDE = 32

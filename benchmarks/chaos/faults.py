@@ -195,8 +195,8 @@ def hang_replica(bench: Bench) -> Outcome:
 _REDEPLOY = """
 import json, sys, ray
 from ray import serve
-from service.cluster.app import APPLICATION, build
-from service.cluster.config import ClusterConfig
+from flowmo.service.cluster.app import APPLICATION, build
+from flowmo.service.cluster.config import ClusterConfig
 
 ray.init(address=sys.argv[1], log_to_driver=False)
 config = ClusterConfig.model_validate(json.loads(sys.argv[2]))

@@ -19,8 +19,8 @@ from benchmarks.prometheus import Prometheus
 from benchmarks.serving.runs import run_load, saturate
 from benchmarks.serving.server import Server
 from benchmarks.serving.workload import MIX, look_at
-from deploy.grafana.__main__ import DASHBOARDS
-from deploy.grafana.panels import Panel
+from tools.grafana.__main__ import DASHBOARDS
+from tools.grafana.panels import Panel
 
 # What is drawn, by the pages' titles.
 TITLES = (

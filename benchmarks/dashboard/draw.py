@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from deploy.grafana.panels import Panel
+from tools.grafana.panels import Panel
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -22,7 +22,7 @@ from benchmarks.environment import environment
 from benchmarks.json_report import write_json
 from benchmarks.speed.command import numbers
 from benchmarks.speed.harness import in_turns
-from model.attention import BACKENDS
+from flowmo.model.attention import BACKENDS
 
 
 def ways(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callable[[], Tensor]]:

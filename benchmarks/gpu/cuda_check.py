@@ -25,7 +25,7 @@ from benchmarks.parity import compare
 from benchmarks.parity_files import read_parity_file
 from benchmarks.speed.measure import measure
 from benchmarks.speed.variants import PLAIN, available, subject
-from deploy.graphs import HALVES
+from flowmo.deploy.graphs import HALVES
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PARITY = _ROOT / "tests" / "data" / "parity"

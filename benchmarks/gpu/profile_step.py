@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.speed.command import numbers
 from benchmarks.speed.measure import inputs
 from benchmarks.speed.variants import subject
-from deploy.buckets import powers_of_two
-from deploy.compiled import CompiledSteps
-from model.inference import InferenceModel
+from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.compiled import CompiledSteps
+from flowmo.model.inference import InferenceModel
 
 _TOP = 25
 

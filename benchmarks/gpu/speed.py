@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.speed.command import numbers, run
-from deploy.graphs import Half
+from flowmo.deploy.graphs import Half
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -23,17 +23,17 @@ from benchmarks.json_report import write_json
 from benchmarks.speed.harness import in_turns
 from benchmarks.speed.measure import inputs
 from benchmarks.speed.variants import subject
-from deploy import golden
-from deploy.buckets import powers_of_two
-from deploy.compiled import CompiledSteps
-from deploy.export import Attention, export
-from deploy.graphs import HALVES
-from deploy.tensorrt.build import BuildOptions, build
-from deploy.tensorrt.keys import current_architecture, read_engine
-from deploy.tensorrt.libraries import Library, load_library
-from deploy.tensorrt.steps import EngineHalf, TensorRTSteps
-from model.errors import CompilationError
-from model.inference import InferenceModel
+from flowmo.deploy import golden
+from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.compiled import CompiledSteps
+from flowmo.deploy.export import Attention, export
+from flowmo.deploy.graphs import HALVES
+from flowmo.deploy.tensorrt.build import BuildOptions, build
+from flowmo.deploy.tensorrt.keys import current_architecture, read_engine
+from flowmo.deploy.tensorrt.libraries import Library, load_library
+from flowmo.deploy.tensorrt.steps import EngineHalf, TensorRTSteps
+from flowmo.model.errors import CompilationError
+from flowmo.model.inference import InferenceModel
 
 
 def try_architecture(

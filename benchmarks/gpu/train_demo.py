@@ -1,6 +1,6 @@
 """Train the demo checkpoint, all stages, in one call or in several that each end in time.
 
-    python -m training.demo_data --out DATA --size 160
+    python -m flowmo.training.data.demo --out DATA --size 160
     python -m benchmarks.gpu.train_demo --data 'DATA/*.tar' --run RUN --out OUT \
         --minutes 12,3,3 --call-minutes 9
 
@@ -31,7 +31,7 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.loss_curve import draw
 from benchmarks.reconstruction import write_report
-from training import (
+from flowmo.training import (
     TrainConfig,
     TrainResult,
     override,

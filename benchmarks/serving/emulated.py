@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from service.engine.torch_runner import TorchRunner
-from service.loader import load_model
+from flowmo.service.engine.torch_runner import TorchRunner
+from flowmo.service.loader import load_model
 
 # A decoder that computes at its full rate from one row on, as the full model does on a GPU.
 ROW_SECONDS = 0.005

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from model.sampler import count_forwards
-from model.tokens import Tokens
-from training.held_out import centred_square, held_out_photographs
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import count_forwards
+from flowmo.model.tokens import Tokens
+from flowmo.training.data.held_out import centred_square, held_out_photographs
 
 # The service's own, so that both write the same file.
 PNG_LEVEL = 4

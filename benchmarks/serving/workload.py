@@ -7,10 +7,10 @@ from itertools import accumulate, count
 import httpx
 import numpy as np
 
+from flowmo.model.config import SamplerConfig
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.model.sampler import count_forwards
 from flowmo.photographs import photograph_paths
-from model.config import SamplerConfig
-from model.container import MEDIA_TYPE
-from model.sampler import count_forwards
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

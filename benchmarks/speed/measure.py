@@ -10,10 +10,10 @@ from torch import Tensor
 
 from benchmarks.speed.harness import in_turns
 from benchmarks.speed.variants import PLAIN, Compute, Subject
-from deploy.cost import GPUS, Gpu, cost_of
-from deploy.graphs import Half
-from model.network import with_mask
-from model.sampler import count_forwards
+from flowmo.deploy.cost import GPUS, Gpu, cost_of
+from flowmo.deploy.graphs import Half
+from flowmo.model.network import with_mask
+from flowmo.model.sampler import count_forwards
 
 
 def inputs(subject: Subject, half: Half, rows: int, *, seed: int = 0) -> tuple[Any, ...]:

@@ -14,16 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deploy.buckets import powers_of_two
-from deploy.compiled import CompiledSteps
-from deploy.export import export
-from deploy.graphs import HALVES, Half
-from deploy.onnx_runtime import OnnxSteps
-from deploy.runtime import Kind, Runtime, install
-from model.config import preset
-from model.errors import FlowMoError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.compiled import CompiledSteps
+from flowmo.deploy.export import export
+from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.onnx_runtime import OnnxSteps
+from flowmo.deploy.runners import Kind, Runtime, install
+from flowmo.model.config import preset
+from flowmo.model.errors import FlowMoError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 
 # images, or x, times and condition
 Compute = Callable[..., Tensor]

@@ -22,7 +22,7 @@ from flowmo.cli.sweep import sweep_command
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
 from flowmo.cli.train import train_command
 from flowmo.client import ClientError
-from model.errors import FlowMoError
+from flowmo.model.errors import FlowMoError
 
 # What a user did or has; anything else is a bug and keeps its traceback.
 _EXPECTED = (FlowMoError, ClientError, ServerError)

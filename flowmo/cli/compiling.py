@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, profile_of
-from model.errors import CompilationError
+from flowmo.deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, profile_of
+from flowmo.model.errors import CompilationError
 
 if TYPE_CHECKING:
-    from deploy.graphs import Half
-    from deploy.onnx_files import OnnxFile
+    from flowmo.deploy.graphs import Half
+    from flowmo.deploy.onnx_files import OnnxFile
 
 Dtype = Literal["float32", "bfloat16"]
 # Of ONNX Runtime against PyTorch; outputs are of the size of 1 to 10.
@@ -32,10 +32,10 @@ def export_command(
     """Write a checkpoint's encoder and one step of its decoder as ONNX files."""
     import torch
 
-    from deploy.export import export, largest_difference
-    from deploy.graphs import HALVES
-    from model.flowmo import FlowMo
-    from model.inference import InferenceModel
+    from flowmo.deploy.export import export, largest_difference
+    from flowmo.deploy.graphs import HALVES
+    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.inference import InferenceModel
 
     wanted = torch.float32 if dtype == "float32" else torch.bfloat16
     model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=wanted)
@@ -84,9 +84,9 @@ def build_engine_command(
     rebuild: Annotated[bool, typer.Option(help="Even if it is there already.")] = False,
 ) -> None:
     """Build TensorRT engines from exported halves, or from a checkpoint."""
-    from deploy.runtime import default_cache
-    from deploy.tensorrt.build import BuildOptions, build, find_or_build
-    from deploy.tensorrt.libraries import load_library
+    from flowmo.deploy.runners import default_cache
+    from flowmo.deploy.tensorrt.build import BuildOptions, build, find_or_build
+    from flowmo.deploy.tensorrt.libraries import load_library
 
     buckets = powers_of_two(max_batch) if max_batch else profile_of(profile)
     loaded = load_library(library)
@@ -113,18 +113,18 @@ def build_engine_command(
 
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
     """The graphs of a checkpoint, where a service looks for them; of anything else itself."""
-    from model.checkpoint_files import CONFIG_FILE
+    from flowmo.model.checkpoint_files import CONFIG_FILE
 
     if not (source / CONFIG_FILE).is_file():
         return source
     import torch
 
-    from deploy.export import export
-    from deploy.graphs import HALVES
-    from deploy.onnx_files import file_name
-    from deploy.runtime import graph_folder
-    from model.flowmo import FlowMo
-    from model.inference import InferenceModel
+    from flowmo.deploy.export import export
+    from flowmo.deploy.graphs import HALVES
+    from flowmo.deploy.onnx_files import file_name
+    from flowmo.deploy.runners import graph_folder
+    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.inference import InferenceModel
 
     wanted = torch.float32 if dtype == "float32" else torch.bfloat16
     model = InferenceModel(FlowMo.from_pretrained(str(source)), dtype=wanted)
@@ -137,8 +137,8 @@ def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
 
 
 def _files(source: Path) -> "list[OnnxFile]":
-    from deploy.graphs import HALVES
-    from deploy.onnx_files import OnnxFile, file_name
+    from flowmo.deploy.graphs import HALVES
+    from flowmo.deploy.onnx_files import OnnxFile, file_name
 
     if source.is_dir():
         halves: tuple[Half, ...] = HALVES

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from service.images import Pixels
+    from flowmo.imaging.reading import Pixels
 
 _MARGIN = 12
 _CAPTION = 28

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from model.errors import CheckpointError, ConfigError
+from flowmo.model.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
-    from model.config import FlowMoConfig
+    from flowmo.model.config import FlowMoConfig
 
 
 class Dtype(StrEnum):
@@ -52,10 +52,10 @@ def convert_command(
     # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     from rich.console import Console
 
-    from model.checkpoint import inspect_checkpoint
-    from model.checkpoint_files import DTYPES
-    from model.config import preset as find_preset
-    from model.published import convert_published
+    from flowmo.model.checkpoint import inspect_checkpoint
+    from flowmo.model.checkpoint_files import DTYPES
+    from flowmo.model.config import preset as find_preset
+    from flowmo.model.published import convert_published
 
     chosen = _read_config(config) if preset is None else find_preset(preset)
     with Console(stderr=True).status(f"converting {source.name}"):
@@ -80,7 +80,7 @@ def convert_command(
 
 
 def _read_config(path: Path | None) -> "FlowMoConfig":
-    from model.config import FlowMoConfig
+    from flowmo.model.config import FlowMoConfig
 
     assert path is not None
     try:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from model.errors import ConfigError
+from flowmo.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from deploy.cost import Cost, Gpu
-    from model.config import FlowMoConfig
+    from flowmo.deploy.cost import Cost, Gpu
+    from flowmo.model.config import FlowMoConfig
 
 
 _PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
@@ -30,7 +30,7 @@ def cost_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Show operations, bytes, parameters, the least time and the memory a model needs."""
-    from deploy.cost import GPUS, cost_of
+    from flowmo.deploy.cost import GPUS, cost_of
 
     if gpu.lower() not in GPUS:
         raise ConfigError(f"gpu must be one of {', '.join(GPUS)}, got {gpu!r}")
@@ -41,8 +41,8 @@ def cost_command(
 
 
 def _config(preset: str | None, checkpoint: str | None) -> "FlowMoConfig":
-    from model.config import preset as preset_of
-    from model.flowmo import FlowMo
+    from flowmo.model.config import preset as preset_of
+    from flowmo.model.flowmo import FlowMo
 
     if (preset is None) == (checkpoint is None):
         raise typer.BadParameter("give either --preset or --checkpoint")

@@ -16,7 +16,7 @@ from flowmo.client import Client, EncodedImage, Sampling
 from flowmo.photographs import photograph_paths
 
 if TYPE_CHECKING:
-    from service.images import Pixels
+    from flowmo.imaging.reading import Pixels
 
 DEFAULT_OUT = Path("demo-output")
 
@@ -89,9 +89,9 @@ def demo_command(
 
 def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
     """One photograph through HTTP and back."""
-    from service.fit import fit_image
-    from service.images import read_image
-    from service.quality import nearest_webp
+    from flowmo.imaging.fit import fit_image
+    from flowmo.imaging.quality import nearest_webp
+    from flowmo.imaging.reading import read_image
 
     data = path.read_bytes()
     encoded = client.tokenize(data)
@@ -112,7 +112,7 @@ def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
 
 
 def _table(results: list[_Result]) -> Table:
-    from service.quality import psnr
+    from flowmo.imaging.quality import psnr
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("photograph", no_wrap=True)
@@ -134,7 +134,7 @@ def _table(results: list[_Result]) -> Table:
 
 
 def _write(out: Path, result: _Result) -> None:
-    from service.render import encode_image
+    from flowmo.imaging.writing import encode_image
 
     write_whole(out / f"{result.name}.flowmo", result.encoded.data)
     write_whole(out / f"{result.name}.original.png", encode_image(result.original, "png"))
@@ -144,7 +144,7 @@ def _write(out: Path, result: _Result) -> None:
 def _compare(results: list[_Result], target: Path) -> None:
     """One row a photograph: original, reconstruction, and WebP at the nearest size."""
     from flowmo.cli.contact_sheet import Tile, contact_sheet
-    from service.quality import psnr
+    from flowmo.imaging.quality import psnr
 
     rows = [
         (

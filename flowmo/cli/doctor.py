@@ -39,7 +39,7 @@ def doctor_command(
     """
     from flowmo.doctor.checks import examine
     from flowmo.doctor.probe import Wanted, probe
-    from service.settings import DEFAULT_CHECKPOINT, DEFAULT_HOST, DEFAULT_PORT
+    from flowmo.service.settings import DEFAULT_CHECKPOINT, DEFAULT_HOST, DEFAULT_PORT
 
     wanted = Wanted(
         checkpoint=checkpoint or str(DEFAULT_CHECKPOINT),

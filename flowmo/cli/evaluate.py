@@ -69,8 +69,8 @@ def evaluate_command(
     ] = None,
 ) -> None:
     """PSNR, SSIM, LPIPS, rFID, precision and recall. Run it again to go on after a stop."""
-    from training import evaluation as ev
-    from training.sweep import settings
+    from flowmo.training import evaluation as ev
+    from flowmo.training.evaluation.sweep import settings
 
     if merge is not None:
         _tell(ev.merge(merge), merge)

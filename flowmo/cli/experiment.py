@@ -10,7 +10,7 @@ from flowmo.cli.numbers import numbers
 from flowmo.cli.train import EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
-    from training.experiments import Setup
+    from flowmo.training.experiments import Setup
 
 experiment_app = typer.Typer(
     help="Experiments of the paper's supplement: JSON and a plot each.", no_args_is_help=True
@@ -52,8 +52,8 @@ def noise_norm_command(
     batch: _Batch = 16,
 ) -> None:
     """C.1: rate, distortion and perception by the norm of the initial noise."""
-    from training.experiments import noise_norm
-    from training.experiments.noise_norm import FACTORS
+    from flowmo.training.experiments import noise_norm
+    from flowmo.training.experiments.noise_norm import FACTORS
 
     setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
     chosen = numbers(factors, float, "--factors") or FACTORS
@@ -88,9 +88,9 @@ def width_scaling_command(
     batch: _Batch = 16,
 ) -> None:
     """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
-    from training import override, parse_assignments
-    from training import recipe as find_recipe
-    from training.experiments import InterruptedExperiment, width_scaling
+    from flowmo.training import override, parse_assignments
+    from flowmo.training import recipe as find_recipe
+    from flowmo.training.experiments import InterruptedExperiment, width_scaling
 
     changes = parse_assignments(assignments or []) | {"steps": str(steps)}
     config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
@@ -127,7 +127,7 @@ def precision_recall_command(
     batch: _Batch = 16,
 ) -> None:
     """C.4: precision and recall before and after stage 1B."""
-    from training.experiments import precision_recall
+    from flowmo.training.experiments import precision_recall
 
     setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips, vgg=vgg)
     result = precision_recall(
@@ -152,7 +152,7 @@ def wall_clock_command(
     precision: _Precision = "auto",
 ) -> None:
     """C.6: seconds to encode and to decode one picture."""
-    from training.experiments import wall_clock
+    from flowmo.training.experiments import wall_clock
 
     result = wall_clock(checkpoints, out=out, device=device, precision=precision, repeats=repeats)
     rows = [
@@ -174,8 +174,8 @@ def _setup(
     lpips: str,
     vgg: str = "none",
 ) -> "Setup":
-    from training.evaluation import NetworkSources, Plan, Ranks
-    from training.experiments import Setup
+    from flowmo.training.evaluation import NetworkSources, Plan, Ranks
+    from flowmo.training.experiments import Setup
 
     return Setup(
         data=tuple(data or ()),

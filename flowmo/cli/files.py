@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from model.container import FILE_SUFFIX
+from flowmo.model.container import FILE_SUFFIX
 
 # What reading an image accepts; a file that the user names is tried whatever its suffix.
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp")

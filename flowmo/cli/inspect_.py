@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.container import VERSION, Container
-from model.errors import ContainerMismatchError, NotAContainerError
+from flowmo.model.container import VERSION, Container
+from flowmo.model.errors import ContainerMismatchError, NotAContainerError
 
 if TYPE_CHECKING:
-    from model.checkpoint import CheckpointInfo
-    from model.config import FlowMoConfig
+    from flowmo.model.checkpoint import CheckpointInfo
+    from flowmo.model.config import FlowMoConfig
 
 # What the JSON calls a thing, and what people do.
 _LABELS = {
@@ -95,9 +95,9 @@ def _container_report(path: Path, checkpoint: str | None) -> tuple[dict[str, Any
 
 def _checkpoint_identity(name_or_path: str) -> "tuple[CheckpointInfo, str]":
     """A checkpoint and its stored fingerprint, or the computed one if none is stored."""
-    from model.checkpoint import inspect_checkpoint, load_weights
-    from model.fingerprint import compute_fingerprint
-    from model.hub import find_checkpoint
+    from flowmo.model.checkpoint import inspect_checkpoint, load_weights
+    from flowmo.model.fingerprint import compute_fingerprint
+    from flowmo.model.hub import find_checkpoint
 
     info = inspect_checkpoint(find_checkpoint(name_or_path))
     return info, info.fingerprint or compute_fingerprint(info.config, load_weights(info))
@@ -106,9 +106,9 @@ def _checkpoint_identity(name_or_path: str) -> "tuple[CheckpointInfo, str]":
 def _checkpoint_report(target: str, *, verify: bool) -> tuple[dict[str, Any], str | None]:
     from math import prod
 
-    from model.checkpoint import inspect_checkpoint, load_weights
-    from model.fingerprint import compute_fingerprint
-    from model.hub import find_checkpoint
+    from flowmo.model.checkpoint import inspect_checkpoint, load_weights
+    from flowmo.model.fingerprint import compute_fingerprint
+    from flowmo.model.hub import find_checkpoint
 
     info = inspect_checkpoint(find_checkpoint(target))
     sizes = {name: prod(shape) for name, shape in info.shapes.items()}
@@ -147,7 +147,7 @@ def _preset_of(config: "FlowMoConfig") -> str | None:
     """The preset of the same network; name and sampler are not part of it."""
     from dataclasses import replace
 
-    from model.config import PRESETS
+    from flowmo.model.config import PRESETS
 
     for name, known in PRESETS.items():
         if replace(config, name=known.name, sampler=known.sampler) == known:

@@ -17,7 +17,7 @@ def new_command(
     name: Annotated[str, typer.Argument(help="Of whoever will use it: letters, digits, . _ -")],
 ) -> None:
     """Make a key: the key itself goes to the client, the lines into the server's file."""
-    from service.keys import digest_of, is_well_formed, new_key
+    from flowmo.service.http.keys import digest_of, is_well_formed, new_key
 
     if not is_well_formed(name):
         raise typer.BadParameter(f"expected letters, digits and . _ -, at most 64, got {name!r}")

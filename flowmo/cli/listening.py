@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from service.settings import Settings
+    from flowmo.service.settings import Settings
 
 
 def listen(host: str, port: int) -> socket.socket:

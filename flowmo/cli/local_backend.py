@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flowmo.cli.backends import Outcome, read_file
 from flowmo.client import Fit, ImageFormat, Sampling
-from model.container import Container
-from model.errors import FlowMoError
+from flowmo.model.container import Container
+from flowmo.model.errors import FlowMoError
 
 if TYPE_CHECKING:
-    from model.tokens import Tokens
-    from service.codec import Codec
-    from service.images import Pixels
+    from flowmo.imaging.reading import Pixels
+    from flowmo.model.tokens import Tokens
+    from flowmo.service.codec import Codec
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -88,8 +88,8 @@ class LocalBackend:
     def _tokens(self, images: Sequence[bytes | Exception], fit: Fit) -> "list[Tokens | Exception]":
         import numpy as np
 
-        from service.fit import fit_image
-        from service.images import read_image
+        from flowmo.imaging.fit import fit_image
+        from flowmo.imaging.reading import read_image
 
         size = self._codec.info.image_size
 
@@ -105,8 +105,8 @@ class LocalBackend:
         format: ImageFormat,
         quality: int,
     ) -> list[bytes | Exception]:
-        from service.render import encode_image
-        from service.wire import SamplingOptions
+        from flowmo.imaging.writing import encode_image
+        from flowmo.service.http.wire import SamplingOptions
 
         given = {name: value for name, value in sampling.params().items() if name != "seed"}
         sampler = SamplingOptions.model_validate(given).sampler(self._codec.info.sampler)
@@ -129,8 +129,8 @@ def local_backend(
     Raises:
         FlowMoError: the checkpoint cannot be loaded.
     """
-    from service.loader import load_codec
-    from service.settings import DEFAULT_CHECKPOINT
+    from flowmo.service.loader import load_codec
+    from flowmo.service.settings import DEFAULT_CHECKPOINT
 
     source = str(DEFAULT_CHECKPOINT) if checkpoint is None else checkpoint
     codec = load_codec(source, device=device, dtype=dtype, threads=threads)

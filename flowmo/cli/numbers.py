@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from model.errors import ConfigError
+from flowmo.model.errors import ConfigError
 
 Number = TypeVar("Number", int, float)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from training.release import Which
+    from flowmo.training.checkpointing.release import Which
 
 
 def release_command(
@@ -31,8 +31,8 @@ def release_command(
     private: Annotated[bool, typer.Option("--private", help="Of a new repository.")] = False,
 ) -> None:
     """Write a checkpoint with its model card, figures and pictures; upload it if asked to."""
-    from training.release import push as upload
-    from training.release import release
+    from flowmo.training.checkpointing.release import push as upload
+    from flowmo.training.checkpointing.release import release
 
     if weights not in ("best", "export", "auto"):
         raise typer.BadParameter(f"--weights is best, export or auto, got {weights!r}")

@@ -11,8 +11,8 @@ from flowmo.cli.serve_on_ray import serve_on_ray
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
-    from service.models import Models
-    from service.settings import Settings
+    from flowmo.service.models import Models
+    from flowmo.service.settings import Settings
 
 BACKLOG = 2048
 
@@ -166,12 +166,12 @@ def serve_command(
     # Imported here, so that `flowmo --help` and mistakes in options do not wait for torch.
     import uvicorn
 
-    from service.app import create_app
-    from service.instruments import PrometheusInstruments
-    from service.loader import open_models
-    from service.logs import log_config
-    from service.metrics import Metrics
-    from service.tracing import export_spans
+    from flowmo.service.http.app import create_app
+    from flowmo.service.loader import open_models
+    from flowmo.service.telemetry.instruments import PrometheusInstruments
+    from flowmo.service.telemetry.logs import log_config
+    from flowmo.service.telemetry.metrics import Metrics
+    from flowmo.service.telemetry.tracing import export_spans
 
     export_spans()
     metrics = Metrics(PrometheusInstruments())
@@ -205,7 +205,7 @@ def _described(models: "Models") -> str:
 def _settings(given: dict[str, Any]) -> "Settings":
     from pydantic import ValidationError
 
-    from service.settings import Settings
+    from flowmo.service.settings import Settings
 
     try:
         return Settings(**given)

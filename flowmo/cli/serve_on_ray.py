@@ -9,8 +9,8 @@ from flowmo.cli.listening import check_access, listen, url_of
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
-    from service.cluster.config import ClusterConfig
-    from service.settings import Settings
+    from flowmo.service.cluster.config import ClusterConfig
+    from flowmo.service.settings import Settings
 
 
 def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
@@ -31,8 +31,8 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
     check_access(settings, listener)
     url, (host, port) = url_of(listener), listener.getsockname()[:2]
     listener.close()
-    from service.cluster.config import ClusterConfig
-    from service.cluster.serving import run
+    from flowmo.service.cluster.config import ClusterConfig
+    from flowmo.service.cluster.serving import run
 
     config = ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
     models = ", ".join(config.models)
@@ -48,7 +48,7 @@ def _read(path: Path) -> "ClusterConfig":
     import yaml
     from pydantic import ValidationError
 
-    from service.cluster.config import ClusterConfig
+    from flowmo.service.cluster.config import ClusterConfig
 
     try:
         document: Any = yaml.safe_load(path.read_text())

@@ -42,10 +42,10 @@ def sweep_command(
     """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
     import torch
 
-    from model.flowmo import FlowMo
-    from model.inference import InferenceModel
-    from training import sweep
-    from training.pictures import held_out_pictures
+    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.inference import InferenceModel
+    from flowmo.training.data.pictures import held_out_pictures
+    from flowmo.training.evaluation import sweep
 
     if set_default is not None and not Path(checkpoint).is_dir():
         raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
@@ -88,7 +88,7 @@ def sweep_command(
 
 
 def _tell(point: object) -> None:
-    from training.sweep import Point
+    from flowmo.training.evaluation.sweep import Point
 
     assert isinstance(point, Point)
     s = point.sampler

@@ -14,7 +14,7 @@ from flowmo.cli.files import CONTAINER_SUFFIXES, IMAGE_SUFFIXES, plan
 from flowmo.cli.local_backend import local_backend
 from flowmo.cli.remote_backend import remote_backend
 from flowmo.client import Fit, ImageFormat, Sampling, Schedule
-from model.container import FILE_SUFFIX
+from flowmo.model.container import FILE_SUFFIX
 
 DEFAULT_QUALITY = 90
 # Enough to fill a server's batches; the server refuses what it has no room for.

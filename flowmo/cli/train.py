@@ -84,8 +84,8 @@ def train_command(
     import json
     from dataclasses import replace
 
-    from training import override, parse_assignments, start_from, train
-    from training import recipe as find_recipe
+    from flowmo.training import override, parse_assignments, start_from, train
+    from flowmo.training import recipe as find_recipe
 
     changes = parse_assignments(assignments or [])
     config = find_recipe(recipe)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from model.errors import ConfigError, FlowMoError
+from flowmo.model.errors import ConfigError, FlowMoError
 
 if TYPE_CHECKING:
-    from training import TrainConfig
+    from flowmo.training import TrainConfig
 
 
 class RayTrainingError(FlowMoError, RuntimeError):
@@ -68,7 +68,7 @@ def train_on_ray(config: "TrainConfig", options: RayOptions, *, resume: bool) ->
         How the run ended, as the fields of :class:`training.TrainResult` in JSON form.
 
     Raises:
-        ConfigError: there is a run already, or what :func:`training.train` raises.
+        ConfigError: there is a run already, or what :func:`flowmo.training.train` raises.
         RayTrainingError: the processes kept failing.
     """
     try:
@@ -81,8 +81,8 @@ def train_on_ray(config: "TrainConfig", options: RayOptions, *, resume: bool) ->
             f"--ray-workers needs Ray Train ({error}); install it with: "
             f"pip install 'flowmo-serve[train-ray]'"
         ) from None
-    from training.mirror import Mirror
-    from training.resume import find_checkpoint
+    from flowmo.training.checkpointing.mirror import Mirror
+    from flowmo.training.checkpointing.resume import find_checkpoint
 
     # Processes that are started anew must resume, so a folder with another run is refused here.
     output = Path(config.output).absolute()
@@ -135,7 +135,7 @@ def work(loop: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     import ray.train.torch
 
-    from training import TrainConfig, train
+    from flowmo.training import TrainConfig, train
 
     os.chdir(loop["folder"])
     device = ray.train.torch.get_device()

@@ -9,7 +9,7 @@ import httpx
 from flowmo.client.errors import ServerRefusedError
 from flowmo.client.retry import retry_after_seconds
 from flowmo.client.values import DecodedImage, EncodedImage, ModelInfo
-from model.container import Container
+from flowmo.model.container import Container
 
 _OCCURRENCE = "urn:flowmo:request:"
 

@@ -28,7 +28,7 @@ from flowmo.client.values import (
     Priority,
     Sampling,
 )
-from model.container import Container
+from flowmo.model.container import Container
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from flowmo.client.errors import ServerRefusedError
 from flowmo.client.requests import Operation, container_bytes, decode_params
 from flowmo.client.retry import is_temporary
 from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, Sampling
-from model.container import Container
+from flowmo.model.container import Container
 
 DEFAULT_BATCH_SIZE = 16
 MAX_BATCH_SIZE = 64

@@ -8,8 +8,8 @@ import httpx
 
 from flowmo.client import answers
 from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, ModelInfo, Sampling
-from model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
-from model.container import Container
+from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
+from flowmo.model.container import Container
 
 BINARY = "application/octet-stream"
 T = TypeVar("T")

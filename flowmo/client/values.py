@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from model.container import Container
+from flowmo.model.container import Container
 
 Fit = Literal["crop", "pad", "stretch"]
 ImageFormat = Literal["png", "jpeg", "webp"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
 
-from deploy.cost import cost_of
+from flowmo.deploy.cost import cost_of
 from flowmo.doctor.facts import Engine, Facts, Version
 
 Level = Literal["OK", "WARN", "FAIL"]

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.tensorrt.keys import EngineKey
-from model.config import FlowMoConfig
+from flowmo.deploy.tensorrt.keys import EngineKey
+from flowmo.model.config import FlowMoConfig
 
 Version = tuple[int, ...]
 

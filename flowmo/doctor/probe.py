@@ -15,14 +15,14 @@ import torch
 from huggingface_hub.constants import HF_HUB_CACHE
 from prometheus_client.parser import text_string_to_metric_families
 
-from deploy.runtime import default_cache
-from deploy.tensorrt.keys import read_manifest
-from deploy.tensorrt.libraries import load_library
+from flowmo.deploy.runners import default_cache
+from flowmo.deploy.tensorrt.keys import read_manifest
+from flowmo.deploy.tensorrt.libraries import load_library
 from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server, Version
-from model.checkpoint import inspect_checkpoint, load_weights
-from model.errors import CheckpointError, CompilationError
-from model.fingerprint import compute_fingerprint
-from model.flowmo import FlowMo
+from flowmo.model.checkpoint import inspect_checkpoint, load_weights
+from flowmo.model.errors import CheckpointError, CompilationError
+from flowmo.model.fingerprint import compute_fingerprint
+from flowmo.model.flowmo import FlowMo
 
 _DISTRIBUTION = "flowmo-serve"
 _SHARED = Path("/dev/shm")  # noqa: S108

@@ -10,20 +10,20 @@ from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
 from starlette.types import ASGIApp
 
-from service.app import create_app
-from service.cluster.config import (
+from flowmo.service.cluster.config import (
     DECODER_FILL,
     ENCODER_FILL,
     ClusterConfig,
     ModelConfig,
     Scaling,
 )
-from service.cluster.metrics import RayInstruments
-from service.cluster.remote import RemoteEngines
-from service.cluster.replicas import DecoderReplica, EncoderReplica
-from service.metrics import Metrics
-from service.models import Models
-from service.tracing import export_spans
+from flowmo.service.cluster.metrics import RayInstruments
+from flowmo.service.cluster.remote import RemoteEngines
+from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica
+from flowmo.service.http.app import create_app
+from flowmo.service.models import Models
+from flowmo.service.telemetry.metrics import Metrics
+from flowmo.service.telemetry.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"

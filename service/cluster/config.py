@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from model.checkpoint import inspect_checkpoint
-from service.engine.calls import DEFAULT_MAX_QUEUE
-from service.engine.local import EngineSettings
-from service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH, TORCH
-from service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
+from flowmo.model.checkpoint import inspect_checkpoint
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE
+from flowmo.service.engine.local import EngineSettings
+from flowmo.service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH, TORCH
+from flowmo.service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
 
 # Above the longest deadline: what was begun is finished before a replica goes.
 DRAIN_MARGIN_SECONDS = 30.0
@@ -22,7 +22,7 @@ PROXY_MARGIN_SECONDS = 0.25
 # The share of an engine's slots that autoscaling aims to keep filled.
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
-_POLICY = "service.cluster.backlog:BacklogPolicy"
+_POLICY = "flowmo.service.cluster.backlog:BacklogPolicy"
 
 
 class _Config(BaseModel):

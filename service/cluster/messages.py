@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Self
 
-from service.engine.calls import Call, Priority
+from flowmo.service.engine.calls import Call, Priority
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from service.instruments import Counter, Gauge, Histogram
+from flowmo.service.telemetry.instruments import Counter, Gauge, Histogram
 
 
 class RayInstruments:

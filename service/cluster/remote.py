@@ -16,18 +16,18 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from model.tokens import Tokens
-from service.cluster.messages import CallMessage, Refusal
-from service.codec import CodecInfo
-from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
-from service.engine.observer import Half
-from service.errors import (
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.cluster.messages import CallMessage, Refusal
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.observer import Half
+from flowmo.service.errors import (
     DeadlineExceededError,
     EngineStoppedError,
     OtherWeightsError,
     QueueFullError,
 )
-from service.images import Pixels
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator

@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ray.exceptions import RayError
 
-from model.errors import FlowMoError
-from model.tokens import Tokens
-from service.cluster.backlog import BACKLOG, WORK, WorkShare
-from service.cluster.config import ModelConfig
-from service.cluster.messages import CallMessage, Refusal
-from service.cluster.metrics import RayInstruments
-from service.codec import CodecInfo
-from service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
-from service.engine.decoder import DecoderEngine
-from service.engine.device import DeviceThread
-from service.engine.encoder import EncoderEngine
-from service.engine.observer import Half
-from service.errors import RequestError
-from service.images import Pixels
-from service.loader import load_runner
-from service.metrics import EngineMetrics
+from flowmo.imaging.reading import Pixels
+from flowmo.model.errors import FlowMoError
+from flowmo.model.tokens import Tokens
+from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
+from flowmo.service.cluster.config import ModelConfig
+from flowmo.service.cluster.messages import CallMessage, Refusal
+from flowmo.service.cluster.metrics import RayInstruments
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.decoder import DecoderEngine
+from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.observer import Half
+from flowmo.service.errors import RequestError
+from flowmo.service.loader import load_runner
+from flowmo.service.telemetry.metrics import EngineMetrics
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle

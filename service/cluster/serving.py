@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray import serve
 
-from service.cluster.app import APPLICATION, build
-from service.cluster.config import ClusterConfig
+from flowmo.service.cluster.app import APPLICATION, build
+from flowmo.service.cluster.config import ClusterConfig
 
 logger = logging.getLogger(__name__)
 

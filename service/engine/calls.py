@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model.config import SamplerConfig
-from model.tokens import Tokens
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.config import SamplerConfig
+from flowmo.model.tokens import Tokens
 
 Priority = Literal["interactive", "batch"]
 # See service.engine.decoder.DecoderEngine.

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from model.config import FlowMoConfig, SamplerConfig
-from model.sampler import is_guided, time_grid
-from model.tokens import Tokens
-from service.engine.calls import (
+from flowmo.imaging.reading import Pixels
+from flowmo.model.config import FlowMoConfig, SamplerConfig
+from flowmo.model.sampler import is_guided, time_grid
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import (
     DEFAULT_MAX_QUEUE,
     Batching,
     Call,
@@ -30,13 +31,12 @@ from service.engine.calls import (
     Timings,
     Watch,
 )
-from service.engine.device import DeviceThread
-from service.engine.observer import EngineObserver
-from service.engine.runner import DecoderRunner
-from service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
-from service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
-from service.errors import ComputeError, DeadlineUnreachableError, OtherWeightsError
-from service.images import Pixels
+from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.observer import EngineObserver
+from flowmo.service.engine.runner import DecoderRunner
+from flowmo.service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
+from flowmo.service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
+from flowmo.service.errors import ComputeError, DeadlineUnreachableError, OtherWeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor

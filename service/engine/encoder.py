@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
-from service.engine.device import DeviceThread
-from service.engine.observer import EngineObserver
-from service.engine.runner import EncoderRunner
-from service.engine.schedule import BucketTimes, worthwhile
-from service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
-from service.errors import ComputeError, QueueFullError
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
+from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.observer import EngineObserver
+from flowmo.service.engine.runner import EncoderRunner
+from flowmo.service.engine.schedule import BucketTimes, worthwhile
+from flowmo.service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
+from flowmo.service.errors import ComputeError, QueueFullError
 
 DEFAULT_BATCH_WAIT = 0.002
 _WARM_RUNS = 2

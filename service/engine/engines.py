@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from model.tokens import Tokens
-from service.codec import CodecInfo
-from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
-from service.engine.observer import Half
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.observer import Half
 
 
 class Engines(Protocol):

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from model.tokens import Tokens
-from service.codec import CodecInfo
-from service.engine.calls import (
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import (
     DEFAULT_MAX_QUEUE,
     Batching,
     Call,
@@ -14,12 +15,11 @@ from service.engine.calls import (
     Encoded,
     Watch,
 )
-from service.engine.decoder import DecoderEngine
-from service.engine.device import DeviceThread
-from service.engine.encoder import EncoderEngine
-from service.engine.observer import EngineObserver, Half, Silent
-from service.engine.runner import DecoderRunner, EncoderRunner
-from service.images import Pixels
+from flowmo.service.engine.decoder import DecoderEngine
+from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.observer import EngineObserver, Half, Silent
+from flowmo.service.engine.runner import DecoderRunner, EncoderRunner
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,9 +7,9 @@ A runner is called from the device thread only. It computes whole batches of one
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from model.tokens import Tokens
-from service.codec import CodecInfo
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
 
 if TYPE_CHECKING:  # the contract itself does not need torch
     from torch import Tensor

@@ -1,6 +1,6 @@
 """Batch sizes by kind of device, and the name of what computes them by default."""
 
-from deploy.buckets import powers_of_two
+from flowmo.deploy.buckets import powers_of_two
 
 TORCH = "torch"
 

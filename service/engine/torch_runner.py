@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.inference import InferenceModel
-from model.network import with_mask
-from model.quantizer import ids_to_signs
-from model.sampler import noise
-from model.tokens import Tokens
-from service.codec import CodecInfo
-from service.engine.sizes import TORCH, buckets_of
-from service.images import Pixels
+from flowmo.imaging.reading import Pixels
+from flowmo.model.inference import InferenceModel
+from flowmo.model.network import with_mask
+from flowmo.model.quantizer import ids_to_signs
+from flowmo.model.sampler import noise
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.sizes import TORCH, buckets_of
 
 
 class TorchRunner:

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from service.engine.calls import Call
-from service.errors import (
+from flowmo.service.engine.calls import Call
+from flowmo.service.errors import (
     DeadlineExceededError,
     DeadlineUnreachableError,
     EngineStoppedError,

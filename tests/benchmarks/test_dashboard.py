@@ -8,8 +8,8 @@ from PIL import Image
 
 from benchmarks.dashboard.__main__ import TITLES
 from benchmarks.dashboard.draw import draw
-from deploy.grafana.__main__ import DASHBOARDS
-from deploy.grafana.panels import Panel, Query
+from tools.grafana.__main__ import DASHBOARDS
+from tools.grafana.panels import Panel, Query
 
 
 class Canned:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import data_loading
-from training.index import ImageIndex
+from flowmo.training.data.index import ImageIndex
 
 # Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

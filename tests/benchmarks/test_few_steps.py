@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.few_steps import main
-from model.config import SamplerConfig
-from model.errors import ConfigError
-from model.flowmo import FlowMo
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
 
 TINY = Path(__file__).parents[2] / "checkpoints/tiny"
 

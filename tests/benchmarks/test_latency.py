@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from benchmarks.latency import main, time_reconstruction
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 
 PART = TransformerConfig(width=16, depth=1, heads=2)
 MODEL = FlowMo(

@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.reconstruction import CODECS, averages, measure, write_report
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.flowmo import FlowMo
-from training.evaluation.codecs import best_codec
-from training.evaluation.methods import mean_colour
-from training.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.data.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
+from flowmo.training.evaluation.codecs import best_codec
+from flowmo.training.evaluation.methods import mean_colour
 
 PHOTOGRAPH = centred_square(held_out_photographs()["astronaut.png"], 64)
 

@@ -23,8 +23,8 @@ from benchmarks.serving.plan import Plan, Point
 from benchmarks.serving.scrape import Computed, read_totals
 from benchmarks.serving.summary import percentile, spread, summarize
 from benchmarks.serving.workload import MIX, Ask, Kind, Workload
-from model.config import SamplerConfig
-from model.flowmo import FlowMo
+from flowmo.model.config import SamplerConfig
+from flowmo.model.flowmo import FlowMo
 
 PLAIN = SamplerConfig(steps=4, guidance=1.0)
 WORKLOAD = Workload(kinds=MIX, containers=[b"one", b"two"], default=PLAIN)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from benchmarks.reconstruction import averages, measure, reconstruct
-from model.checkpoint import inspect_checkpoint, load_checkpoint
-from model.fingerprint import compute_fingerprint
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.config import TrainConfig
-from training.evaluation.methods import mean_colour
-from training.held_out import centred_square, held_out_photographs
-from training.recipes import recipe
+from flowmo.model.checkpoint import inspect_checkpoint, load_checkpoint
+from flowmo.model.fingerprint import compute_fingerprint
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.config import TrainConfig
+from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.evaluation.methods import mean_colour
+from flowmo.training.recipes import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKPOINT = ROOT / "checkpoints" / "tiny"

@@ -13,8 +13,8 @@ from benchmarks.gpu import attention, cuda_check, profile_step, speed, tensorrt
 from benchmarks.speed.command import run
 from benchmarks.speed.harness import WARM_RUNS, Timing, in_turns
 from benchmarks.speed.variants import PLAIN, names
-from model.config import FlowMoConfig
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.flowmo import FlowMo
 from tests.service.fixtures import save_model
 
 

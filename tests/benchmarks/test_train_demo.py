@@ -5,8 +5,8 @@ import tarfile
 from pathlib import Path
 
 from benchmarks.gpu.train_demo import RECIPES, main, split_file, stage_config
+from flowmo.model.flowmo import FlowMo
 from flowmo.photographs import photograph_paths
-from model.flowmo import FlowMo
 
 TINY = [
     "model.image_size=32",

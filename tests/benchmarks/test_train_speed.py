@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import train_speed
-from model.config import preset
-from training.config import TrainConfig
+from flowmo.model.config import preset
+from flowmo.training.config import TrainConfig
 
 SMALL = replace(
     preset("tiny"),

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.export import export
-from deploy.graphs import HALVES, Half
-from deploy.onnx_files import OnnxFile
-from deploy.tensorrt.libraries import Library, load_library
-from model.config import FlowMoConfig, TransformerConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy.export import export
+from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.onnx_files import OnnxFile
+from flowmo.deploy.tensorrt.libraries import Library, load_library
+from flowmo.model.config import FlowMoConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 from tests.model.checkpoints import save_random
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy.buckets import powers_of_two, profile_of
-from deploy.padding import in_buckets
-from model.errors import ConfigError
+from flowmo.deploy.buckets import powers_of_two, profile_of
+from flowmo.deploy.padding import in_buckets
+from flowmo.model.errors import ConfigError
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from deploy.cost import GPUS, HalfCost, cost_of
-from deploy.graphs import HALVES, Half, example, graph_of
-from model.config import FlowMoConfig, preset
-from model.errors import ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel, Modulator
+from flowmo.deploy.cost import GPUS, HalfCost, cost_of
+from flowmo.deploy.graphs import HALVES, Half, example, graph_of
+from flowmo.model.config import FlowMoConfig, preset
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel, Modulator
 
 
 def half_of(config: FlowMoConfig, half: Half, rows: int) -> HalfCost:

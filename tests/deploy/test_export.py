@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from benchmarks.parity_files import read_parity_file
-from deploy.export import export, largest_difference
-from deploy.graphs import HALVES, Half
-from deploy.onnx_files import OnnxFile, file_name
-from deploy.onnx_runtime import OnnxSession, OnnxSteps
-from model.errors import CompilationError
-from model.inference import InferenceModel
-from model.sampler import time_grid
+from flowmo.deploy.export import export, largest_difference
+from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.onnx_files import OnnxFile, file_name
+from flowmo.deploy.onnx_runtime import OnnxSession, OnnxSteps
+from flowmo.model.errors import CompilationError
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import time_grid
 
 PARITY = Path(__file__).resolve().parents[1] / "data" / "parity"
 
@@ -77,7 +77,7 @@ def test_a_file_says_whose_it_is_and_in_which_precision(
 def test_large_weights_lie_beside_the_file(
     small: InferenceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deploy.export.EXTERNAL_BYTES", 1000)
+    monkeypatch.setattr("flowmo.deploy.export.EXTERNAL_BYTES", 1000)
     file = export(small, tmp_path, "decoder")
     data = tmp_path / "decoder_step.onnx.data"
     assert data.stat().st_size > file.path.stat().st_size
@@ -88,7 +88,7 @@ def test_large_weights_lie_beside_the_file(
 def test_a_decode_by_onnx_runtime_is_that_of_pytorch(
     small_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from model.flowmo import FlowMo
+    from flowmo.model.flowmo import FlowMo
 
     model = InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)))
     for half in HALVES:
@@ -110,7 +110,7 @@ def test_errors_say_what_came_and_how_to_mend_it(
     small_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
-    from model.flowmo import FlowMo
+    from flowmo.model.flowmo import FlowMo
 
     with pytest.raises(CompilationError, match=r"nothing\.onnx is not a file; .*flowmo export"):
         OnnxFile.read(tmp_path / "nothing.onnx")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.grafana.__main__ import DASHBOARDS, FOLDER, write
-from deploy.grafana.panels import Dashboard
+from tools.grafana.__main__ import DASHBOARDS, FOLDER, write
+from tools.grafana.panels import Dashboard
 
 ROOT = FOLDER.parent
 every_dashboard = pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: one.uid)
@@ -19,7 +19,7 @@ def test_the_files_are_what_the_code_makes(tmp_path: Path) -> None:
     write(tmp_path)
     made = {path.name: path.read_text() for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_text() for path in FOLDER.iterdir()}, (
-        "write them again: python -m deploy.grafana"
+        "write them again: python -m tools.grafana"
     )
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from fastapi.routing import APIRoute
 
-from deploy.image import dependencies
-from deploy.image.dependencies import requirements
-from service.routes import health
-from service.settings import DEFAULT_PORT
+from flowmo.service.http.routes import health
+from flowmo.service.settings import DEFAULT_PORT
 from tests.image.rules import violations
+from tools import dependencies
+from tools.dependencies import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy import golden
-from deploy.compiled import CompiledSteps
-from deploy.cuda_graphs import CudaGraphs
-from deploy.runtime import Runtime, install
-from model.attention import fastest_backend, time_backends, use_backend
-from model.errors import CompilationError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy import golden
+from flowmo.deploy.compiled import CompiledSteps
+from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.runners import Runtime, install
+from flowmo.model.attention import fastest_backend, time_backends, use_backend
+from flowmo.model.errors import CompilationError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 
 pytestmark = pytest.mark.gpu
 

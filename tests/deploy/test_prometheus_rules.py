@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from benchmarks.prometheus import find_tool
-from deploy.grafana.__main__ import DASHBOARDS
-from service.metrics import REQUEST_BUCKETS
+from flowmo.service.telemetry.metrics import REQUEST_BUCKETS
+from tools.grafana.__main__ import DASHBOARDS
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"

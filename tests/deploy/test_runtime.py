@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from deploy import golden
-from deploy.compiled import CompiledSteps, is_inner_linear
-from deploy.graphs import example
-from deploy.runtime import Runtime, default_cache, graph_folder, install
-from deploy.threads import fewest_of_the_quickest
-from model.errors import CompilationError, ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy import golden
+from flowmo.deploy.compiled import CompiledSteps, is_inner_linear
+from flowmo.deploy.graphs import example
+from flowmo.deploy.runners import Runtime, default_cache, graph_folder, install
+from flowmo.deploy.threads import fewest_of_the_quickest
+from flowmo.model.errors import CompilationError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 

@@ -9,17 +9,17 @@ import onnx
 import pytest
 import torch
 
-from deploy.export import export
-from deploy.graphs import HALVES, Half
-from deploy.onnx_files import OnnxFile
-from deploy.tensorrt.build import BuildOptions, build, find_or_build, key_of
-from deploy.tensorrt.keys import current_architecture, read_engine, read_manifest
-from deploy.tensorrt.libraries import Library, load_library
-from deploy.tensorrt.report import layer_report
-from deploy.tensorrt.steps import EngineHalf, check_bindings
-from model.errors import CompilationError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy.export import export
+from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.onnx_files import OnnxFile
+from flowmo.deploy.tensorrt.build import BuildOptions, build, find_or_build, key_of
+from flowmo.deploy.tensorrt.keys import current_architecture, read_engine, read_manifest
+from flowmo.deploy.tensorrt.libraries import Library, load_library
+from flowmo.deploy.tensorrt.report import layer_report
+from flowmo.deploy.tensorrt.steps import EngineHalf, check_bindings
+from flowmo.model.errors import CompilationError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 
 ADA = BuildOptions(architecture="sm89")
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 
 from flowmo.client import AsyncClient, AsyncClock, Client, Clock
-from model.container import Container
-from model.tokens import Tokens
+from flowmo.model.container import Container
+from flowmo.model.tokens import Tokens
 
 
 @dataclass(frozen=True)

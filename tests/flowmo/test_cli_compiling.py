@@ -7,10 +7,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from deploy.runtime import graph_folder
 from flowmo.cli.app import app
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.deploy.runners import graph_folder
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 from tests.service.fixtures import CONFIG, save_model
 
 RUN = CliRunner()

@@ -8,11 +8,11 @@ from typer.testing import CliRunner
 
 from flowmo.cli import app
 from flowmo.cli.server_process import ServerProcess
+from flowmo.imaging.fit import fit_image
+from flowmo.imaging.quality import nearest_webp, psnr
+from flowmo.imaging.reading import read_image
+from flowmo.model.container import Container
 from flowmo.photographs import photograph_paths
-from model.container import Container
-from service.fit import fit_image
-from service.images import read_image
-from service.quality import nearest_webp, psnr
 from tests.service.pictures import as_file, from_file, gradient
 
 

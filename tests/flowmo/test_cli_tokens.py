@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from flowmo.cli import app
 from flowmo.cli.server_process import ServerProcess
-from model.container import Container
+from flowmo.model.container import Container
 from tests.service.pictures import as_file, from_file, gradient
 
 Run = Callable[..., Result]

@@ -18,7 +18,7 @@ from flowmo.client import (
     ServerRefusedError,
     ServerTimeoutError,
 )
-from service.codec import Codec
+from flowmo.service.codec import Codec
 from tests.flowmo.scripted import Asker
 from tests.service.pictures import as_file, from_file, gradient
 

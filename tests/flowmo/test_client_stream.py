@@ -17,9 +17,9 @@ from flowmo.client import (
     Sampling,
     ServerRefusedError,
 )
-from model.container import Container
-from service.codec import Codec
-from service.engine.runner import CodecRunner
+from flowmo.model.container import Container
+from flowmo.service.codec import Codec
+from flowmo.service.engine.runner import CodecRunner
 from tests.flowmo.scripted import (
     Asker,
     Reply,

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from deploy.tensorrt.keys import EngineKey, Manifest, digest_of, write_engine
 from flowmo.cli.app import app
 from flowmo.cli.server_process import ServerProcess
+from flowmo.deploy.tensorrt.keys import EngineKey, Manifest, digest_of, write_engine
 from flowmo.doctor.checks import CHECKS, examine
 from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server
 from flowmo.doctor.probe import look_at_checkpoint, look_at_engines, version_of
-from model.config import preset
+from flowmo.model.config import preset
 from tests.service.fixtures import save_model
 
 RUN = CliRunner()

@@ -8,9 +8,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowmo.cli import app
-from model.flowmo import FlowMo
-from training.config import TrainConfig
-from training.recipes import recipe
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.config import TrainConfig
+from flowmo.training.recipes import recipe
 
 _SMALL = (
     "model.image_size=16", "model.patch_size=4", "model.code_length=4",

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from flowmo.cli import app
 from flowmo.cli.train_on_ray import RayOptions
-from model.errors import ConfigError
+from flowmo.model.errors import ConfigError
+from flowmo.training import TrainConfig, train
 from tests.training.conftest import write_pictures
-from training import TrainConfig, train
 
 _SMALL = (
     "model.image_size=16", "model.patch_size=4", "model.code_length=4",

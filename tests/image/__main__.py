@@ -53,13 +53,13 @@ def check_contents(root: Path, container: Container) -> str:
 def check_commands(container: Container, folder: Path) -> str:
     """The other things that the one image is for: training, evaluation, export, Ray, the doctor."""
     modules = "ray.serve, ray.train, torchvision, torchmetrics, onnx, onnxruntime, s3fs"
-    modules += ", training, deploy.tensorrt, benchmarks.serving.__main__"
+    modules += ", flowmo.training, flowmo.deploy.tensorrt"
     # torchvision of another build than torch's needs what tests/site declares; not in an image.
     if _torchvision_is_alone():
         modules = modules.replace("torchvision, torchmetrics, ", "")
     for command in (
         container.command("--version"),
-        container.command("inspect", "/opt/flowmo/checkpoints/tiny"),
+        container.command("inspect", "/opt/flowmo/flowmo/checkpoints/tiny"),
         container.command("export", "--help"),
         container.command("train", "tiny-demo", "--data", "x", "--list-fields"),
         ["python3", "-c", f"import {modules}"],

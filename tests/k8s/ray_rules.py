@@ -9,7 +9,7 @@ from packaging.version import Version
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
-from service.cluster.config import ClusterConfig, Scaling
+from flowmo.service.cluster.config import ClusterConfig, Scaling
 from tests.k8s.manifests import Manifest, cpus, of_kind, pods, ray_service, serve_config
 
 _LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")

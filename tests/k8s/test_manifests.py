@@ -9,10 +9,10 @@ import pytest
 import yaml
 from fastapi.routing import APIRoute
 
-from deploy import kubernetes
-from service.routes import health
+from flowmo.service.http.routes import health
 from tests.k8s import pod_rules, ray_rules
 from tests.k8s.manifests import K8S, OVERLAYS, ROOT, Manifest, of_kind, pods, ray_service, render
+from tools import prometheus_rules as kubernetes
 
 METRICS = pod_rules.metric_names((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
 ROUTES = {route.path for route in health.router.routes if isinstance(route, APIRoute)}
@@ -263,7 +263,7 @@ def test_the_serve_config_of_h100_is_that_of_deploy_beside_its_pods() -> None:
 
 def test_rules_for_the_operator_are_those_that_promtool_tests() -> None:
     for path, text in kubernetes.files().items():
-        assert path.read_text(encoding="utf-8") == text, "run python -m deploy.kubernetes"
+        assert path.read_text(encoding="utf-8") == text, "run python -m tools.prometheus_rules"
         rules = yaml.safe_load(text)
         source = yaml.safe_load((kubernetes.RULES / f"{path.stem}.yml").read_text(encoding="utf-8"))
         assert rules["spec"] == source

@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.checkpoint import expected_shapes
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.flowmo import FlowMo
+from flowmo.model.checkpoint import expected_shapes
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
 
 CONFIG = FlowMoConfig(
     name="pico",

@@ -7,8 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import model.checkpoint
-from model.checkpoint import (
+from flowmo.model.checkpoint import (
     check_shapes,
     expected_shapes,
     inspect_checkpoint,
@@ -16,9 +15,9 @@ from model.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from model.config import FlowMoConfig, preset
-from model.errors import CheckpointError
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig, preset
+from flowmo.model.errors import CheckpointError
+from flowmo.model.flowmo import FlowMo
 from tests.model.checkpoints import CONFIG, made_model, made_state
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -130,7 +129,7 @@ def test_a_save_that_fails_leaves_the_old_checkpoint(
     def disk_full(*args: Any, **kwargs: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(model.checkpoint, "save_torch_state_dict", disk_full)
+    monkeypatch.setattr("flowmo.model.checkpoint.save_torch_state_dict", disk_full)
     with pytest.raises(OSError, match="no space left"):
         save_checkpoint(made_state(offset=3), CONFIG, folder, dtype=torch.float32)
     assert_holds(folder, made_state())

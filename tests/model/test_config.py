@@ -6,15 +6,15 @@ import json
 import pytest
 import torch
 
-from model.config import (
+from flowmo.model.config import (
     PRESETS,
     FlowMoConfig,
     SamplerConfig,
     TransformerConfig,
     preset,
 )
-from model.errors import ConfigError
-from model.network import FlowMoNetwork
+from flowmo.model.errors import ConfigError
+from flowmo.model.network import FlowMoNetwork
 
 
 def parameters_in_millions(name: str) -> float:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.config import FlowMoConfig, TransformerConfig, preset
-from model.container import MAGIC, Container
-from model.errors import (
+from flowmo.model.config import FlowMoConfig, TransformerConfig, preset
+from flowmo.model.container import MAGIC, Container
+from flowmo.model.errors import (
     ContainerCorruptedError,
     ContainerError,
     ContainerMismatchError,
@@ -19,7 +19,7 @@ from model.errors import (
     ContainerVersionError,
     NotAContainerError,
 )
-from model.tokens import Tokens
+from flowmo.model.tokens import Tokens
 
 FINGERPRINT = "00112233445566778899aabbccddeeff"
 CONTAINER = Container(

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.checkpoint import inspect_checkpoint, load_checkpoint
-from model.config import PRESETS
-from model.errors import CheckpointError
-from model.flowmo import FlowMo
-from model.published import convert_published, read_published
+from flowmo.model.checkpoint import inspect_checkpoint, load_checkpoint
+from flowmo.model.config import PRESETS
+from flowmo.model.errors import CheckpointError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.published import convert_published, read_published
 from tests.model.checkpoints import CONFIG, made_model, made_state
 
 

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import model.hub
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.errors import CheckpointError
-from model.fingerprint import compute_fingerprint, is_fingerprint
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.errors import CheckpointError
+from flowmo.model.fingerprint import compute_fingerprint, is_fingerprint
+from flowmo.model.flowmo import FlowMo
 from tests.model.checkpoints import CONFIG, made_model, made_state
 
 # Containers name models by it, so it must not change from release to release.
@@ -115,14 +114,14 @@ def loaded(tmp_path: Path) -> FlowMo:
 def test_a_loaded_model_does_not_hash_its_weights(
     loaded: FlowMo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(model.hub, "compute_fingerprint")
+    monkeypatch.delattr("flowmo.model.hub.compute_fingerprint")
     assert loaded.fingerprint() == GOLDEN
 
 
 def test_a_built_model_hashes_them_once(monkeypatch: pytest.MonkeyPatch) -> None:
     built = made_model()
     assert built.fingerprint() == GOLDEN
-    monkeypatch.delattr(model.hub, "compute_fingerprint")
+    monkeypatch.delattr("flowmo.model.hub.compute_fingerprint")
     assert built.fingerprint() == GOLDEN
 
 

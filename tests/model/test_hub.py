@@ -11,9 +11,9 @@ import torch
 from huggingface_hub import ModelCard, ModelHubMixin
 from torch import nn
 
-from model.errors import CheckpointError, ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
 from tests.model.checkpoints import CONFIG, made_model
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig, preset
-from model.errors import ConfigError, TokenError
-from model.flowmo import FlowMo
-from model.inference import MAX_MODULATION_ROWS, InferenceModel
-from model.network import with_mask
-from model.sampler import noise, time_grid
-from model.tokens import Tokens
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig, preset
+from flowmo.model.errors import ConfigError, TokenError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import MAX_MODULATION_ROWS, InferenceModel
+from flowmo.model.network import with_mask
+from flowmo.model.sampler import noise, time_grid
+from flowmo.model.tokens import Tokens
 
 BASE = FlowMoConfig(
     image_size=32,

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from model.attention import CPU_EXPLICIT_MAX_TOKENS, attention
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from model.errors import ConfigError
-from model.flowmo import FlowMo
-from model.network import with_mask
-from model.patches import patchify, unpatchify
-from model.rotary import apply_rotary, grid_positions, image_positions, rotary_table
+from flowmo.model.attention import CPU_EXPLICIT_MAX_TOKENS, attention
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.network import with_mask
+from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.rotary import apply_rotary, grid_positions, image_positions, rotary_table
 
 
 def test_patches_are_row_major_with_channels_last() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.quantizer import (
+from flowmo.model.quantizer import (
     GaussianPosterior,
     codes_to_ids,
     ids_to_signs,

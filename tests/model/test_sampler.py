@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import SamplerConfig
-from model.errors import ConfigError
-from model.sampler import (
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.sampler import (
     Preview,
     count_forwards,
     euler,

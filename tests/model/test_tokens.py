@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from model.config import preset
-from model.errors import TokenError
-from model.quantizer import codes_to_ids, ids_to_signs, signs
-from model.tokens import Tokens
+from flowmo.model.config import preset
+from flowmo.model.errors import TokenError
+from flowmo.model.quantizer import codes_to_ids, ids_to_signs, signs
+from flowmo.model.tokens import Tokens
 
 # K = 2, D = 6, G = 3, so two ids a token and element i = 2 g + h.
 # Token 0: id 1 has bit 0, element 0; id 2 has bit 1, element 2 * 1 + 1 = 3.

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from flowmo.cli.server_process import ServerProcess
-from model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
-from model.container import Container
-from model.tokens import Tokens
-from service.codec import Codec
-from service.engine.runner import CodecRunner
-from service.loader import load_codec, load_runner
+from flowmo.model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
+from flowmo.model.container import Container
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import Codec
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.loader import load_codec, load_runner
 from tests.model.checkpoints import save_random
 
 MAX_BODY_BYTES = 1_000_000

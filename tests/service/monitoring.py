@@ -9,8 +9,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.prometheus import RULES, Prometheus
-from deploy.grafana.__main__ import DASHBOARDS
-from deploy.grafana.panels import Need
+from tools.grafana.__main__ import DASHBOARDS
+from tools.grafana.panels import Need
 
 _TABLE = Path(__file__).parents[2] / "docs" / "metrics.md"
 _ROW = re.compile(r"^\| `(flowmo_\w+)` \| (\w+) \| [^|]+ \|([^|]*)\| [^|]+ \|$", re.MULTILINE)

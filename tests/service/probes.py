@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE
+from flowmo.model.container import MEDIA_TYPE
 
 
 def samples(http: httpx.Client) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

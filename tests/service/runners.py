@@ -10,18 +10,18 @@ import httpx
 import numpy as np
 from fastapi import FastAPI
 
-from model.tokens import Tokens
-from service.app import create_app
-from service.codec import CodecInfo
-from service.engine.calls import DEFAULT_MAX_QUEUE, Batching
-from service.engine.local import EngineSettings, LocalEngines
-from service.engine.observer import Half, Refusal, Silent
-from service.engine.runner import CodecRunner
-from service.images import Pixels
-from service.instruments import PrometheusInstruments
-from service.metrics import Metrics
-from service.models import Models
-from service.settings import Settings
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Batching
+from flowmo.service.engine.local import EngineSettings, LocalEngines
+from flowmo.service.engine.observer import Half, Refusal, Silent
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.http.app import create_app
+from flowmo.service.models import Models
+from flowmo.service.settings import Settings
+from flowmo.service.telemetry.instruments import PrometheusInstruments
+from flowmo.service.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from torch import Tensor

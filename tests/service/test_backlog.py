@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 from ray.serve.config import AutoscalingConfig
 
-from service.cluster.backlog import BACKLOG, WORK, BacklogPolicy, WorkShare
-from service.cluster.config import ClusterConfig, Scaling
+from flowmo.service.cluster.backlog import BACKLOG, WORK, BacklogPolicy, WorkShare
+from flowmo.service.cluster.config import ClusterConfig, Scaling
 
 
 def wanted(metrics: dict[str, dict[str, float]] | None, *, target: int = 2) -> float:

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from model.container import MEDIA_TYPE, Container
-from service.engine.runner import CodecRunner
-from service.settings import Settings
+from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.settings import Settings
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.runners import Gated, client_of
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.container import MEDIA_TYPE
-from service.cache import Found, Kept, SharedCache
-from service.engine.runner import CodecRunner
-from service.errors import ComputeError, DeadlineExceededError
-from service.settings import Settings
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.errors import ComputeError, DeadlineExceededError
+from flowmo.service.http.cache import Found, Kept, SharedCache
+from flowmo.service.settings import Settings
 from tests.service.runners import Gated, client_of, until
 
 Make = Callable[[], Coroutine[None, None, Kept[str]]]

@@ -18,8 +18,8 @@ import pytest
 from benchmarks.chaos.processes import kill_one, replicas
 from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE
-from service.codec import Codec
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.codec import Codec
 from tests.service.clusters import (
     config_of,
     load,
@@ -227,8 +227,8 @@ def fingerprint(client: httpx.Client) -> str:
 REDEPLOY = """
 import json, sys, ray
 from ray import serve
-from service.cluster.app import APPLICATION, build
-from service.cluster.config import ClusterConfig
+from flowmo.service.cluster.app import APPLICATION, build
+from flowmo.service.cluster.config import ClusterConfig
 
 ray.init(address=sys.argv[1], log_to_driver=False)
 config = ClusterConfig.model_validate(json.loads(sys.argv[2]))

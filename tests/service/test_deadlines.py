@@ -5,9 +5,9 @@ import time
 import httpx
 import pytest
 
-from model.container import MEDIA_TYPE
-from service.deadlines import call_of
-from service.errors import InvalidFieldsError
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.errors import InvalidFieldsError
+from flowmo.service.http.deadlines import call_of
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())

@@ -8,22 +8,30 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.config import SamplerConfig
-from model.errors import TokenError
-from model.tokens import Tokens
-from service.codec import Codec
-from service.engine.calls import Batching, Call, Decoded, DecodeOptions, Priority, Progress, Watch
-from service.engine.local import LocalEngines
-from service.engine.runner import CodecRunner
-from service.engine.schedule import Load
-from service.errors import (
+from flowmo.imaging.reading import Pixels
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import TokenError
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import Codec
+from flowmo.service.engine.calls import (
+    Batching,
+    Call,
+    Decoded,
+    DecodeOptions,
+    Priority,
+    Progress,
+    Watch,
+)
+from flowmo.service.engine.local import LocalEngines
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.schedule import Load
+from flowmo.service.errors import (
     ComputeError,
     DeadlineExceededError,
     DeadlineUnreachableError,
     EngineStoppedError,
     QueueFullError,
 )
-from service.images import Pixels
 from tests.service.runners import Gated, Recorder, run, some_tokens, until
 
 
@@ -248,7 +256,7 @@ def test_fewer_steps_are_made_only_with_leave(runner: CodecRunner) -> None:
 
 
 def _load(wish: DecodeOptions):  # type: ignore[no-untyped-def]
-    from service.engine.decoder import _load as load
+    from flowmo.service.engine.decoder import _load as load
 
     return load(wish.sampler)
 

@@ -6,9 +6,9 @@ import httpx
 import numpy as np
 import pytest
 
-from model.container import MEDIA_TYPE, Container
-from model.tokens import Tokens
-from service.codec import Codec
+from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import Codec
 from tests.service.fixtures import CONFIG
 from tests.service.pictures import as_file, from_file, gradient
 

@@ -6,11 +6,11 @@ import time
 import numpy as np
 import pytest
 
-from service.codec import Codec
-from service.engine.calls import Call
-from service.engine.local import LocalEngines
-from service.engine.runner import CodecRunner
-from service.errors import (
+from flowmo.service.codec import Codec
+from flowmo.service.engine.calls import Call
+from flowmo.service.engine.local import LocalEngines
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.errors import (
     ComputeError,
     DeadlineUnreachableError,
     EngineStoppedError,

@@ -9,10 +9,10 @@ import httpx
 import pytest
 from PIL import Image
 
-from model.container import MEDIA_TYPE, Container
-from model.tokens import Tokens
-from service.codec import Codec
-from service.problems import ANSWERS
+from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import Codec
+from flowmo.service.http.problems import ANSWERS
 from tests.service.fixtures import MAX_BODY_BYTES
 from tests.service.pictures import as_file, gradient
 

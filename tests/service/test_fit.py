@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.fit import Fit, fit_image, plan_fit
-from service.images import DecodedImage, Pixels, read_image
+from flowmo.imaging.fit import Fit, fit_image, plan_fit
+from flowmo.imaging.reading import DecodedImage, Pixels, read_image
 from tests.service.pictures import as_file, gradient
 
 

@@ -8,8 +8,8 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.container import MAGIC
-from service.images import ImageError, read_image
+from flowmo.imaging.reading import ImageError, read_image
+from flowmo.model.container import MAGIC
 from tests.service.pictures import as_file, gradient
 
 FILES = [as_file(gradient(), format) for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")]

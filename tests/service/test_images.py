@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from service.images import (
+from flowmo.imaging.jpeg import count_scans
+from flowmo.imaging.reading import (
     CorruptImageError,
     ImageTooLargeError,
     UnsupportedImageError,
     read_image,
 )
-from service.jpeg import count_scans
 from tests.service.pictures import as_file, gradient
 
 PICTURE = gradient()

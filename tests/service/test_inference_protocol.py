@@ -14,8 +14,8 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from flowmo.cli.server_process import ServerProcess
-from service.errors import RequestError
-from service.oip.tensors import InferAnswer, Tensor, encode, parse
+from flowmo.service.errors import RequestError
+from flowmo.service.http.oip.tensors import InferAnswer, Tensor, encode, parse
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.test_fuzz import over_http
 

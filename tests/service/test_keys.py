@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE
-from service.engine.runner import CodecRunner
-from service.errors import RateLimitedError, UnauthorizedError
-from service.keys import (
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.errors import RateLimitedError, UnauthorizedError
+from flowmo.service.http.keys import (
     KeyEntry,
     Keyring,
     KeysError,
@@ -26,7 +26,7 @@ from service.keys import (
     read_file,
     read_text,
 )
-from service.settings import Settings
+from flowmo.service.settings import Settings
 from tests.flowmo.test_cli import flowmo
 from tests.service.pictures import as_file, gradient
 from tests.service.probes import value, wait_for

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.errors import CheckpointError, ConfigError
-from service.codec import Codec
-from service.loader import load_codec
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.service.codec import Codec
+from flowmo.service.loader import load_codec
 from tests.service.fixtures import CONFIG, save_model
 from tests.service.pictures import gradient
 

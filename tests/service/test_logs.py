@@ -13,8 +13,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from flowmo.cli.server_process import ServerProcess
-from service.keys import digest_of, new_key
-from service.logs import log_answer
+from flowmo.service.http.keys import digest_of, new_key
+from flowmo.service.telemetry.logs import log_answer
 from tests.flowmo.test_cli import flowmo
 from tests.service.pictures import as_file, gradient
 
@@ -75,7 +75,7 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
         assert wrong.status_code == 415
         assert client.get("/v1/models").status_code == 401
     told = lines(log)
-    good, bad, stranger = (line for line in told if line["logger"] == "service.access")
+    good, bad, stranger = (line for line in told if line["logger"] == "flowmo.access")
     assert good["level"] == "INFO"
     assert {name: good[name] for name in ("method", "path", "route", "status", "key")} == {
         "method": "POST",
@@ -159,7 +159,7 @@ def test_spans_of_a_request_and_its_stages_reach_the_collector(
 
 
 def test_a_stranger_cannot_write_lines(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="service.access"):
+    with caplog.at_level("INFO", logger="flowmo.access"):
         log_answer(
             method="GET",
             path="/forged\nINFO: all is well",

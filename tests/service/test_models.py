@@ -14,13 +14,13 @@ import httpx
 import pytest
 
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE, Container
-from service.engine.calls import Call, DecodeOptions
-from service.engine.local import LocalEngines
-from service.engine.runner import CodecRunner
-from service.errors import UnknownModelError
-from service.loader import load_runner
-from service.models import Models
+from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.service.engine.calls import Call, DecodeOptions
+from flowmo.service.engine.local import LocalEngines
+from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.errors import UnknownModelError
+from flowmo.service.loader import load_runner
+from flowmo.service.models import Models
 from tests.service.pictures import as_file, gradient
 from tests.service.probes import samples
 from tests.service.runners import Gated, some_tokens, until
@@ -213,7 +213,7 @@ def test_the_same_checkpoint_again_changes_nothing(
         models.start()
         await until(lambda: models.ready)
         before = models.default
-        with caplog.at_level(logging.INFO, "service.models"):
+        with caplog.at_level(logging.INFO, "flowmo.service.models"):
             await models.reload(10.0)
         assert models.default is before
         assert "as it was" in caplog.text

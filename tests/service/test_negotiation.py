@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import NotAcceptableError
-from service.negotiation import choose
+from flowmo.service.errors import NotAcceptableError
+from flowmo.service.http.negotiation import choose
 
 OFFERS = ("image/png", "image/jpeg", "image/webp")
 

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from flowmo.cli.server_process import ServerError, ServerProcess
-from model.container import MEDIA_TYPE
-from service.codec import Codec
-from service.engine.runner import CodecRunner
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.codec import Codec
+from flowmo.service.engine.runner import CodecRunner
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
 from tests.service.runners import Gated, client_of

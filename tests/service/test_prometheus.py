@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE
+from flowmo.model.container import MEDIA_TYPE
 from tests.service.clusters import wait_until
 from tests.service.monitoring import (
     documented,

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy.buckets import powers_of_two
-from deploy.threads import available_cores
-from model.errors import ConfigError
-from service.engine.sizes import TORCH
-from service.loader import load_runner
+from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.threads import available_cores
+from flowmo.model.errors import ConfigError
+from flowmo.service.engine.sizes import TORCH
+from flowmo.service.loader import load_runner
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -23,7 +23,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
     kind: str, message: str, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="service.loader"):
+    with caplog.at_level(logging.WARNING, logger="flowmo.service.loader"):
         runner = load_runner(str(checkpoint), runner=kind)
     assert runner.info.runner == TORCH
     assert runner.info.is_fallback

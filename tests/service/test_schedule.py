@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.schedule import BucketTimes, Load, Tick, choose, completion, worthwhile
+from flowmo.service.engine.schedule import BucketTimes, Load, Tick, choose, completion, worthwhile
 
 # Two rows cost little more than one, eight cost as much as two batches of four.
 TIMES = {1: 1.0, 2: 1.2, 4: 2.0, 8: 4.0}

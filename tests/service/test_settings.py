@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings
+from flowmo.service.settings import Settings
 
 
 def test_arguments_win_over_the_environment_and_it_over_defaults(

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from flowmo.cli.server_process import ServerProcess
-from model.container import MEDIA_TYPE
-from service.engine.runner import CodecRunner
+from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.engine.runner import CodecRunner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
 from tests.service.runners import Gated, client_of

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.container import MEDIA_TYPE, Container
-from service.codec import Codec
-from service.fit import fit_image
-from service.images import read_image
+from flowmo.imaging.fit import fit_image
+from flowmo.imaging.reading import read_image
+from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.service.codec import Codec
 from tests.service.fixtures import CONFIG
 from tests.service.pictures import as_file, gradient
 

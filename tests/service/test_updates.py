@@ -9,16 +9,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from model.tokens import Tokens
-from service import core
-from service.app import create_app
-from service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
-from service.engine.local import LocalEngines
-from service.images import Pixels
-from service.instruments import PrometheusInstruments
-from service.loader import load_runner
-from service.metrics import Metrics
-from service.models import Models
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.local import LocalEngines
+from flowmo.service.http import core
+from flowmo.service.http.app import create_app
+from flowmo.service.loader import load_runner
+from flowmo.service.models import Models
+from flowmo.service.telemetry.instruments import PrometheusInstruments
+from flowmo.service.telemetry.metrics import Metrics
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())

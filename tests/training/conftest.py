@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from training.config import DataConfig, OptimizerConfig, TrainConfig
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.training.config import DataConfig, OptimizerConfig, TrainConfig
 
 IMAGE_COUNT = 10
 

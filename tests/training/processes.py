@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import checkpoint_folders, load_checkpoint
-from training.config import TrainConfig
+from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
+from flowmo.training.config import TrainConfig
 
 # A process that counts the operations that change files and kills itself, threads and all, instead
 # of one of them.
@@ -39,8 +39,8 @@ WORKER = f"""{ARM}
 import io, json, sys
 import torch.distributed as dist
 from rich.console import Console
-from training.config import TrainConfig
-from training.trainer import train
+from flowmo.training.config import TrainConfig
+from flowmo.training.loop.trainer import train
 
 configs = [TrainConfig.from_dict(data) for data in json.load(open(sys.argv[1]))]
 if os.environ["RANK"] == "0" and "FATAL_OPERATION" in os.environ:

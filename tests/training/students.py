@@ -6,16 +6,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from training.config import (
+from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
+from flowmo.training.checkpointing.initial import start_from
+from flowmo.training.config import (
     DataConfig,
     LossWeights,
     OptimizerConfig,
     TrainConfig,
     ValidationConfig,
 )
-from training.initial import start_from
-from training.trainer import TrainResult, train
+from flowmo.training.loop.trainer import TrainResult, train
 
 MODEL = FlowMoConfig(
     name="pupil",

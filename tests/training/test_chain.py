@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import SamplerConfig
-from model.flowmo import FlowMo
-from model.network import with_mask
-from model.sampler import time_grid
-from training.chain import random_times, sample_chain
-from training.config import TrainConfig
-from training.mup import initialize
+from flowmo.model.config import SamplerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.network import with_mask
+from flowmo.model.sampler import time_grid
+from flowmo.training.config import TrainConfig
+from flowmo.training.loop.mup import initialize
+from flowmo.training.tasks.chain import random_times, sample_chain
 
 KS_1_PERCENT = 1.628
 

@@ -10,22 +10,22 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from model.errors import CheckpointError, ConfigError
-from tests.training.processes import log_of, tensors_of
-from tests.training.students import quiet
-from training.checkpoint import (
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.training.checkpointing.checkpoint import (
     Checkpoint,
     CheckpointWriter,
     checkpoint_folders,
     load_checkpoint,
 )
-from training.config import TrainConfig
-from training.files import replacing_folder
-from training.generators import Generators
-from training.mesh import Mesh
-from training.resume import check_alike
-from training.retention import superfluous
-from training.state import TrainState
+from flowmo.training.checkpointing.files import replacing_folder
+from flowmo.training.checkpointing.resume import check_alike
+from flowmo.training.checkpointing.retention import superfluous
+from flowmo.training.config import TrainConfig
+from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.mesh import Mesh
+from flowmo.training.loop.state import TrainState
+from tests.training.processes import log_of, tensors_of
+from tests.training.students import quiet
 
 CPU = torch.device("cpu")
 MESH = Mesh(device=CPU)
@@ -88,7 +88,7 @@ def test_a_failure_on_the_writing_thread_is_raised_by_the_next_save(
     def full(_: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("training.checkpoint.flush_tree", full)
+    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.flush_tree", full)
     writer.save({"model.x": torch.zeros(2)}, progress={"step": 2}, config={})
     with pytest.raises(CheckpointError, match="could not be written: disk full"):
         writer.save({"model.x": torch.zeros(2)}, progress={"step": 3}, config={})
@@ -226,7 +226,7 @@ def test_a_run_ends_soon_after_a_checkpoint_could_not_be_written(
     # The only checkpoint of so many steps: nothing else would wait for it.
     config = run_config(steps=599, checkpoint_interval=300, log_interval=1)
     quiet(replace(config, steps=299))
-    monkeypatch.setattr("training.checkpoint.flush_tree", full)
+    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.flush_tree", full)
     with pytest.raises(CheckpointError, match="could not be written: disk full"):
         quiet(config, resume=True)
     assert 300 <= log_of(config)[-1]["step"] < 599

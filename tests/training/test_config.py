@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 import pytest
 
-from model.config import preset
-from model.errors import ConfigError
-from training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
-from training.recipes import RECIPES, recipe
+from flowmo.model.config import preset
+from flowmo.model.errors import ConfigError
+from flowmo.training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
+from flowmo.training.recipes import RECIPES, recipe
 
 
 def _run(**changes: object) -> TrainConfig:

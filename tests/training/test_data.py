@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.config import DataConfig
-from training.data import (
+from flowmo.training.config import DataConfig
+from flowmo.training.data.batches import (
     Batch,
     CropDataset,
     Place,
@@ -22,9 +22,9 @@ from training.data import (
     fixed_images,
     to_model_range,
 )
-from training.errors import DataError
-from training.images import UnreadableImageError, augment, centre_crop, decode_image
-from training.index import ImageIndex
+from flowmo.training.data.images import UnreadableImageError, augment, centre_crop, decode_image
+from flowmo.training.data.index import ImageIndex
+from flowmo.training.errors import DataError
 
 # Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

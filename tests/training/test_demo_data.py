@@ -18,11 +18,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from model.errors import ConfigError
-from training.demo_data import DemoDataConfig, PackageError, build_demo_data
-from training.demo_data.__main__ import main
-from training.demo_data.collection import Collection
-from training.demo_data.crops import (
+from flowmo.model.errors import ConfigError
+from flowmo.training.data.demo import DemoDataConfig, PackageError, build_demo_data
+from flowmo.training.data.demo.__main__ import main
+from flowmo.training.data.demo.collection import Collection
+from flowmo.training.data.demo.crops import (
     Box,
     SeenHashes,
     candidate_boxes,
@@ -32,15 +32,15 @@ from training.demo_data.crops import (
     encode_crop,
     most_crops,
 )
-from training.demo_data.cutting import CutPicture
-from training.demo_data.packages import Package, fetch_package, read_files
-from training.demo_data.parts import write_parts
-from training.demo_data.pictures import UnusablePictureError, open_picture
-from training.demo_data.qt_resources import QtResourceError, read_qt_resources
-from training.demo_data.sources import Selection, SourcePackage, read_sources
-from training.errors import DataError
-from training.held_out import held_out_photographs
-from training.index import ImageIndex
+from flowmo.training.data.demo.cutting import CutPicture
+from flowmo.training.data.demo.packages import Package, fetch_package, read_files
+from flowmo.training.data.demo.parts import write_parts
+from flowmo.training.data.demo.pictures import UnusablePictureError, open_picture
+from flowmo.training.data.demo.qt_resources import QtResourceError, read_qt_resources
+from flowmo.training.data.demo.sources import Selection, SourcePackage, read_sources
+from flowmo.training.data.held_out import held_out_photographs
+from flowmo.training.data.index import ImageIndex
+from flowmo.training.errors import DataError
 
 SIZE = 32
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from model.errors import ConfigError
-from model.flowmo import FlowMo
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
+from flowmo.training.config import DataConfig, OptimizerConfig, TrainConfig, ValidationConfig
+from flowmo.training.data.batches import PositionBatches
+from flowmo.training.loop.mesh import Mesh, open_mesh
+from flowmo.training.loop.trainer import Trainer, train
 from tests.training.processes import Processes, assert_near, assert_same, log_of
 from tests.training.students import quiet
-from training.checkpoint import checkpoint_folders, load_checkpoint
-from training.config import DataConfig, OptimizerConfig, TrainConfig, ValidationConfig
-from training.data import PositionBatches
-from training.mesh import Mesh, open_mesh
-from training.trainer import Trainer, train
 
 Build = Callable[..., TrainConfig]
 

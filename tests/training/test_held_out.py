@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from flowmo.photographs import PHOTOGRAPHS, photograph_paths
-from training.errors import DataError
-from training.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
+from flowmo.training.data.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
+from flowmo.training.errors import DataError
 
 
 def test_they_are_the_photographs_that_come_with_the_package() -> None:

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoint import load_checkpoint
-from training.config import OptimizerConfig, TrainConfig
-from training.interrupt import StopRequest
+from flowmo.training.checkpointing.checkpoint import load_checkpoint
+from flowmo.training.config import OptimizerConfig, TrainConfig
+from flowmo.training.loop.interrupt import StopRequest
 
 _PROGRAM = """
 import json, sys
-from training.config import TrainConfig
-from training.trainer import train
+from flowmo.training.config import TrainConfig
+from flowmo.training.loop.trainer import train
 config = TrainConfig.from_dict(json.loads(sys.argv[1]))
 result = train(config, resume=True)
 print(json.dumps([result.stopped, result.step]))

@@ -7,17 +7,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from flowmo.training.checkpointing.checkpoint import checkpoint_folders
+from flowmo.training.config import TrainConfig, ValidationConfig
 from tests.training.processes import ARM, assert_same
-from training.checkpoint import checkpoint_folders
-from training.config import TrainConfig, ValidationConfig
 
 # A process that forks one child a kill, since importing torch takes longer than such a run.
 _PROGRAM = f"""{ARM}
 import io, json, random, sys
 from rich.console import Console
-import training
-from training.libraries import library
-from training.trainer import train
+from flowmo import training
+from flowmo.training.libraries import library
+from flowmo.training.loop.trainer import train
 
 library("torchmetrics.functional.image")  # for validation, once for all children
 killed, straight = (training.TrainConfig.from_dict(data) for data in json.loads(sys.argv[1]))

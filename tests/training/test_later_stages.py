@@ -9,23 +9,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import SamplerConfig
-from model.errors import ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from model.network import with_mask
-from model.quantizer import signs
-from model.sampler import noise
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.model.network import with_mask
+from flowmo.model.quantizer import signs
+from flowmo.model.sampler import noise
+from flowmo.training.checkpointing.checkpoint import load_checkpoint
+from flowmo.training.config import LossWeights, PerceptualConfig, TrainConfig, ValidationConfig
+from flowmo.training.data.pictures import held_out_pictures
+from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.samples import psnr
+from flowmo.training.perceptual.losses import LpipsLoss
+from flowmo.training.tasks.distillation import Teacher, teacher_sampler
+from flowmo.training.tasks.objective import draw
+from flowmo.training.tasks.post_train import stage_1b
 from tests.training.students import later_stage, pupil_config, quiet
-from training.checkpoint import load_checkpoint
-from training.config import LossWeights, PerceptualConfig, TrainConfig, ValidationConfig
-from training.distillation import Teacher, teacher_sampler
-from training.generators import Generators
-from training.objective import draw
-from training.perceptual import LpipsLoss
-from training.pictures import held_out_pictures
-from training.post_train import stage_1b
-from training.samples import psnr
 
 CPU = torch.device("cpu")
 
@@ -115,7 +115,7 @@ def test_stage_1b_is_the_flow_loss_and_the_samples_distance(taught: TrainConfig)
 
 
 def test_stage_1a_compares_the_one_step_estimate(taught: TrainConfig) -> None:
-    from training.objective import stage_1a
+    from flowmo.training.tasks.objective import stage_1a
 
     model, images, config = _fresh(taught, perceptual=0.5)
     draws = draw(config, Generators.seeded(0, CPU))
@@ -331,7 +331,7 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(
 
 
 def test_a_teachers_sampler_can_be_changed_in_part() -> None:
-    from training.config import DistillConfig
+    from flowmo.training.config import DistillConfig
 
     own = SamplerConfig(schedule="explicit", times=(1.0, 0.5, 0.0), guidance=2.0)
     assert teacher_sampler(own, DistillConfig()) == own

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.meters import Meters
+from flowmo.training.loop.meters import Meters
 
 
 def _alone(numbers: Tensor) -> Tensor:

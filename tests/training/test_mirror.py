@@ -7,13 +7,13 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from model.errors import CheckpointError, ConfigError
-from model.flowmo import FlowMo
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.checkpointing.checkpoint import checkpoint_folders
+from flowmo.training.checkpointing.mirror import Mirror
+from flowmo.training.config import TrainConfig, ValidationConfig
 from tests.training.processes import assert_same
 from tests.training.students import quiet
-from training.checkpoint import checkpoint_folders
-from training.config import TrainConfig, ValidationConfig
-from training.mirror import Mirror
 
 Build = Callable[..., TrainConfig]
 

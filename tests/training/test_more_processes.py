@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from flowmo.training.checkpointing.checkpoint import dealt
+from flowmo.training.config import OptimizerConfig, TrainConfig
 from tests.training.processes import Processes, assert_near, assert_same
 from tests.training.students import quiet
-from training.checkpoint import dealt
-from training.config import OptimizerConfig, TrainConfig
 
 Build = Callable[..., TrainConfig]
 # With a large eps Adam's step is a smooth function of the gradient: rounding stays small.

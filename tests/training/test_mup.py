@@ -5,12 +5,12 @@ from typing import Any
 import pytest
 import torch
 
-from model.config import FlowMoConfig, TransformerConfig
-from model.flowmo import FlowMo
-from training.config import OptimizerConfig, Parametrization, TrainConfig
-from training.generators import Generators
-from training.mup import initialize, parameter_groups, role
-from training.objective import draw, stage_1a
+from flowmo.model.config import FlowMoConfig, TransformerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.config import OptimizerConfig, Parametrization, TrainConfig
+from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.mup import initialize, parameter_groups, role
+from flowmo.training.tasks.objective import draw, stage_1a
 
 
 def _config(width: int, *, heads: int = 4) -> FlowMoConfig:

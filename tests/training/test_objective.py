@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import FlowMoConfig
-from model.flowmo import FlowMo
-from model.quantizer import GaussianPosterior, lfq_losses
-from training.config import LossWeights, TrainConfig
-from training.generators import Generators
-from training.mup import initialize
-from training.objective import (
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.quantizer import GaussianPosterior, lfq_losses
+from flowmo.training.config import LossWeights, TrainConfig
+from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.mup import initialize
+from flowmo.training.tasks.objective import (
     draw,
     drop_condition,
     fat_logit_normal,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from model.errors import ConfigError
-from training.overrides import override, parse_assignments
-from training.recipes import recipe
+from flowmo.model.errors import ConfigError
+from flowmo.training.overrides import override, parse_assignments
+from flowmo.training.recipes import recipe
 
 
 def test_values_are_read_by_the_type_of_their_field() -> None:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torchvision.models import resnet50
 from torchvision.transforms.functional import normalize
 
-from model.errors import ConfigError
-from training.config import PerceptualConfig
-from training.errors import LibraryError
-from training.lpips import Lpips
-from training.perceptual import LpipsLoss, ResNetLogits, perceptual_network
+from flowmo.model.errors import ConfigError
+from flowmo.training.config import PerceptualConfig
+from flowmo.training.errors import LibraryError
+from flowmo.training.perceptual.losses import LpipsLoss, ResNetLogits, perceptual_network
+from flowmo.training.perceptual.lpips import Lpips
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

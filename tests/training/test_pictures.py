@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.errors import DataError
-from training.held_out import HELD_OUT_SHA256
-from training.pictures import PictureList
+from flowmo.training.data.held_out import HELD_OUT_SHA256
+from flowmo.training.data.pictures import PictureList
+from flowmo.training.errors import DataError
 
 
 def test_a_tar_has_the_pictures_of_its_folder(pictures: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowmo.cli import app
-from model.errors import CheckpointError, ConfigError
-from model.flowmo import FlowMo
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.checkpointing.release import push, release
+from flowmo.training.config import TrainConfig
 from tests.training.students import pupil_config, quiet
-from training.config import TrainConfig
-from training.release import push, release
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import pytest
 
-from training.config import OptimizerConfig
-from training.schedule import learning_rate_factor, progress
+from flowmo.training.config import OptimizerConfig
+from flowmo.training.loop.schedule import learning_rate_factor, progress
 
 
 def _factors(config: OptimizerConfig, steps: int = 100) -> list[float]:

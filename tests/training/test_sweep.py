@@ -12,13 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowmo.cli.app import app
-from model.config import SamplerConfig
-from model.errors import ConfigError
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.errors import DataError
-from training.pictures import held_out_pictures
-from training.sweep import Point, best, set_default, settings, sweep
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.data.pictures import held_out_pictures
+from flowmo.training.errors import DataError
+from flowmo.training.evaluation.sweep import Point, best, set_default, settings, sweep
 
 TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
 BASE = SamplerConfig(steps=4, guidance=1.0)

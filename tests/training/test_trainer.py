@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from model.config import FlowMoConfig, TransformerConfig
-from model.errors import CheckpointError, ConfigError
-from model.flowmo import FlowMo
-from training.checkpoint import load_checkpoint
-from training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
-from training.errors import DataError, DivergedError
-from training.mesh import Mesh
-from training.trainer import Trainer, TrainResult, train
+from flowmo.model.config import FlowMoConfig, TransformerConfig
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.checkpointing.checkpoint import load_checkpoint
+from flowmo.training.config import DataConfig, LossWeights, OptimizerConfig, TrainConfig
+from flowmo.training.errors import DataError, DivergedError
+from flowmo.training.loop.mesh import Mesh
+from flowmo.training.loop.trainer import Trainer, TrainResult, train
 
 # Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

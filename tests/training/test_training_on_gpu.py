@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from flowmo.training.config import TrainConfig
 from tests.training.processes import Processes, assert_same, log_of
 from tests.training.students import quiet
-from training.config import TrainConfig
 
 pytestmark = pytest.mark.gpu
 

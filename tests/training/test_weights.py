@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from model.config import FlowMoConfig
-from model.flowmo import FlowMo
-from training.config import OptimizerConfig
-from training.ema import WeightEMA
-from training.mup import initialize
-from training.weight_norm import WeightNormFixer
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.config import OptimizerConfig
+from flowmo.training.loop.ema import WeightEMA
+from flowmo.training.loop.mup import initialize
+from flowmo.training.loop.weight_norm import WeightNormFixer
 
 
 def test_ema_is_its_closed_form() -> None:

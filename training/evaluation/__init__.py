@@ -1,16 +1,16 @@
 """Evaluation of tokenizers: ``flowmo evaluate``, or :func:`evaluate` (docs/evaluation.md)."""
 
-from training.errors import LibraryError
-from training.evaluation.adapters import Adapter, AdapterMethod
-from training.evaluation.choose import checkpoint_methods, compared, load_model
-from training.evaluation.codecs import Codec
-from training.evaluation.errors import EvaluationError
-from training.evaluation.methods import Came, CheckpointMethod, MeanColour, Method
-from training.evaluation.networks import NO_NETWORKS, Networks, NetworkSources
-from training.evaluation.ranks import Ranks
-from training.evaluation.report import merge
-from training.evaluation.run import Evaluation, Plan, evaluate
-from training.pictures import PictureList
+from flowmo.training.data.pictures import PictureList
+from flowmo.training.errors import LibraryError
+from flowmo.training.evaluation.adapters import Adapter, AdapterMethod
+from flowmo.training.evaluation.choose import checkpoint_methods, compared, load_model
+from flowmo.training.evaluation.codecs import Codec
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.methods import Came, CheckpointMethod, MeanColour, Method
+from flowmo.training.evaluation.networks import NO_NETWORKS, Networks, NetworkSources
+from flowmo.training.evaluation.ranks import Ranks
+from flowmo.training.evaluation.report import merge
+from flowmo.training.evaluation.run import Evaluation, Plan, evaluate
 
 __all__ = [
     "NO_NETWORKS",

@@ -8,9 +8,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from training.evaluation.errors import EvaluationError
-from training.evaluation.methods import Came
-from training.images import Pixels
+from flowmo.training.data.images import Pixels
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.methods import Came
 
 
 class Adapter(Protocol):
@@ -74,7 +74,7 @@ class AdapterMethod:
         return {"kind": "adapter", "function": self.name}
 
     def reconstruct(self, originals: Sequence[Pixels], numbers: Sequence[int]) -> list[Came | None]:
-        """As :class:`training.evaluation.methods.Method` says.
+        """As :class:`flowmo.training.evaluation.methods.Method` says.
 
         Raises:
             EvaluationError: the adapter returned something else than it must.

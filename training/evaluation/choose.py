@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from model.config import SamplerConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.evaluation.adapters import AdapterMethod
-from training.evaluation.codecs import CODECS, Codec, writes
-from training.evaluation.errors import EvaluationError
-from training.evaluation.methods import CheckpointMethod, MeanColour, Method
+from flowmo.model.config import SamplerConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.evaluation.adapters import AdapterMethod
+from flowmo.training.evaluation.codecs import CODECS, Codec, writes
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.methods import CheckpointMethod, MeanColour, Method
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 

@@ -10,9 +10,9 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from training.evaluation.errors import EvaluationError
-from training.evaluation.methods import Came
-from training.images import Pixels
+from flowmo.training.data.images import Pixels
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.methods import Came
 
 CODECS = {"jpeg": "JPEG", "webp": "WEBP", "avif": "AVIF", "jxl": "JXL"}
 """Names on the command line, and Pillow's names of the formats."""
@@ -91,7 +91,7 @@ class Codec:
         }
 
     def reconstruct(self, originals: Sequence[Pixels], numbers: Sequence[int]) -> list[Came | None]:
-        """As :class:`training.evaluation.methods.Method` says."""
+        """As :class:`flowmo.training.evaluation.methods.Method` says."""
         del numbers
         found = [best_codec(original, self._codec, self._budget) for original in originals]
         return [None if one is None else Came(pixels=one[0], size=one[1]) for one in found]

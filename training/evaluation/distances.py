@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
-from training.evaluation.protocol import NEIGHBOURS
-from training.libraries import library
+from flowmo.training.evaluation.protocol import NEIGHBOURS
+from flowmo.training.libraries import library
 
 # From here on only blocks of the distance matrix are kept (10,000 rows of float32).
 _MOST_WHOLE = 10_000

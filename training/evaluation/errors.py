@@ -4,7 +4,7 @@ FlowMoError (model.errors)
 └── EvaluationError   what was asked for cannot be done, or not in this folder
 """
 
-from model.errors import FlowMoError
+from flowmo.model.errors import FlowMoError
 
 
 class EvaluationError(FlowMoError, ValueError):

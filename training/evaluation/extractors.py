@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from training.libraries import library
-from training.weights import RANDOM, Weights, put_weights, randomize, read_weights
+from flowmo.training.libraries import library
+from flowmo.training.perceptual.weights import RANDOM, Weights, put_weights, randomize, read_weights
 
 INCEPTION, VGG16 = "inception-v3-compat", "vgg16"
 _LAYERS = {INCEPTION: "2048", VGG16: "fc2_relu"}

@@ -7,11 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from model.config import SamplerConfig
-from model.inference import InferenceModel
-from model.sampler import noise
-from training.images import Pixels
-from training.samples import to_levels
+from flowmo.model.config import SamplerConfig
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import noise
+from flowmo.training.data.images import Pixels
+from flowmo.training.loop.samples import to_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.evaluation.protocol import IDENTICAL_PSNR
-from training.images import Pixels
-from training.libraries import library
+from flowmo.training.data.images import Pixels
+from flowmo.training.evaluation.protocol import IDENTICAL_PSNR
+from flowmo.training.libraries import library
 
 
 def as_tensor(pictures: Sequence[Pixels]) -> Tensor:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.errors import LibraryError
-from training.evaluation.errors import EvaluationError
-from training.evaluation.extractors import INCEPTION, VGG16, Extractor
-from training.lpips import Backbone, Lpips
-from training.weights import LIBRARY, NONE, RANDOM, digest
+from flowmo.training.errors import LibraryError
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.extractors import INCEPTION, VGG16, Extractor
+from flowmo.training.perceptual.lpips import Backbone, Lpips
+from flowmo.training.perceptual.weights import LIBRARY, NONE, RANDOM, digest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from training.evaluation.shown import extremes
-from training.evaluation.store import Row
+from flowmo.training.evaluation.shown import extremes
+from flowmo.training.evaluation.store import Row
 
 Shown = Mapping[str, Mapping[int, tuple[bytes, bytes]]]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.errors import EvaluationError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

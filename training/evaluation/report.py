@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.environment import environment
-from training.evaluation.distances import Statistics, frechet, precision_recall, statistics
-from training.evaluation.errors import EvaluationError
-from training.evaluation.extractors import INCEPTION, VGG16
-from training.evaluation.page import page
-from training.evaluation.protocol import FID_PICTURES, PROTOCOL
-from training.evaluation.shown import extremes
-from training.evaluation.store import Row, ShardResult, Store, write_whole
-from training.json_report import write_json
-from training.weights import NONE, RANDOM
+from flowmo.training.environment import environment
+from flowmo.training.evaluation.distances import Statistics, frechet, precision_recall, statistics
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.extractors import INCEPTION, VGG16
+from flowmo.training.evaluation.page import page
+from flowmo.training.evaluation.protocol import FID_PICTURES, PROTOCOL
+from flowmo.training.evaluation.shown import extremes
+from flowmo.training.evaluation.store import Row, ShardResult, Store, write_whole
+from flowmo.training.json_report import write_json
+from flowmo.training.perceptual.weights import NONE, RANDOM
 
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.evaluation.errors import EvaluationError
-from training.evaluation.methods import Came, Method
-from training.evaluation.metrics import as_tensor, psnr, ssim
-from training.evaluation.networks import Networks
-from training.evaluation.protocol import VERSION
-from training.evaluation.ranks import Ranks
-from training.evaluation.report import ORIGINALS, REFERENCE, merge
-from training.evaluation.shown import extremes, thumbnail
-from training.evaluation.store import Row, ShardResult, Store, slug
-from training.images import Pixels, UnreadableImageError
-from training.pictures import PictureList
+from flowmo.training.data.images import Pixels, UnreadableImageError
+from flowmo.training.data.pictures import PictureList
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.methods import Came, Method
+from flowmo.training.evaluation.metrics import as_tensor, psnr, ssim
+from flowmo.training.evaluation.networks import Networks
+from flowmo.training.evaluation.protocol import VERSION
+from flowmo.training.evaluation.ranks import Ranks
+from flowmo.training.evaluation.report import ORIGINALS, REFERENCE, merge
+from flowmo.training.evaluation.shown import extremes, thumbnail
+from flowmo.training.evaluation.store import Row, ShardResult, Store, slug
 
 _POLL_SECONDS = 1.0
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from training.evaluation.store import Row
-from training.images import Pixels
+from flowmo.training.data.images import Pixels
+from flowmo.training.evaluation.store import Row
 
 EXTREMES = 3
 """Worst and best pictures of a method that a report shows, each."""

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.errors import EvaluationError
 
 _SETTINGS, _SHARDS = "settings.json", "shards"
 _FEATURES, _SHOWN = "features.", "shown."

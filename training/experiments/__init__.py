@@ -4,11 +4,11 @@ Each writes OUT.json and OUT.png, keeps its intermediate files in OUT.work, and 
 when it is called again.
 """
 
-from training.experiments.noise_norm import noise_norm
-from training.experiments.precision_recall import precision_recall
-from training.experiments.setup import InterruptedExperiment, Setup
-from training.experiments.wall_clock import wall_clock
-from training.experiments.width_scaling import width_scaling
+from flowmo.training.experiments.noise_norm import noise_norm
+from flowmo.training.experiments.precision_recall import precision_recall
+from flowmo.training.experiments.setup import InterruptedExperiment, Setup
+from flowmo.training.experiments.wall_clock import wall_clock
+from flowmo.training.experiments.width_scaling import width_scaling
 
 __all__ = [
     "InterruptedExperiment",

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import CheckpointMethod, EvaluationError, load_model
-from training.experiments.setup import Setup, plot, work_folder, write_result
+from flowmo.training.evaluation import CheckpointMethod, EvaluationError, load_model
+from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
 
 FACTORS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.evaluation import CheckpointMethod, EvaluationError, PictureList, load_model
-from training.experiments.setup import Setup, plot, work_folder, write_result
+from flowmo.training.evaluation import CheckpointMethod, EvaluationError, PictureList, load_model
+from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
 
 BEFORE, AFTER = "before", "after"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.environment import environment
-from training.evaluation import (
+from flowmo.training.environment import environment
+from flowmo.training.evaluation import (
     Evaluation,
     Method,
     Networks,
@@ -17,7 +17,7 @@ from training.evaluation import (
     Ranks,
     evaluate,
 )
-from training.json_report import write_json
+from flowmo.training.json_report import write_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

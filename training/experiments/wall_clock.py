@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 
-from model.config import preset
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from model.sampler import count_forwards, noise
-from training.evaluation import EvaluationError, load_model
-from training.evaluation.choose import to_inference
-from training.experiments.setup import plot, write_result
+from flowmo.model.config import preset
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import count_forwards, noise
+from flowmo.training.evaluation import EvaluationError, load_model
+from flowmo.training.evaluation.choose import to_inference
+from flowmo.training.experiments.setup import plot, write_result
 
 _PRESET = "preset:"
 

@@ -13,13 +13,19 @@ from typing import Any
 
 import torch
 
-from model.config import FlowMoConfig, TransformerConfig
-from model.network import FlowMoNetwork
-from training.config import TrainConfig
-from training.evaluation import CheckpointMethod, EvaluationError, Networks, load_model
-from training.experiments.setup import InterruptedExperiment, Setup, plot, work_folder, write_result
-from training.mesh import open_mesh
-from training.trainer import TrainResult, train
+from flowmo.model.config import FlowMoConfig, TransformerConfig
+from flowmo.model.network import FlowMoNetwork
+from flowmo.training.config import TrainConfig
+from flowmo.training.evaluation import CheckpointMethod, EvaluationError, Networks, load_model
+from flowmo.training.experiments.setup import (
+    InterruptedExperiment,
+    Setup,
+    plot,
+    work_folder,
+    write_result,
+)
+from flowmo.training.loop.mesh import open_mesh
+from flowmo.training.loop.trainer import TrainResult, train
 
 WIDTHS = (2, 3, 4, 5)
 UNIT = 192

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import FlowMoConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.evaluation import (
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.evaluation import (
     NO_NETWORKS,
     CheckpointMethod,
     Evaluation,
@@ -19,7 +19,7 @@ from training.evaluation import (
     PictureList,
     Plan,
 )
-from training.evaluation.extractors import INCEPTION, VGG16
+from flowmo.training.evaluation.extractors import INCEPTION, VGG16
 
 
 class ColourNetworks(Networks):

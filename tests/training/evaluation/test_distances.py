@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch_fidelity import metric_fid, metric_prc
 
-from training.evaluation.distances import frechet, precision_recall, statistics
+from flowmo.training.evaluation.distances import frechet, precision_recall, statistics
 
 
 def gaussian(
@@ -89,7 +89,7 @@ def test_real_and_reconstructed_are_not_mixed_up() -> None:
 def test_blocks_of_the_distance_matrix_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = (torch.randn(25, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
     whole = precision_recall(a, b)
-    monkeypatch.setattr("training.evaluation.distances._MOST_WHOLE", 7)
+    monkeypatch.setattr("flowmo.training.evaluation.distances._MOST_WHOLE", 7)
     assert precision_recall(a, b) == whole
     assert whole is not None
     assert (whole.precision, whole.recall) == metric_prc.calculate_precision_recall_full(b, a)

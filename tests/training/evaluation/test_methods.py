@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import FlowMoConfig
-from model.flowmo import FlowMo
-from model.inference import InferenceModel
-from training.evaluation import (
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.flowmo import FlowMo
+from flowmo.model.inference import InferenceModel
+from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.evaluation import (
     AdapterMethod,
     CheckpointMethod,
     Codec,
@@ -20,9 +21,8 @@ from training.evaluation import (
     compared,
     load_model,
 )
-from training.evaluation.metrics import psnr
-from training.held_out import centred_square, held_out_photographs
-from training.samples import to_levels
+from flowmo.training.evaluation.metrics import psnr
+from flowmo.training.loop.samples import to_levels
 
 PHOTOGRAPHS = [centred_square(image, 32) for image in held_out_photographs().values()]
 
@@ -66,7 +66,7 @@ def test_codecs_keep_to_their_bytes(name: str) -> None:
 
 
 def test_what_to_compare_with_is_chosen_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluation.choose.writes", lambda codec: codec != "JXL")
+    monkeypatch.setattr("flowmo.training.evaluation.choose.writes", lambda codec: codec != "JXL")
     methods, absent = compared(["codec:webp", "codec:jxl", "mean-colour"], 500)
     assert [method.name for method in methods] == ["webp", "mean-colour"]
     assert absent == ["Without jxl: this Pillow does not write JXL."]

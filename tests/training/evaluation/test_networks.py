@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import Dataset
 from torchmetrics.functional.image.lpips import _LPIPS
 
-from model.errors import ConfigError
-from training.evaluation import LibraryError, Networks, NetworkSources
-from training.evaluation import extractors as ex
-from training.evaluation.errors import EvaluationError
-from training.libraries import library
-from training.lpips import Lpips
-from training.weights import digest
+from flowmo.model.errors import ConfigError
+from flowmo.training.evaluation import LibraryError, Networks, NetworkSources
+from flowmo.training.evaluation import extractors as ex
+from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.libraries import library
+from flowmo.training.perceptual.lpips import Lpips
+from flowmo.training.perceptual.weights import digest
 
 
 def levels(count: int, seed: int, side: int = 32) -> torch.Tensor:
@@ -36,7 +36,7 @@ class _Pictures(Dataset[torch.Tensor]):
 def test_inception_from_a_file_gives_torch_fidelitys_own_fid(tmp_path: Path) -> None:
     from torch_fidelity import calculate_metrics
 
-    from training.evaluation.distances import frechet, statistics
+    from flowmo.training.evaluation.distances import frechet, statistics
 
     path = tmp_path / "inception.pth"
     random = ex.Extractor(ex.INCEPTION, "random")

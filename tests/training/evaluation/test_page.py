@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flowmo.cli.app import app
-from training.evaluation import CheckpointMethod, Evaluation, MeanColour, evaluate
-from training.evaluation.report import merge
-from training.json_report import rounded
+from flowmo.training.evaluation import CheckpointMethod, Evaluation, MeanColour, evaluate
+from flowmo.training.evaluation.report import merge
+from flowmo.training.json_report import rounded
 
 TINY = Path(__file__).resolve().parents[3] / "checkpoints" / "tiny"
 _VOID = {"meta", "img", "br", "link"}

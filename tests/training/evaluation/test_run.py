@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from model.inference import InferenceModel
-from training.evaluation import (
+from flowmo.model.inference import InferenceModel
+from flowmo.training.data.images import Pixels
+from flowmo.training.evaluation import (
     Came,
     CheckpointMethod,
     Evaluation,
@@ -28,11 +29,10 @@ from training.evaluation import (
     evaluate,
     merge,
 )
-from training.evaluation.extractors import INCEPTION
-from training.evaluation.metrics import as_tensor, psnr, ssim
-from training.evaluation.report import ORIGINALS
-from training.evaluation.store import Store
-from training.images import Pixels
+from flowmo.training.evaluation.extractors import INCEPTION
+from flowmo.training.evaluation.metrics import as_tensor, psnr, ssim
+from flowmo.training.evaluation.report import ORIGINALS
+from flowmo.training.evaluation.store import Store
 
 ROOT = Path(__file__).resolve().parents[3]
 Build = Callable[..., Evaluation]

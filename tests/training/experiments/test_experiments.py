@@ -14,14 +14,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from flowmo.cli.app import app
-from model.config import FlowMoConfig, preset
-from model.errors import ConfigError
-from model.flowmo import FlowMo
+from flowmo.model.config import FlowMoConfig, preset
+from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.config import TrainConfig
+from flowmo.training.evaluation import NO_NETWORKS, EvaluationError, NetworkSources, Plan, Ranks
+from flowmo.training.experiments import (
+    Setup,
+    noise_norm,
+    precision_recall,
+    wall_clock,
+    width_scaling,
+)
+from flowmo.training.experiments.width_scaling import parameters, widened
 from tests.training.processes import environment_of, free_port
-from training.config import TrainConfig
-from training.evaluation import NO_NETWORKS, EvaluationError, NetworkSources, Plan, Ranks
-from training.experiments import Setup, noise_norm, precision_recall, wall_clock, width_scaling
-from training.experiments.width_scaling import parameters, widened
 
 TINY = Path(__file__).resolve().parents[3] / "checkpoints" / "tiny"
 
@@ -188,8 +194,8 @@ def test_precision_and_recall_of_two_checkpoints(
 
 def colours() -> Any:
     """Mean colours instead of features."""
-    from training.evaluation import Networks
-    from training.evaluation.extractors import INCEPTION, VGG16
+    from flowmo.training.evaluation import Networks
+    from flowmo.training.evaluation.extractors import INCEPTION, VGG16
 
     networks = Networks(NO_NETWORKS)
     networks.features = lambda levels: dict.fromkeys(  # type: ignore[method-assign]

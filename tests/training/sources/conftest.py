@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.web_store import Store
-from training.sources import retrying
+from flowmo.training.data.sources import retrying
 
 
 @pytest.fixture

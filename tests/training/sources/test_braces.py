@@ -2,8 +2,8 @@
 
 import pytest
 
-from training.errors import DataError
-from training.sources.braces import expand_braces
+from flowmo.training.data.sources.braces import expand_braces
+from flowmo.training.errors import DataError
 
 
 @pytest.mark.parametrize(

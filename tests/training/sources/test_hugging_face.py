@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from training.checkpoint import load_checkpoint
-from training.config import DataConfig, TrainConfig
-from training.data import CropDataset, batches
-from training.errors import DataError
-from training.index import ImageIndex
-from training.sources.hugging_face import DatasetAddress
-from training.trainer import train
+from flowmo.training.checkpointing.checkpoint import load_checkpoint
+from flowmo.training.config import DataConfig, TrainConfig
+from flowmo.training.data.batches import CropDataset, batches
+from flowmo.training.data.index import ImageIndex
+from flowmo.training.data.sources.hugging_face import DatasetAddress
+from flowmo.training.errors import DataError
+from flowmo.training.loop.trainer import train
 
 # Python 3.12 warns when a process with threads forks; torch has threads, and its workers are forks.
 pytestmark = pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")

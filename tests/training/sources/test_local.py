@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from training.errors import DataError
-from training.index import ImageIndex
-from training.sources.range_file import Blocks, RangeFile
+from flowmo.training.data.index import ImageIndex
+from flowmo.training.data.sources.range_file import Blocks, RangeFile
+from flowmo.training.errors import DataError
 
 
 def _contents(index: ImageIndex) -> list[bytes | None]:

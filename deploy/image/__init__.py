@@ -1,1 +1,0 @@
-"""What the container image is made with (Dockerfile)."""

@@ -1,0 +1,145 @@
+"""The fast PyTorch path: both halves through torch.compile, on a GPU as CUDA graphs."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.graphs import HALVES, Half, graph_of
+from flowmo.deploy.padding import in_buckets
+from flowmo.model.attention import fastest_backend, use_backend
+from flowmo.model.errors import CompilationError
+from flowmo.model.inference import InferenceModel
+
+# One variant a batch size and half; PyTorch gives up at 8.
+_MOST_VARIANTS = 64
+# fp8 products exist from Ada and Hopper on.
+_FP8_CAPABILITY = (8, 9)
+
+
+class CompiledSteps:
+    """Both halves, as :class:`flowmo.model.inference.Steps`; each batch size compiles on first use.
+
+    Args:
+        model: shared, not copied; unless ``fp8``, which replaces its linears' weights.
+        buckets: batch sizes, ascending; other numbers of rows are padded or split.
+        compiled: through torch.compile; else as they are (to measure what it brings).
+        cuda_graphs: on a GPU, replay each batch size as a graph.
+        fp8: linears in fp8 but those of input and output, by torchao; on Ada and Hopper.
+        choose_attention: on a GPU, measure the backends of attention and take the fastest.
+
+    Raises:
+        CompilationError: ``fp8`` without torchao or such a GPU.
+    """
+
+    def __init__(
+        self,
+        model: InferenceModel,
+        buckets: Sequence[int],
+        *,
+        compiled: bool = True,
+        cuda_graphs: bool = True,
+        fp8: bool = False,
+        choose_attention: bool = True,
+    ) -> None:
+        self._buckets = tuple(buckets)
+        on_gpu = model.device.type == "cuda"
+        if fp8:
+            quantize(model)
+        if on_gpu and choose_attention:
+            shape = model.config.decoder
+            tokens = (
+                model.config.code_length + (model.config.image_size // model.config.patch_size) ** 2
+            )
+            use_backend(
+                fastest_backend(
+                    heads=shape.heads,
+                    tokens=tokens,
+                    head_dim=shape.head_dim,
+                    dtype=model.dtype,
+                    device=model.device,
+                )
+            )
+        self._compute: dict[Half, Callable[..., Tensor]] = {}
+        for half in HALVES:
+            compute: Callable[..., Tensor] = graph_of(model, half)
+            if compiled:
+                compute = _compile(compute, freeze=not on_gpu)
+            if on_gpu and cuda_graphs:
+                compute = CudaGraphs(compute)
+            self._compute[half] = compute
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See :meth:`Steps.encode`."""
+        return in_buckets(self._compute["encoder"], self._buckets, [images.float()])
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        """See :meth:`Steps.velocity`."""
+        return in_buckets(
+            self._compute["decoder"], self._buckets, [x.float(), condition, modulation]
+        )
+
+
+def _compile(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Tensor]:
+    compiled = torch.compile(graph, dynamic=False, fullgraph=True)
+
+    @functools.wraps(compiled)
+    def compute(*inputs: Tensor) -> Tensor:
+        import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
+
+        # On a CPU weights are packed once for its products.
+        with (
+            dynamo.patch(recompile_limit=_MOST_VARIANTS),
+            inductor.patch(freezing=freeze),
+            torch.inference_mode(),
+        ):
+            output: Tensor = compiled(*(_plain(value) for value in inputs))
+        return output
+
+    return compute
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Contiguous, and made in inference mode: PyTorch compiles once more for each other kind."""
+    if value.is_inference():
+        return value.contiguous()
+    return value.clone(memory_format=torch.contiguous_format)
+
+
+def quantize(model: InferenceModel) -> None:
+    """Have the linears of both halves' blocks computed in fp8, in place.
+
+    Weights are scaled once, a scale an output; activations as they come, a scale a row.
+
+    Raises:
+        CompilationError: torchao is missing, or the GPU has no fp8 products.
+    """
+    if model.device.type != "cuda" or torch.cuda.get_device_capability() < _FP8_CAPABILITY:
+        raise CompilationError(
+            f"fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), the model is on "
+            f"{model.device}; leave fp8 out"
+        )
+    try:
+        from torchao.quantization import (
+            Float8DynamicActivationFloat8WeightConfig,
+            PerRow,
+            quantize_,
+        )
+    except ImportError as error:
+        raise CompilationError(f"fp8 needs torchao ({error}): pip install torchao") from None
+    config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    for network in (model.encoder, model.decoder):
+        quantize_(network, config, filter_fn=is_inner_linear)
+
+
+def is_inner_linear(module: nn.Module, name: str) -> bool:
+    """Of a block, not of input and output: those are small, and errors there are seen as they are.
+
+    Args:
+        module: of one half.
+        name: its qualified name in that half.
+    """
+    return isinstance(module, nn.Linear) and name.startswith("blocks.")

@@ -1,0 +1,139 @@
+"""A checkpoint's halves to ONNX files (opset 23)."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowmo.deploy.graphs import INPUTS, OUTPUTS, Half, example, graph_of
+from flowmo.deploy.onnx_files import OnnxFile, file_name
+from flowmo.model.attention import attention_form
+from flowmo.model.errors import CompilationError
+from flowmo.model.inference import InferenceModel
+
+# The first that has the operator Attention.
+OPSET = 23
+# A protobuf file ends at 2 GB; from here on weights lie beside it.
+EXTERNAL_BYTES = 256 * 2**20
+Attention = Literal["fused", "explicit"]
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def export(
+    model: InferenceModel, folder: str | Path, half: Half, *, attention: Attention = "fused"
+) -> OnnxFile:
+    """Write a half as ``encoder.onnx`` or ``decoder_step.onnx``; the batch size stays free.
+
+    Args:
+        model: on the CPU, in float32 or bfloat16: the graph computes in its dtype, and takes and
+            gives images and codes in float32.
+        folder: made if it is not there.
+        half: which.
+        attention: ``fused`` is the operator Attention, ``explicit`` two products and a softmax.
+
+    Raises:
+        CompilationError: a dtype that is not exported; onnxscript is missing; PyTorch cannot.
+    """
+    if model.dtype not in DTYPES:
+        raise CompilationError(
+            f"float32 and bfloat16 are exported, the model is in {model.dtype}; fp16 overflows in "
+            f"this network's activations"
+        )
+    try:
+        from onnxscript import optimizer
+    except ImportError as error:
+        raise CompilationError(
+            f"exporting needs onnx and onnxscript ({error}): pip install 'flowmo-serve[export]'"
+        ) from None
+    # Two rows: PyTorch takes a size of 1 for a constant.
+    inputs = example(model, half, 2)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    try:
+        with attention_form(attention), _quietly(), torch.no_grad():
+            program = torch.onnx.export(
+                graph_of(model, half),
+                inputs,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                input_names=list(INPUTS[half]),
+                output_names=[OUTPUTS[half]],
+                verbose=False,
+                # It would fold the RMS norms into an operator that takes bfloat16 and gives
+                # float32, as ONNX allows; TensorRT's parser takes its output for bfloat16.
+                optimize=False,
+            )
+            assert program is not None
+            optimizer.optimize_ir(program.model)
+    except torch.onnx.OnnxExporterError as error:
+        raise CompilationError(f"PyTorch cannot export this {half}: {error}") from error
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = OnnxFile(
+        path=folder / file_name(half),
+        half=half,
+        fingerprint=model.fingerprint,
+        config=model.config,
+        dtype=str(model.dtype).removeprefix("torch."),
+        attention=attention,
+    )
+    program.model.metadata_props.update(written.metadata())
+    values = (value.const_value for value in program.model.graph.initializers.values())
+    weights = sum(value.nbytes for value in values if value is not None)
+    program.save(str(written.path), external_data=weights > EXTERNAL_BYTES)
+    return written
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """The exporter tells of torchvision that is not there, and of its own deprecations."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def largest_difference(
+    file: OnnxFile, model: InferenceModel, *, batches: Sequence[int] = (1, 3)
+) -> float:
+    """How far ONNX Runtime on this CPU is from PyTorch on the same inputs.
+
+    Args:
+        file: exported in float32; ONNX Runtime's CPU has no bfloat16 products.
+        model: what was exported, in float32.
+        batches: batch sizes to compare at.
+
+    Returns:
+        The largest absolute difference of an output.
+
+    Raises:
+        CompilationError: the file is of another model or dtype.
+    """
+    from flowmo.deploy.onnx_runtime import OnnxSession
+
+    if file.dtype != "float32" or model.dtype != torch.float32:
+        raise CompilationError(
+            f"only float32 can be compared on a CPU, got a {file.dtype} file and a {model.dtype} "
+            f"model; export with --dtype float32"
+        )
+    file.check_weights(model.fingerprint)
+    session = OnnxSession(file)
+    graph = graph_of(model, file.half)
+    worst = 0.0
+    for rows in batches:
+        inputs = example(model, file.half, rows)
+        with torch.inference_mode():
+            expected: Tensor = graph(*inputs)
+        got = session(*inputs)
+        worst = max(worst, (got - expected).abs().max().item())
+    return worst

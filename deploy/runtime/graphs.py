@@ -1,0 +1,103 @@
+"""The two graphs that are exported: an encoder, and one step of a decoder.
+
+Both take and give images of one size; rotary tables are constants in them. The decoder's step takes
+the modulation that its times are looked up to, not the times: a third of a decoder's weights serve
+only to compute it, and a served model uses a few times again and again.
+"""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.inference import InferenceModel
+from flowmo.model.network import with_mask
+from flowmo.model.patches import patchify, unpatchify
+
+Half = Literal["encoder", "decoder"]
+HALVES: tuple[Half, ...] = get_args(Half)
+INPUTS: dict[Half, tuple[str, ...]] = {
+    "encoder": ("images",),
+    "decoder": ("x", "condition", "modulation"),
+}
+OUTPUTS: dict[Half, str] = {"encoder": "code", "decoder": "velocity"}
+
+
+class EncoderGraph(nn.Module):
+    """Images, float32 [B, 3, S, S] in [-1, 1], to the code, float32 [B, K, D].
+
+    Args:
+        model: what is exported; shared, not copied.
+    """
+
+    table: Tensor
+
+    def __init__(self, model: InferenceModel) -> None:
+        super().__init__()
+        self.network, self.config, self.dtype = model.encoder, model.config, model.dtype
+        self.register_buffer("table", model.rotary(encoder=True, grid=grid_of(model.config)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        patches = patchify(images.to(self.dtype), self.config.patch_size)
+        code: Tensor = self.network(patches, self.table, self.config.code_length)
+        return code.float()
+
+
+class DecoderStepGraph(nn.Module):
+    """x float32 [B, 3, S, S], condition [B, K, D + 1] and modulation [B, M] to the velocity of x.
+
+    Args:
+        model: what is exported; shared, not copied. Condition and modulation have its dtype.
+    """
+
+    table: Tensor
+
+    def __init__(self, model: InferenceModel) -> None:
+        super().__init__()
+        self.network, self.config, self.dtype = model.decoder, model.config, model.dtype
+        self.register_buffer("table", model.rotary(encoder=False, grid=grid_of(model.config)))
+
+    def forward(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        """See the class."""
+        patches = patchify(x.to(self.dtype), self.config.patch_size)
+        out: Tensor = self.network(patches, condition, modulation, self.table)
+        return unpatchify(out.float(), self.config.patch_size, grid_of(self.config))
+
+
+def grid_of(config: FlowMoConfig) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    side = config.image_size // config.patch_size
+    return side, side
+
+
+def graph_of(model: InferenceModel, half: Half) -> EncoderGraph | DecoderStepGraph:
+    """The graph of a half, in the model's dtype and on its device."""
+    graph = EncoderGraph(model) if half == "encoder" else DecoderStepGraph(model)
+    return graph.eval()
+
+
+def example(model: InferenceModel, half: Half, rows: int, *, seed: int = 0) -> tuple[Tensor, ...]:
+    """Inputs as a half sees them: noise, random signs, and times spread over [0, 1].
+
+    Args:
+        model: their shapes, dtype and device.
+        half: whose inputs.
+        rows: batch size.
+        seed: the same seed gives the same rows, whatever their number.
+    """
+    config = model.config
+    generator = torch.Generator().manual_seed(seed)
+    size = config.image_size
+    images, codes = [], []
+    for _ in range(rows):
+        images.append(torch.randn(3, size, size, generator=generator))
+        bits = torch.rand(config.code_length, config.token_bits, generator=generator)
+        codes.append(torch.where(bits < 0.5, -1.0, 1.0))
+    x = torch.stack(images).to(model.device)
+    if half == "encoder":
+        return (x.clamp(-1, 1),)
+    condition = with_mask(torch.stack(codes).to(model.device, model.dtype))
+    modulation = model.modulation([1.0 - row / max(rows, 8) for row in range(rows)])
+    return x, condition, modulation

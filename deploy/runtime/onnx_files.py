@@ -1,0 +1,99 @@
+"""ONNX files of a checkpoint's halves, and what they say of themselves."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from flowmo.deploy.graphs import HALVES, Half
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import CompilationError, FlowMoError
+
+FORMAT = "1"
+_PREFIX = "flowmo."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnnxFile:
+    """An exported half.
+
+    Attributes:
+        path: of the file; weights may lie beside it in ``NAME.onnx.data``.
+        half: ``encoder`` or ``decoder``.
+        fingerprint: of the checkpoint's weights.
+        config: of the model; its name, sizes and default sampler.
+        dtype: of weights and activations: float32 or bfloat16.
+        attention: fused or explicit.
+    """
+
+    path: Path
+    half: Half
+    fingerprint: str
+    config: FlowMoConfig
+    dtype: str
+    attention: str
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """What a file says of itself; weights are not read.
+
+        Raises:
+            CompilationError: no ONNX file, or not one that ``flowmo export`` has written.
+        """
+        import onnx
+
+        path = Path(path)
+        if not path.is_file():
+            raise CompilationError(f"{path} is not a file; write it with flowmo export")
+        try:
+            proto = onnx.load(str(path), load_external_data=False)
+        except Exception as error:  # noqa: BLE001  (protobuf's own kinds of error)
+            raise CompilationError(f"{path} cannot be read as ONNX: {error}") from None
+        texts = {p.key.removeprefix(_PREFIX): p.value for p in proto.metadata_props}
+        if texts.get("format") != FORMAT or texts.get("half") not in HALVES:
+            raise CompilationError(
+                f"{path} has no metadata of flowmo export (format {FORMAT}); it was written by "
+                f"something else or another release: export the checkpoint again"
+            )
+        try:
+            config = FlowMoConfig.from_dict(json.loads(texts["config"]))
+            half: Half = "encoder" if texts["half"] == "encoder" else "decoder"
+            return cls(
+                path=path,
+                half=half,
+                fingerprint=texts["fingerprint"],
+                config=config,
+                dtype=texts["dtype"],
+                attention=texts["attention"],
+            )
+        except (KeyError, ValueError, FlowMoError) as error:
+            raise CompilationError(f"{path} has damaged metadata: {error}") from None
+
+    def check_weights(self, fingerprint: str) -> None:
+        """Whether it was exported from these weights.
+
+        Raises:
+            CompilationError: it was not.
+        """
+        if self.fingerprint != fingerprint:
+            raise CompilationError(
+                f"{self.path} was exported from the weights {self.fingerprint}, the checkpoint has "
+                f"{fingerprint}: delete it and export again"
+            )
+
+    def metadata(self) -> dict[str, str]:
+        """What goes into the file."""
+        texts = {
+            "format": FORMAT,
+            "half": self.half,
+            "fingerprint": self.fingerprint,
+            "config": json.dumps(self.config.to_dict(), sort_keys=True),
+            "dtype": self.dtype,
+            "attention": self.attention,
+        }
+        return {_PREFIX + key: text for key, text in texts.items()}
+
+
+def file_name(half: Half) -> str:
+    """Of a half in the export's folder."""
+    return {"encoder": "encoder.onnx", "decoder": "decoder_step.onnx"}[half]

@@ -1,0 +1,88 @@
+"""Exported halves computed by ONNX Runtime on a CPU."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flowmo.deploy.graphs import HALVES, INPUTS, OUTPUTS
+from flowmo.deploy.onnx_files import OnnxFile, file_name
+from flowmo.model.errors import CompilationError
+from flowmo.model.inference import InferenceModel
+
+
+class OnnxSession:
+    """One half.
+
+    Args:
+        file: exported in float32.
+        threads: of one operation; ONNX Runtime's own choice by default.
+
+    Raises:
+        CompilationError: ONNX Runtime is missing or cannot run the file.
+    """
+
+    def __init__(self, file: OnnxFile, *, threads: int | None = None) -> None:
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise CompilationError(
+                f"ONNX Runtime is missing ({error}): pip install 'flowmo-serve[export]'"
+            ) from None
+        if file.dtype != "float32":
+            raise CompilationError(
+                f"ONNX Runtime's CPU has no {file.dtype} products; export {file.half} with "
+                f"--dtype float32"
+            )
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Its threads would go on looking for work after each call, on cores that others need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file.path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise CompilationError(f"ONNX Runtime cannot load {file.path}: {error}") from error
+        self._inputs, self._output = INPUTS[file.half], OUTPUTS[file.half]
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Inputs and output as the graph has them, on the CPU."""
+        arrays = {
+            name: value.contiguous().numpy()
+            for name, value in zip(self._inputs, inputs, strict=True)
+        }
+        (output,) = self._session.run([self._output], arrays)
+        return torch.from_numpy(output)
+
+
+class OnnxSteps:
+    """Both halves: :class:`flowmo.model.inference.Steps`.
+
+    Args:
+        folder: that ``flowmo export`` has written.
+        model: whose weights they must have; float32, on the CPU.
+        threads: of one operation.
+
+    Raises:
+        CompilationError: a file is missing, or of other weights.
+    """
+
+    def __init__(
+        self, folder: str | Path, model: InferenceModel, *, threads: int | None = None
+    ) -> None:
+        files = {half: OnnxFile.read(Path(folder) / file_name(half)) for half in HALVES}
+        for file in files.values():
+            file.check_weights(model.fingerprint)
+        self._encoder = OnnxSession(files["encoder"], threads=threads)
+        self._decoder = OnnxSession(files["decoder"], threads=threads)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See :meth:`Steps.encode`."""
+        return self._encoder(images.float())
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        """See :meth:`Steps.velocity`."""
+        return self._decoder(x.float(), condition, modulation)

@@ -1,0 +1,157 @@
+"""What an engine is good for: it runs with the same library, GPU and weights only."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from flowmo.deploy.graphs import Half
+from flowmo.model.errors import CompilationError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineKey:
+    """All that an engine depends on.
+
+    Attributes:
+        half: ``encoder`` or ``decoder``.
+        fingerprint: of the weights.
+        dtype: of weights and activations.
+        attention: form of the exported graph.
+        library: ``tensorrt`` or ``tensorrt_rtx``.
+        version: of it.
+        architecture: ``sm90`` and the like.
+        buckets: batch sizes, one optimization profile each, in this order.
+    """
+
+    half: Half
+    fingerprint: str
+    dtype: str
+    attention: str
+    library: str
+    version: str
+    architecture: str
+    buckets: tuple[int, ...]
+
+    @property
+    def file_name(self) -> str:
+        """Readable, and another for every other key."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+        return (
+            f"{self.half}-{self.fingerprint[:12]}-{self.dtype}-{self.architecture}-{digest[:12]}"
+            ".engine"
+        )
+
+    def differences(self, other: Self) -> list[str]:
+        """For people: ``field: this, not that``."""
+        mine, theirs = asdict(self), asdict(other)
+        return [f"{k}: {mine[k]}, not {theirs[k]}" for k in mine if mine[k] != theirs[k]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What lies beside an engine file, in ``NAME.engine.json``.
+
+    Attributes:
+        key: what it is good for.
+        size: of the engine file, in bytes.
+        sha256: of the engine file, hex. An engine is code: what has been changed is not loaded.
+        bindings: inputs and outputs with dtype and shape, the batch size left out.
+        report: what it is made of (:func:`flowmo.deploy.tensorrt.report.layer_report`).
+        seconds: that the building took.
+        refittable: whether its weights can be exchanged.
+    """
+
+    key: EngineKey
+    size: int
+    sha256: str
+    bindings: dict[str, dict[str, Any]]
+    report: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    refittable: bool = False
+
+
+def write_engine(folder: Path, engine: bytes, manifest: Manifest) -> Path:
+    """Write engine and manifest; a reader never sees half of either."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / manifest.key.file_name
+    text = json.dumps(asdict(manifest), indent=2) + "\n"
+    for target, content in ((path, engine), (_manifest_path(path), text.encode())):
+        partial = target.with_name(target.name + ".partial")
+        partial.write_bytes(content)
+        partial.replace(target)
+    return path
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of an engine file.
+
+    Raises:
+        CompilationError: there is none, or not one of this release.
+    """
+    manifest_path = _manifest_path(path)
+    try:
+        content = json.loads(manifest_path.read_text(encoding="utf-8"))
+        key = dict(content["key"])
+        key["buckets"] = tuple(key["buckets"])
+        return Manifest(**{**content, "key": EngineKey(**key)})
+    except FileNotFoundError:
+        raise CompilationError(
+            f"{path} has no {manifest_path.name}, which says what it is good for; build it again "
+            f"with flowmo build-engine"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CompilationError(
+            f"{manifest_path} is not a manifest of this release ({error}); build the engine again "
+            f"with flowmo build-engine"
+        ) from None
+
+
+def read_engine(path: Path, key: EngineKey) -> tuple[bytes, Manifest]:
+    """An engine that is good for ``key``, verified.
+
+    Raises:
+        CompilationError: it is missing, changed, or good for something else.
+    """
+    if not path.is_file():
+        raise CompilationError(f"there is no engine {path}; build it with flowmo build-engine")
+    manifest = read_manifest(path)
+    if wrong := manifest.key.differences(key):
+        raise CompilationError(
+            f"{path} is for another use ({'; '.join(wrong)}); build one for this with "
+            f"flowmo build-engine"
+        )
+    engine = path.read_bytes()
+    if len(engine) != manifest.size or digest_of(engine) != manifest.sha256:
+        raise CompilationError(
+            f"{path} has {len(engine)} bytes that are not the {manifest.size} that were built; "
+            f"it is not loaded: delete it and build it again"
+        )
+    return engine, manifest
+
+
+def digest_of(engine: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(engine).hexdigest()
+
+
+def current_architecture() -> str:
+    """Of the current CUDA device, as ``sm90``.
+
+    Raises:
+        CompilationError: there is no CUDA device.
+    """
+    if not torch.cuda.is_available():
+        raise CompilationError(
+            "this machine has no CUDA device; engines run on GPUs only. To build one for another "
+            "machine's GPU name its architecture, such as --architecture sm89 (TensorRT-RTX)"
+        )
+    major, minor = torch.cuda.get_device_capability()
+    return f"sm{major}{minor}"
+
+
+def _manifest_path(path: Path) -> Path:
+    return path.with_name(path.name + ".json")

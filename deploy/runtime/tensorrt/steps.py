@@ -1,0 +1,137 @@
+"""Both halves computed by TensorRT engines on this machine's GPU."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.graphs import INPUTS, OUTPUTS, Half
+from flowmo.deploy.padding import in_buckets
+from flowmo.deploy.tensorrt.keys import Manifest
+from flowmo.deploy.tensorrt.libraries import Library, make_logger
+from flowmo.model.errors import CompilationError
+
+_DTYPES = {"float": torch.float32, "bf16": torch.bfloat16, "half": torch.float16}
+
+
+class EngineHalf:
+    """One engine: an execution context a bucket, on PyTorch's tensors and stream.
+
+    Args:
+        half: which.
+        engine: verified bytes.
+        manifest: what lay beside them.
+        library: that built it.
+        device: a CUDA device.
+        cuda_graphs: replay each bucket as a graph.
+
+    Raises:
+        CompilationError: the library cannot load it here, or its inputs and outputs are others.
+    """
+
+    def __init__(
+        self,
+        half: Half,
+        engine: bytes,
+        manifest: Manifest,
+        library: Library,
+        device: torch.device,
+        *,
+        cuda_graphs: bool = True,
+    ) -> None:
+        self._half, self._device = half, device
+        self._messages = make_logger(library)
+        check_bindings(half, manifest.bindings)
+        self._runtime = library.api.Runtime(self._messages)
+        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise CompilationError(
+                f"{library.name} {library.version} cannot load the {half}'s engine on this "
+                f"machine: {self._messages.first_error()}"
+            )
+        self._bindings = manifest.bindings
+        self._contexts: dict[int, Any] = {}
+        for profile, bucket in enumerate(manifest.key.buckets):
+            self._contexts[bucket] = self._context(profile, bucket)
+        self._buckets = manifest.key.buckets
+        self._compute = CudaGraphs(self._execute) if cuda_graphs else self._execute
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        """Inputs as the graph has them, on the device; the output is valid until the next call."""
+        return in_buckets(self._compute, self._buckets, inputs)
+
+    def _context(self, profile: int, bucket: int) -> Any:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise CompilationError(
+                f"no memory for the {self._half}'s batches of {bucket}: "
+                f"{self._messages.first_error()}; serve smaller ones with --max-batch"
+            )
+        stream = torch.cuda.current_stream(self._device)
+        context.set_optimization_profile_async(profile, stream.cuda_stream)
+        stream.synchronize()
+        for name in INPUTS[self._half]:
+            context.set_input_shape(name, (bucket, *self._bindings[name]["shape"]))
+        return context
+
+    def _execute(self, *inputs: Tensor) -> Tensor:
+        rows = inputs[0].shape[0]
+        context = self._contexts[rows]
+        # Engines read memory as it lies, and as the type that they were built for.
+        tensors = {
+            name: value.to(_DTYPES[self._bindings[name]["dtype"]]).contiguous()
+            for name, value in zip(INPUTS[self._half], inputs, strict=True)
+        }
+        output_name = OUTPUTS[self._half]
+        binding = self._bindings[output_name]
+        output = torch.empty(
+            (rows, *binding["shape"]), dtype=_DTYPES[binding["dtype"]], device=self._device
+        )
+        for name, value in (tensors | {output_name: output}).items():
+            context.set_tensor_address(name, value.data_ptr())
+        stream = torch.cuda.current_stream(self._device).cuda_stream
+        if not context.execute_async_v3(stream):
+            raise RuntimeError(f"the {self._half}'s engine failed: {self._messages.first_error()}")
+        return output
+
+
+def check_bindings(half: Half, bindings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Whether an engine takes and gives what a half does.
+
+    Raises:
+        CompilationError: it does not.
+    """
+    expected = dict.fromkeys(INPUTS[half], "input") | {OUTPUTS[half]: "output"}
+    found = {name: binding["kind"] for name, binding in bindings.items()}
+    if found != expected:
+        raise CompilationError(
+            f"the {half}'s engine has {found}, expected {expected}; build it again"
+        )
+    for name, binding in bindings.items():
+        if binding["dtype"] not in _DTYPES:
+            raise CompilationError(
+                f"{name} of the {half}'s engine is {binding['dtype']}, expected one of "
+                f"{sorted(_DTYPES)}; build it again"
+            )
+
+
+class TensorRTSteps:
+    """Both halves: :class:`flowmo.model.inference.Steps`.
+
+    Args:
+        encoder: its engine.
+        decoder: its engine.
+    """
+
+    def __init__(self, encoder: EngineHalf, decoder: EngineHalf) -> None:
+        self._encoder, self._decoder = encoder, decoder
+
+    def encode(self, images: Tensor) -> Tensor:
+        """See :meth:`Steps.encode`."""
+        return self._encoder(images)
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        """See :meth:`Steps.velocity`."""
+        return self._decoder(x, condition, modulation)

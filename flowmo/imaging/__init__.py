@@ -1,0 +1,1 @@
+"""One pixel path: reading, fitting, levels, quality and writing of pictures."""

@@ -1,0 +1,49 @@
+"""Who may use a route: a dependency that runs before a body is read or a place is taken."""
+
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from typing import Annotated
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from flowmo.service.errors import RateLimitedError, UnauthorizedError
+from flowmo.service.http.keys import Keyring
+from flowmo.service.telemetry.metrics import Metrics
+
+_bearer = HTTPBearer(
+    auto_error=False,
+    scheme_name="ApiKey",
+    description="An API key; needed where the server has keys.",
+)
+
+
+async def authorized(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> AsyncIterator[None]:
+    """Hold what the key may use until the answer has been sent.
+
+    Raises:
+        UnauthorizedError: no key, or an unknown one.
+        RateLimitedError: too many requests of this key.
+    """
+    keyring: Keyring = request.app.state.keyring
+    metrics: Metrics = request.app.state.service.metrics
+    presented = None if credentials is None else credentials.credentials
+    with ExitStack() as held:
+        try:
+            name = held.enter_context(keyring.enter(presented))
+        except UnauthorizedError:
+            metrics.keys.inc("", "unknown")
+            raise
+        except RateLimitedError:
+            metrics.keys.inc(keyring.name_of(presented), "limited")
+            raise
+        if name is not None:
+            metrics.keys.inc(name, "admitted")
+            request.scope["state"]["key"] = name
+        yield
+
+
+AUTHORIZED = Depends(authorized)

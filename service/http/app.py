@@ -1,0 +1,140 @@
+"""The application factory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
+from flowmo.service.http.access import AUTHORIZED
+from flowmo.service.http.admission import Places
+from flowmo.service.http.core import Service
+from flowmo.service.http.keys import Keyring, read_text
+from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
+from flowmo.service.http.openapi import describe
+from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
+from flowmo.service.http.routes import batches, health, inference, tokens
+from flowmo.service.http.routes import models as model_routes
+from flowmo.service.http.routes.shared import problems
+from flowmo.service.models import Models
+from flowmo.service.reloading import reload_on_hangup
+from flowmo.service.settings import Settings
+from flowmo.service.telemetry.metrics import Metrics
+from flowmo.service.telemetry.tracing import flush_spans
+from flowmo.service.version import VERSION
+
+DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
+
+
+def create_app(
+    models: Models,
+    metrics: Metrics,
+    settings: Settings | None = None,
+    *,
+    in_cluster: bool = False,
+) -> FastAPI:
+    """An application that serves some models.
+
+    Their engines start, and warm up, with the application; they finish what they have on shutdown.
+    On SIGHUP they are loaded again.
+
+    Args:
+        models: what is served.
+        metrics: where to count.
+        settings: limits; from the environment by default.
+        in_cluster: it is one of several gateways: others replace models and read the metrics.
+
+    Raises:
+        KeysError: the API keys cannot be read.
+    """
+    settings = settings or Settings()
+    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)
+    places = Places(settings.queue_size, settings.queue_bytes)
+
+    async def reload() -> None:
+        keyring.reload()
+        await models.reload(settings.drain_seconds)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        Image.init()  # else the first picture of each format pays for loading its plugin
+        models.start()
+        if in_cluster:
+            async with service.sampling():
+                yield
+        else:
+            async with reload_on_hangup(reload):
+                yield
+        await models.close(settings.drain_seconds)
+        await asyncio.to_thread(flush_spans)
+
+    app = FastAPI(
+        title="flowmo-serve",
+        version=VERSION,
+        description=DESCRIPTION,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        lifespan=lifespan,
+    )
+    app.state.keyring = keyring
+    app.state.service = service = Service(models, places, settings, metrics)
+    if not in_cluster:  # one of several gateways would show its own share only
+        app.include_router(health.metrics_router)
+    app.include_router(health.router)
+    app.include_router(inference.router)
+    for router in (tokens.router, batches.router, model_routes.router):
+        app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
+    _answer_errors(app, metrics)
+    describe(app, models.default.engines.info)
+    return app
+
+
+def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
+    def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
+        metrics.errors.inc(answer.code)
+        if request.url.path.startswith(inference.router.prefix):
+            return inference.refusal(answer, detail, error)
+        return problem_response(
+            answer, detail, request_id=request_id_of(request.scope), error=error
+        )
+
+    async def known(request: Request, error: Exception) -> Response:
+        return respond(request, error, answer_for(error), str(error))
+
+    async def unknown(request: Request, error: Exception) -> Response:
+        # Starlette raises it again after this, and the server logs it.
+        return respond(request, error, answer_for(error), "an unexpected error occurred")
+
+    async def invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        found = [
+            FieldProblem(field=".".join(str(part)[:64] for part in e["loc"]), message=e["msg"])
+            for e in error.errors()[:16]
+        ]
+        fields = InvalidFieldsError(found)
+        return respond(request, fields, answer_for(fields), str(fields))
+
+    async def by_framework(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        answer = Answer(
+            status=error.status_code,
+            code={404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http"),
+            title=error.detail,
+            mend="See /openapi.json for the routes and their methods.",
+        )
+        response = respond(request, error, answer, f"{request.method}: {error.detail}")
+        response.headers.update(error.headers or {})
+        return response
+
+    for kind in (*ANSWERS, RowError):
+        app.add_exception_handler(kind, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, by_framework)
+    app.add_exception_handler(Exception, unknown)

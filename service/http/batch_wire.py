@@ -1,0 +1,121 @@
+"""What travels as JSON in batches.
+
+An item is what the body of the single route would be.
+"""
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from flowmo.imaging.writing import ImageFormat
+from flowmo.service.http.cache import Outcome
+from flowmo.service.http.problems import Problem
+from flowmo.service.http.wire import (
+    FitMessage,
+    FitOptions,
+    ImageBody,
+    PictureOptions,
+    TokenizeOptions,
+    TokensBody,
+    TokensMessage,
+    UploadMessage,
+)
+
+
+class TokenizeItemOptions(TokenizeOptions):
+    """Query parameters of tokenize/batch."""
+
+    tokens: Literal["ids", "container"] = Field(
+        default="ids", description="Form of each item's tokens."
+    )
+
+
+class PictureItemOptions(PictureOptions):
+    """Query parameters of detokenize/batch."""
+
+    format: ImageFormat = Field(default="png", description="Of each item's picture.")
+
+
+class ReconstructItemOptions(PictureItemOptions, FitOptions):
+    """Query parameters of reconstruct/batch."""
+
+
+class TokenizeItem(TokenizeItemOptions, ImageBody):
+    """One image of tokenize/batch."""
+
+
+class DetokenizeItem(PictureItemOptions, TokensBody):
+    """One token set of detokenize/batch."""
+
+
+class ReconstructItem(ReconstructItemOptions, ImageBody):
+    """One image of reconstruct/batch."""
+
+
+class TokenizeBatchBody(TokenizeItemOptions):
+    """JSON body of tokenize/batch."""
+
+    items: list[TokenizeItem]
+
+
+class DetokenizeBatchBody(PictureItemOptions):
+    """JSON body of detokenize/batch."""
+
+    items: list[DetokenizeItem]
+
+
+class ReconstructBatchBody(ReconstructItemOptions):
+    """JSON body of reconstruct/batch."""
+
+    items: list[ReconstructItem]
+
+
+class ItemAnswer(BaseModel):
+    """What became of one item.
+
+    Members that do not apply are left out: a failed item has ``problem`` alone.
+    """
+
+    status: int = Field(description="What the single route would have answered.")
+    problem: Problem | None = None
+
+
+class UploadAnswer(ItemAnswer):
+    """Of an image."""
+
+    upload: UploadMessage | None = None
+    fit: FitMessage | None = None
+
+
+class TokenizeItemAnswer(UploadAnswer):
+    """Tokens of an image, in the form that was asked for."""
+
+    model: str | None = None
+    tokens: TokensMessage | None = None
+    container: str | None = Field(default=None, description="The token container, base64.")
+
+
+class PictureItemAnswer(UploadAnswer):
+    """A picture file, and how it was decoded."""
+
+    model: str | None = None
+    media_type: str | None = None
+    image: str | None = Field(default=None, description="The file, base64.")
+    seed: int | None = None
+    steps: int | None = None
+    schedule: str | None = None
+    rho: float | None = None
+    guidance: float | None = None
+    degraded_from: int | None = None
+    cache: Outcome | None = None
+
+
+A = TypeVar("A", bound=ItemAnswer)
+
+
+class BatchAnswer(BaseModel, Generic[A]):
+    """Outcomes in the order of the items."""
+
+    succeeded: int
+    failed: int
+    items: list[A]

@@ -1,0 +1,143 @@
+"""Several pictures in one request: each item has its own outcome, and none costs another anything.
+
+    {"items": [{"image": "…"}, {"image": "…", "fit": "pad"}], "model": "lo"}
+
+An item is what the body of the single route would be; the batch's own options hold for items that
+say nothing. As a form, each file is an item and the other fields are options.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+
+from flowmo.service.errors import (
+    FieldProblem,
+    InvalidFieldsError,
+    MalformedBodyError,
+    UnsupportedBodyError,
+)
+from flowmo.service.http.bodies import (
+    FORM,
+    JSON,
+    field_problems,
+    media_type_of,
+    read_body,
+    read_form,
+    shown,
+)
+
+I = TypeVar("I", bound=BaseModel)  # noqa: E741  (an item)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Generic[I]):
+    """Items as they came, not yet looked at.
+
+    Attributes:
+        kind: what each should be.
+        defaults: options of the batch.
+        items: their fields.
+    """
+
+    kind: type[I]
+    defaults: Mapping[str, Any]
+    items: Sequence[object]
+
+    def item(self, place: int) -> I:
+        """One item.
+
+        Raises:
+            InvalidFieldsError: it cannot be used.
+        """
+        fields = self.items[place]
+        where = f"items.{place}"
+        if not isinstance(fields, dict):
+            problem = FieldProblem(field=where, message="must be an object")
+            raise InvalidFieldsError([problem])
+        try:
+            return self.kind.model_validate({**self.defaults, **fields})
+        except ValidationError as error:
+            raise InvalidFieldsError(field_problems(error, where)) from None
+
+
+async def read_batch(
+    request: Request,
+    kind: type[I],
+    query: BaseModel,
+    *,
+    field: str,
+    seconds: float,
+    max_items: int,
+) -> Batch[I]:
+    """The items of a request.
+
+    Args:
+        request: not yet read.
+        kind: what each item should be.
+        query: options from the query string; the body's win.
+        field: of ``kind``, that a form's file is.
+        seconds: longest time for the body to arrive.
+        max_items: most of them.
+
+    Raises:
+        RequestError: the request as a whole cannot be used.
+    """
+    items: Sequence[object]
+    given: Mapping[str, object]
+    media_type = media_type_of(request)
+    if media_type == JSON:
+        data = await read_body(request, seconds)
+        # In a thread: tens of megabytes of JSON must not hold up everybody else.
+        items, given = await asyncio.to_thread(_parse, data, max_items)
+        where = "body"
+    elif media_type == FORM:
+        form = await read_form(request, seconds, max_files=max_items)
+        items = [{field: file} for file in form.files]
+        given, where = form.fields, "form"
+    else:
+        raise UnsupportedBodyError(
+            f"a batch comes as {FORM} or {JSON}; Content-Type says {shown(media_type)}"
+        )
+    try:
+        options = type(query).model_validate({**query.model_dump(exclude_unset=True), **given})
+    except ValidationError as error:
+        raise InvalidFieldsError(field_problems(error, where)) from None
+    return Batch(kind, options.model_dump(exclude_unset=True), items)
+
+
+def _parse(data: bytes, max_items: int) -> tuple[list[object], dict[str, object]]:
+    try:
+        body = from_json(data, allow_inf_nan=False)
+    except ValueError:
+        raise MalformedBodyError("the body is not valid JSON") from None
+    if not isinstance(body, dict) or not isinstance(items := body.pop("items", None), list):
+        raise _wrong("body.items", "must be a list of items")
+    if not 1 <= len(items) <= max_items:
+        raise _wrong("body.items", f"must be 1 to {max_items} items, got {len(items)}")
+    return items, body
+
+
+def _wrong(field: str, message: str) -> InvalidFieldsError:
+    return InvalidFieldsError([FieldProblem(field=field, message=message)])
+
+
+async def outcomes(batch: Batch[I], work: Callable[[I], Awaitable[R]]) -> list[R | Exception]:
+    """``work`` on every item at once, so that they share the engines' batches.
+
+    Returns:
+        A result or an error for each item, in their order.
+    """
+
+    async def one(place: int) -> R | Exception:
+        try:
+            return await work(await asyncio.to_thread(batch.item, place))
+        except Exception as error:  # noqa: BLE001  (this item's outcome)
+            return error
+
+    return await asyncio.gather(*(one(place) for place in range(len(batch.items))))

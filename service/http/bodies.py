@@ -1,0 +1,242 @@
+"""Request bodies in their several forms, to one value.
+
+An image may come as multipart form data (one file), raw under its own media type, or as base64 in
+JSON; tokens as a container or as JSON. Bodies are kept in memory (their size is limited), never
+written to disk.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from flowmo.imaging.reading import MEDIA_TYPES as IMAGE_MEDIA_TYPES
+from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
+from flowmo.model.container import Container
+from flowmo.service.errors import (
+    BodyTimeoutError,
+    FieldProblem,
+    InvalidFieldsError,
+    MalformedBodyError,
+    UnsupportedBodyError,
+)
+from flowmo.service.http.wire import DetokenizeBody, DetokenizeOptions, ImageBody, TokensMessage
+
+JSON = "application/json"
+FORM = "multipart/form-data"
+BINARY = "application/octet-stream"
+MAX_FORM_FIELDS = 16
+
+O = TypeVar("O", bound=BaseModel)  # noqa: E741  (options)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest(Generic[O]):
+    """An uploaded image file and the route's options."""
+
+    data: bytes
+    options: O
+
+
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = sys.maxsize  # never to disk; the body as a whole is limited
+
+
+async def read_image(
+    request: Request, body_type: type[ImageBody], query: O, *, seconds: float
+) -> ImageRequest[O]:
+    """An image in any of its three forms.
+
+    Options in a JSON body or in form fields win over the query's.
+
+    Args:
+        request: not yet read.
+        body_type: what JSON must hold: ``image`` and the options of ``query``'s type.
+        query: options from the query string.
+        seconds: longest time for the body to arrive.
+
+    Raises:
+        RequestError: whatever is wrong with the body.
+    """
+    media_type = media_type_of(request)
+    if media_type == JSON:
+        # In a thread: tens of megabytes of JSON must not hold up everybody else.
+        message = await asyncio.to_thread(parse_json, body_type, await read_body(request, seconds))
+        given = message.model_dump(exclude_unset=True, exclude={"image"})
+        return ImageRequest(message.image, _merged(query, given, "body"))
+    if media_type == FORM:
+        form = await read_form(request, seconds)
+        return ImageRequest(form.files[0], _merged(query, form.fields, "form"))
+    if media_type in IMAGE_MEDIA_TYPES or media_type == BINARY:
+        return ImageRequest(await read_body(request, seconds), query)
+    raise UnsupportedBodyError(
+        f"an image comes as {FORM}, {JSON}, {BINARY} or {', '.join(IMAGE_MEDIA_TYPES)}; "
+        f"Content-Type says {shown(media_type)}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TokensRequest:
+    """Tokens as they were sent, and the route's options."""
+
+    sent: Container | TokensMessage
+    options: DetokenizeOptions
+
+
+async def read_tokens(
+    request: Request, query: DetokenizeOptions, *, seconds: float
+) -> TokensRequest:
+    """Tokens as a container or as JSON, and the options that hold.
+
+    Raises:
+        RequestError: whatever is wrong with the body.
+        model.errors.ContainerError: a container that cannot be read.
+    """
+    media_type = media_type_of(request)
+    if media_type == JSON:
+        body = await asyncio.to_thread(
+            parse_json, DetokenizeBody, await read_body(request, seconds)
+        )
+        given = body.model_dump(exclude_unset=True, exclude={"tokens", "container"})
+        return TokensRequest(body.sent(), _merged(query, given, "body"))
+    if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
+        return TokensRequest(Container.from_bytes(await read_body(request, seconds)), query)
+    raise UnsupportedBodyError(
+        f"tokens come as {CONTAINER_MEDIA_TYPE}, {BINARY} or {JSON}; "
+        f"Content-Type says {shown(media_type)}"
+    )
+
+
+def parse_json(kind: type[O], data: bytes) -> O:
+    """A message from JSON text.
+
+    Raises:
+        MalformedBodyError: not JSON.
+        InvalidFieldsError: JSON, but not such a message.
+    """
+    try:
+        return kind.model_validate_json(data)
+    except ValidationError as error:
+        if any(item["type"] == "json_invalid" for item in error.errors(include_input=False)):
+            raise MalformedBodyError("the body is not valid JSON") from None
+        raise InvalidFieldsError(field_problems(error, "body")) from None
+
+
+def field_problems(error: ValidationError, where: str) -> list[FieldProblem]:
+    """What pydantic found, without any of the input."""
+    return [
+        FieldProblem(
+            field=".".join((where, *(str(part)[:64] for part in item["loc"][:8]))),
+            message=item["msg"],
+        )
+        for item in error.errors(include_url=False, include_context=False, include_input=False)[:16]
+    ]
+
+
+def _merged(query: O, given: Mapping[str, object], where: str) -> O:
+    if not given:
+        return query
+    try:
+        return type(query).model_validate({**query.model_dump(exclude_unset=True), **given})
+    except ValidationError as error:
+        raise InvalidFieldsError(field_problems(error, where)) from None
+
+
+def media_type_of(request: Request) -> str:
+    """Content-Type without its parameters.
+
+    Raises:
+        UnsupportedBodyError: the body is compressed.
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise UnsupportedBodyError("Content-Encoding is not read; send the body as it is")
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def shown(media_type: str) -> str:
+    """A Content-Type for an error message."""
+    return repr(media_type[:80]) if media_type else "nothing"
+
+
+async def read_body(request: Request, seconds: float) -> bytes:
+    """The whole body.
+
+    Raises:
+        BodyTimeoutError: it did not arrive in time.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await request.body()
+    except TimeoutError:
+        raise _late(seconds) from None
+
+
+def _late(seconds: float) -> BodyTimeoutError:
+    return BodyTimeoutError(f"the body was not complete after {seconds:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Multipart form data: files in their order, and the other fields."""
+
+    files: list[bytes]
+    fields: dict[str, str]
+
+
+async def read_form(request: Request, seconds: float, *, max_files: int = 1) -> Form:
+    """A form with one file at least.
+
+    Args:
+        request: not yet read.
+        seconds: longest time for the body to arrive.
+        max_files: most files.
+
+    Raises:
+        BodyTimeoutError: it did not arrive in time.
+        MalformedBodyError: not such a form.
+    """
+
+    async def stream() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            yield chunk
+
+    parser = _InMemoryParser(
+        request.headers,
+        stream(),
+        max_files=max_files,
+        max_fields=MAX_FORM_FIELDS,
+        max_part_size=4096,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            form = await parser.parse()
+    except TimeoutError:
+        raise _late(seconds) from None
+    except MultiPartException as error:
+        raise MalformedBodyError(f"the form cannot be read: {error.message}") from None
+    except (ValueError, LookupError) as error:
+        raise MalformedBodyError("the form cannot be read: it is not multipart data") from error
+    fields: dict[str, str] = {}
+    files: list[bytes] = []
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files.append(await value.read())
+            elif name in fields:
+                raise MalformedBodyError("a form field is there twice")
+            else:
+                fields[name] = value
+    finally:
+        await form.close()
+    if not files:
+        raise MalformedBodyError(
+            "the form has no file; name one: curl -F image=@photo.jpg, with a file name"
+        )
+    return Form(files, fields)

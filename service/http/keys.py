@@ -1,0 +1,267 @@
+"""API keys: who may ask, how often, and how much at once.
+
+A server never holds a key, only its SHA-256; keys are random and long (``flowmo keys new``), so
+nothing slower is needed. A file of them (TOML) is read again when it changes:
+
+    [team-a]
+    sha256 = "64 hex digits"
+    rate = 20           # requests a second; optional
+    burst = 40          # at once, when it has been quiet; twice the rate by default
+    concurrency = 8     # requests at a time; optional
+"""
+
+import hashlib
+import hmac
+import logging
+import math
+import re
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
+
+from flowmo.model.errors import FlowMoError
+from flowmo.service.errors import RateLimitedError, UnauthorizedError
+
+logger = logging.getLogger(__name__)
+
+KEY_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+PREFIX = "fmk_"
+_RANDOM_BYTES = 32
+_LOOK_SECONDS = 1.0
+# Whoever waits as long as was said must not be sent away for a bit in the last place.
+_ROUNDING = 1e-6
+
+
+class KeysError(FlowMoError):
+    """Keys that cannot be read."""
+
+
+class KeyEntry(BaseModel):
+    """One key, as a file has it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$")]
+    rate: float | None = Field(default=None, gt=0)
+    burst: float | None = Field(default=None, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
+
+
+_Entries = TypeAdapter(dict[Annotated[str, StringConstraints(pattern=KEY_NAME)], KeyEntry])
+
+
+def new_key() -> str:
+    """A fresh key: 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
+
+
+def digest_of(key: str) -> str:
+    """SHA-256 of a key, 64 hex digits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def read_file(path: Path) -> dict[str, KeyEntry]:
+    """Keys by name.
+
+    Raises:
+        KeysError: the file cannot be read, or says something else.
+    """
+    try:
+        return _Entries.validate_python(tomllib.loads(path.read_text()))
+    except OSError as error:
+        raise KeysError(f"{path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise KeysError(f"{path} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise KeysError(f"{path}: {_told(error)}") from None
+
+
+def read_text(text: str) -> dict[str, KeyEntry]:
+    """Keys of ``NAME:SHA256,NAME:SHA256``, without limits.
+
+    Raises:
+        KeysError: it says something else.
+    """
+    pairs = [item.strip().partition(":") for item in text.split(",") if item.strip()]
+    try:
+        return _Entries.validate_python({name: {"sha256": digest} for name, _, digest in pairs})
+    except ValidationError as error:
+        raise KeysError(f"expected NAME:SHA256,NAME:SHA256: {_told(error)}") from None
+
+
+def _told(error: ValidationError) -> str:
+    # Without the input: somebody may have put the key itself where its digest belongs.
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'][:1]))}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False)[:8]
+    )
+
+
+@dataclass(eq=False, slots=True)
+class Usage:
+    """What one key has used: a token bucket, and requests that are inside.
+
+    Args:
+        entry: its limits.
+        clock: seconds.
+    """
+
+    entry: KeyEntry
+    clock: Callable[[], float] = time.monotonic
+    inside: int = 0
+    _tokens: float = field(init=False)
+    _at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._tokens, self._at = self._burst, self.clock()
+
+    @property
+    def _burst(self) -> float:
+        rate = self.entry.rate or 0.0
+        return self.entry.burst or max(1.0, 2 * rate)
+
+    def take(self) -> None:
+        """Count a request.
+
+        Raises:
+            RateLimitedError: it is one too many, now.
+        """
+        limits = self.entry
+        if limits.concurrency is not None and self.inside >= limits.concurrency:
+            raise RateLimitedError(
+                f"this key has {self.inside} requests inside, at most {limits.concurrency} may be"
+            )
+        if limits.rate is None:
+            return
+        now = self.clock()
+        self._tokens = min(self._burst, self._tokens + (now - self._at) * limits.rate)
+        self._at = now
+        if self._tokens < 1.0 - _ROUNDING:
+            raise RateLimitedError(
+                f"this key may send {limits.rate:g} requests a second",
+                retry_after=max(1, math.ceil((1.0 - self._tokens) / limits.rate)),
+            )
+        self._tokens = max(0.0, self._tokens - 1.0)
+
+
+class Keyring:
+    """All keys of a server; anybody may ask where there is none.
+
+    Args:
+        fixed: keys that never change.
+        path: file of further ones, read again when it changes.
+
+    Raises:
+        KeysError: the file cannot be read.
+    """
+
+    def __init__(self, fixed: Mapping[str, KeyEntry], path: Path | None = None) -> None:
+        self._fixed, self._path = dict(fixed), path
+        self._users: dict[str, Usage] = {}
+        self._stamp: tuple[int, ...] = ()
+        self._looked = -math.inf
+        if path is not None:
+            self._stamp = _stamp(path)
+        self._set(self._fixed | (read_file(path) if path is not None else {}))
+
+    @property
+    def guards(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self._fixed) or self._path is not None
+
+    @contextmanager
+    def enter(self, presented: str | None) -> Iterator[str | None]:
+        """Let a request in while the block runs.
+
+        Args:
+            presented: the key that came with it.
+
+        Yields:
+            The key's name; None where no key is needed.
+
+        Raises:
+            UnauthorizedError: none of the keys.
+            RateLimitedError: one request too many, now.
+        """
+        if not self.guards:
+            yield None
+            return
+        self._look()
+        name = self.name_of(presented)
+        usage = self._users[name]
+        usage.take()
+        usage.inside += 1
+        try:
+            yield name
+        finally:
+            usage.inside -= 1
+
+    def name_of(self, presented: str | None) -> str:
+        """The name of a key.
+
+        Raises:
+            UnauthorizedError: it is none of them.
+        """
+        if not presented:
+            raise UnauthorizedError("a key is needed, and none came")
+        digest = digest_of(presented)
+        found = None
+        # All of them, whichever it is: how long it takes says nothing.
+        for name, usage in self._users.items():
+            if hmac.compare_digest(usage.entry.sha256.lower(), digest):
+                found = name
+        if found is None:
+            raise UnauthorizedError("the key that came is not known here, or no more")
+        return found
+
+    def reload(self) -> None:
+        """Read the file again; one that cannot be read changes nothing, and the log says why."""
+        if self._path is None:
+            return
+        try:
+            stamp = _stamp(self._path)
+            self._set(self._fixed | read_file(self._path))
+        except KeysError as error:
+            logger.error("the keys stay as they were: %s", error)  # noqa: TRY400
+            return
+        self._stamp = stamp
+        logger.info("%d keys", len(self._users))
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        if (stamp := _stamp(self._path)) != self._stamp:
+            self._stamp = stamp
+            self.reload()
+
+    def _set(self, entries: Mapping[str, KeyEntry]) -> None:
+        # A key that stays as it is goes on with what it has used.
+        self._users = {
+            name: known
+            if (known := self._users.get(name)) is not None and known.entry == entry
+            else Usage(entry)
+            for name, entry in entries.items()
+        }
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    """Changes when the file does, or a link to it (Kubernetes exchanges links)."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def is_well_formed(name: str) -> bool:
+    """Whether a key may be named so."""
+    return re.match(KEY_NAME, name) is not None

@@ -1,0 +1,177 @@
+"""What surrounds every request: its id, its count, and a limit on its body.
+
+Plain ASGI, because Starlette's ``BaseHTTPMiddleware`` hides disconnects from the application.
+"""
+
+import asyncio
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from flowmo.service.errors import BodyTooLargeError
+from flowmo.service.telemetry import logs
+from flowmo.service.telemetry.metrics import Metrics
+from flowmo.service.telemetry.tracing import in_trace
+
+REQUEST_ID_HEADER = "X-Request-ID"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+# How long an answered client may go on sending before the connection is cut.
+_LINGER_SECONDS = 5.0
+
+
+def request_id_of(scope: Scope) -> str:
+    """The id of a request that passed :class:`RequestContext`."""
+    request_id: str = scope["state"]["request_id"]
+    return request_id
+
+
+class RequestContext:
+    """Gives each request an id, counts and times it, and logs its end.
+
+    A client's own ``X-Request-ID`` is kept when it is 1 to 128 letters, digits or ``. _ : -``.
+
+    Args:
+        app: what answers.
+        metrics: where to count.
+        answers_id: false where a proxy puts the id into the answers itself.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, answers_id: bool = True) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._answers_id = answers_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        logs.request_id.set(request_id)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        status, answer = 500, Headers()
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status, answer
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                mutable = MutableHeaders(scope=message)
+                if self._answers_id:
+                    mutable[REQUEST_ID_HEADER] = request_id
+                mutable["X-Content-Type-Options"] = "nosniff"
+                answer = Headers(raw=mutable.raw)
+            await send(message)
+
+        begin = time.perf_counter()
+        with self._metrics.in_flight(), in_trace(headers):
+            try:
+                await self._app(scope, receive, send_with_id)
+            finally:
+                # The template, never the path: a stranger must not be able to make new series.
+                route = getattr(scope.get("route"), "path", "unmatched")
+                seconds = time.perf_counter() - begin
+                self._metrics.requests.observe(method, route, str(status), value=seconds)
+                logs.log_answer(
+                    method=method,
+                    path=scope["path"],
+                    route=route,
+                    status=status,
+                    seconds=seconds,
+                    key=scope["state"].get("key"),
+                    headers=answer,
+                )
+
+
+class BodyLimit:
+    """Refuses bodies over a limit, whether their size is declared or not.
+
+    An application that answers without having read the whole body (a refusal) would make the server
+    cut the connection, and the cut can overtake the answer. So what is left is read and thrown away
+    for a short while, bounded in time and by the same limit, after the answer has been sent.
+
+    Starlette's own limit answers a declared size in plain text; this one raises
+    :class:`BodyTooLargeError`, which is answered like every other error.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(scope, receive, self._max_bytes)
+
+        async def send_then_linger(message: Message) -> None:
+            is_last = message["type"] == "http.response.body" and not message.get("more_body")
+            if not is_last or not body.is_coming:
+                await send(message)
+                return
+            await send({**message, "more_body": True})
+            await body.discard()
+            await send({"type": "http.response.body", "body": b""})
+
+        await self._app(scope, body.receive, send_then_linger)
+
+
+def declared_bytes(headers: Headers) -> int | None:
+    """Size of a body according to its Content-Length; None if that does not say."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
+
+
+class _Body:
+    def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
+        headers = Headers(scope=scope)
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._declared = declared_bytes(headers) or 0
+        self._seen = 0
+        self._begun = False
+        # A client that asks first, with Expect, has not sent anything until somebody reads.
+        self._asks_first = headers.get("expect", "").lower() == "100-continue"
+        self._complete = not self._declared and "transfer-encoding" not in headers
+
+    @property
+    def is_coming(self) -> bool:
+        """Whether the client is probably still sending."""
+        return not self._complete and (self._begun or not self._asks_first)
+
+    async def receive(self) -> Message:
+        if self._declared > self._max_bytes:
+            raise BodyTooLargeError(
+                f"the body is {self._declared:,} bytes, at most {self._max_bytes:,} are accepted"
+            )
+        message = await self._next()
+        if self._seen > self._max_bytes:
+            raise BodyTooLargeError(
+                f"more than the {self._max_bytes:,} bytes came that are accepted"
+            )
+        return message
+
+    async def discard(self) -> None:
+        """Read on for a while, to let the client see the answer."""
+        limit = self._seen + self._max_bytes
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while not self._complete and self._seen <= limit:
+                    await self._next()
+        except TimeoutError:
+            return
+
+    async def _next(self) -> Message:
+        self._begun = True
+        message = await self._receive()
+        self._seen += len(message.get("body", b""))
+        self._complete |= message["type"] != "http.request" or not message.get("more_body", False)
+        return message

@@ -1,0 +1,185 @@
+"""What the protocol's two models take and give, and the options among a request's parameters."""
+
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.writing import ImageFormat
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.errors import InvalidFieldsError, TensorError
+from flowmo.service.http.bodies import field_problems
+from flowmo.service.http.oip.tensors import BYTES, NUMBERS, InferRequest, Parsed, Tensor
+from flowmo.service.http.wire import FitOptions, QualityOptions, SamplingOptions
+
+TOKENIZE, DETOKENIZE = "tokenize", "detokenize"
+PLATFORM = "flowmo"
+# Parameters of the protocol and of Triton's client that ask for nothing here.
+_IGNORED = {"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start"} | {
+    "sequence_end"
+}
+MAX_SEED = 2**63 - 1
+
+O = TypeVar("O", bound=BaseModel)  # noqa: E741  (options)
+
+
+class PictureParameters(SamplingOptions, QualityOptions):
+    """Parameters of detokenize."""
+
+    format: ImageFormat = Field(default="png", description="Of the output file.")
+
+
+class ImageParameters(FitOptions):
+    """Parameters of tokenize."""
+
+
+def metadata(name: str, info: CodecInfo, versions: list[str]) -> dict[str, Any]:
+    """A model's tensors, of which each request has some."""
+    config = info.config
+    image = ("image", "UINT8", [-1, info.image_size, info.image_size, 3])
+    ids = ("ids", "INT32", [-1, config.code_length, config.ids_per_token])
+    container, file, seed = (
+        ("container", BYTES, [-1]),
+        ("file", BYTES, [-1]),
+        ("seed", "INT64", [-1]),
+    )
+    inputs, outputs = {
+        TOKENIZE: ([image, file], [ids, container]),
+        DETOKENIZE: ([ids, container, seed], [image, file]),
+    }[name]
+
+    def described(tensors: list[tuple[str, str, list[int]]]) -> list[dict[str, Any]]:
+        return [{"name": n, "datatype": d, "shape": s} for n, d, s in tensors]
+
+    return {
+        "name": name,
+        "versions": versions,
+        "platform": PLATFORM,
+        "inputs": described(inputs),
+        "outputs": described(outputs),
+    }
+
+
+def options_of(request: InferRequest, kind: type[O]) -> O:
+    """The options among a request's parameters.
+
+    Raises:
+        InvalidFieldsError: an option that there is not, or out of range.
+    """
+    given = {name: value for name, value in request.parameters.items() if name not in _IGNORED}
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        raise InvalidFieldsError(field_problems(error, "parameters")) from None
+
+
+def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, bool]:
+    """Names of the outputs, and for each whether it comes as raw bytes; the first by default.
+
+    Raises:
+        TensorError: an output that there is not.
+    """
+    everything = bool(request.parameters.get("binary_data_output", False))
+    if not request.outputs:
+        return {known[0]: everything}
+    wanted = {}
+    for output in request.outputs:
+        if output.name not in known:
+            raise TensorError(f"the outputs are {', '.join(known)}, got {output.name!r}")
+        wanted[output.name] = bool(output.parameters.get("binary_data", everything))
+    return wanted
+
+
+def one_of(parsed: Parsed, first: str, second: str, also: tuple[str, ...] = ()) -> Tensor:
+    """The input that is there, of two.
+
+    Raises:
+        TensorError: neither, both, or another one.
+    """
+    tensors = parsed.tensors
+    unknown = tensors.keys() - {first, second, *also}
+    if unknown or (first in tensors) == (second in tensors):
+        raise TensorError(
+            f"the inputs are {first} or {second}"
+            f"{''.join(f', and {name}' for name in also)}; got {', '.join(sorted(tensors))}"
+        )
+    return tensors[first if first in tensors else second]
+
+
+def elements(tensor: Tensor) -> list[bytes]:
+    """Elements of a BYTES tensor.
+
+    Raises:
+        TensorError: it is of numbers.
+    """
+    if not isinstance(tensor.values, list):
+        raise TensorError(f"{tensor.name} must be {BYTES}, got {tensor.datatype}")
+    return tensor.values
+
+
+def numbers(tensor: Tensor, shape: tuple[int, ...], *datatypes: str) -> NDArray[Any]:
+    """Values of a tensor of numbers.
+
+    Args:
+        tensor: of any shape.
+        shape: of one row.
+        datatypes: any of these.
+
+    Raises:
+        TensorError: of another shape or datatype.
+    """
+    values = tensor.values
+    if isinstance(values, list) or tensor.datatype not in datatypes or values.shape[1:] != shape:
+        sizes = ", ".join(map(str, ("rows", *shape)))
+        raise TensorError(
+            f"{tensor.name} must be {' or '.join(datatypes)} [{sizes}], got {tensor.datatype} "
+            f"{list(tensor.shape)}"
+        )
+    if not values.ndim:
+        raise TensorError(f"{tensor.name} needs a dimension for its rows")
+    return values
+
+
+def pixels_of(tensor: Tensor, info: CodecInfo) -> list[Pixels]:
+    """Square pictures, one a row.
+
+    Raises:
+        TensorError: of another shape or datatype.
+    """
+    size = info.image_size
+    return list(numbers(tensor, (size, size, 3), "UINT8"))
+
+
+def seeds_of(parsed: Parsed, rows: int, default: int) -> list[int]:
+    """A seed for each row.
+
+    Raises:
+        TensorError: not one for each, or out of range.
+    """
+    if "seed" not in parsed.tensors:
+        return [default] * rows
+    tensor = parsed.tensors["seed"]
+    trailing = (1,) if len(tensor.shape) == 2 else ()
+    values = numbers(tensor, trailing, *(name for name in NUMBERS if name != "UINT8")).ravel()
+    seeds = [int(value) for value in values]
+    if len(seeds) != rows or not all(0 <= seed <= MAX_SEED for seed in seeds):
+        raise TensorError(f"seed must be {rows} numbers of 0 to {MAX_SEED}, one a row")
+    return seeds
+
+
+def token_sets_of(tensor: Tensor, info: CodecInfo) -> list[Tokens]:
+    """Token sets of ids, one a row.
+
+    Raises:
+        TensorError: of another shape or datatype, or out of range.
+    """
+    config = info.config
+    shape = (config.code_length, config.ids_per_token)
+    values = numbers(tensor, shape, "INT32", "INT64")
+    limit = 2**config.group_bits
+    if values.size and not ((values >= 0) & (values < limit)).all():
+        raise TensorError(f"ids must be 0 to {limit - 1}")
+    return [Tokens(ids=ids, group_bits=config.group_bits) for ids in values.astype(np.int32)]

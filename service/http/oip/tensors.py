@@ -1,0 +1,284 @@
+"""Tensors of the Open Inference Protocol: in JSON, or as raw bytes behind it (binary extension).
+
+JSON of ``Inference-Header-Content-Length`` bytes, then each binary tensor, little-endian; an
+element of datatype BYTES is its length in 4 bytes and then itself.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field, ValidationError
+
+from flowmo.service.errors import InvalidFieldsError, TensorError
+from flowmo.service.http.bodies import field_problems
+
+NUMBERS = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "UINT64": "<u8"}
+BYTES = "BYTES"
+# Far above any request that a body may hold; they bound the work that a hostile shape makes.
+MAX_ELEMENTS = 2**27
+MAX_DIMENSIONS = 8
+_LENGTH = struct.Struct("<I")
+
+Parameter = bool | int | float | str
+
+
+class InputHeader(BaseModel):
+    """A tensor that came, without its bytes if these are binary."""
+
+    name: str = Field(max_length=64)
+    shape: list[int] = Field(max_length=MAX_DIMENSIONS)
+    datatype: str = Field(max_length=16)
+    parameters: dict[str, Parameter] = {}
+    data: list[Any] | None = None
+
+
+class OutputHeader(BaseModel):
+    """A tensor that is wanted."""
+
+    name: str = Field(max_length=64)
+    parameters: dict[str, Parameter] = {}
+
+
+class InferRequest(BaseModel):
+    """The JSON of a request."""
+
+    id: str | None = Field(default=None, max_length=256)
+    parameters: dict[str, Parameter] = {}
+    inputs: list[InputHeader] = Field(min_length=1, max_length=16)
+    outputs: list[OutputHeader] | None = Field(default=None, max_length=16)
+
+
+class InferAnswer(BaseModel):
+    """The JSON of a response."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Parameter] = {}
+    outputs: list[dict[str, Any]] = []
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor.
+
+    Attributes:
+        name: of it.
+        shape: of it.
+        values: an array of that shape, or the elements of a BYTES tensor in their order.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    values: NDArray[Any] | list[bytes]
+
+    @property
+    def datatype(self) -> str:
+        """As the protocol names it."""
+        if isinstance(self.values, list):
+            return BYTES
+        kind = self.values.dtype.newbyteorder("<")
+        return next(name for name, code in NUMBERS.items() if np.dtype(code) == kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A request and its tensors by name."""
+
+    request: InferRequest
+    tensors: Mapping[str, Tensor]
+
+
+def parse(body: bytes, header_length: str | None) -> Parsed:
+    """A request's body.
+
+    Args:
+        body: of it.
+        header_length: ``Inference-Header-Content-Length``; None is JSON only.
+
+    Raises:
+        TensorError: tensors that do not fit together.
+        InvalidFieldsError: JSON that is no request.
+    """
+    length = len(body)
+    if header_length is not None:
+        if not header_length.isdecimal() or int(header_length[:12]) > length:
+            raise TensorError(
+                f"Inference-Header-Content-Length must be 0 to {length}, the body's length, "
+                f"got {header_length[:20]!r}"
+            )
+        length = int(header_length)
+    try:
+        request = InferRequest.model_validate_json(body[:length])
+    except ValidationError as error:
+        raise InvalidFieldsError(field_problems(error, "body")) from None
+    rest = memoryview(body)[length:]
+    tensors: dict[str, Tensor] = {}
+    for header in request.inputs:
+        if header.name in tensors:
+            raise TensorError(f"the input {header.name!r} is there twice")
+        size = header.parameters.get("binary_data_size")
+        if size is None:
+            tensors[header.name] = _from_json(header)
+            continue
+        if not isinstance(size, int) or not 0 <= size <= len(rest):
+            raise TensorError(
+                f"{header.name}: binary_data_size must be 0 to {len(rest)}, the bytes that are "
+                f"left, got {size!r}"
+            )
+        tensors[header.name] = _from_bytes(header, rest[:size])
+        rest = rest[size:]
+    if len(rest):
+        raise TensorError(f"{len(rest)} bytes follow the last binary tensor")
+    return Parsed(request, tensors)
+
+
+def _count(header: InputHeader) -> int:
+    if any(size < 0 for size in header.shape):
+        raise TensorError(f"{header.name}: the shape {header.shape} has negative sizes")
+    # Also without the sizes that are 0: numpy has a limit there, too.
+    if math.prod(size for size in header.shape if size) > MAX_ELEMENTS:
+        raise TensorError(
+            f"{header.name}: the shape {header.shape} is too large, at most {MAX_ELEMENTS} "
+            f"elements are read"
+        )
+    count = math.prod(header.shape)
+    if header.datatype not in {*NUMBERS, BYTES}:
+        raise TensorError(
+            f"{header.name}: the datatypes read here are {', '.join(NUMBERS)} and {BYTES}, got "
+            f"{header.datatype!r}"
+        )
+    return count
+
+
+def _from_bytes(header: InputHeader, data: memoryview) -> Tensor:
+    count, shape = _count(header), tuple(header.shape)
+    if header.datatype == BYTES:
+        return Tensor(header.name, shape, _elements(header, data, count))
+    dtype = np.dtype(NUMBERS[header.datatype])
+    if len(data) != count * dtype.itemsize:
+        raise TensorError(
+            f"{header.name}: {header.datatype} {header.shape} is {count * dtype.itemsize} bytes, "
+            f"got {len(data)}"
+        )
+    return Tensor(header.name, shape, np.frombuffer(data, dtype).reshape(shape))
+
+
+def _elements(header: InputHeader, data: memoryview, count: int) -> list[bytes]:
+    found: list[bytes] = []
+    at = 0
+    while at < len(data) and len(found) < count:
+        end = at + _LENGTH.size
+        length = _LENGTH.unpack(data[at:end])[0] if end <= len(data) else 0
+        if end + length > len(data):
+            raise TensorError(f"{header.name}: element {len(found)} is longer than the tensor")
+        found.append(bytes(data[end : end + length]))
+        at = end + length
+    if len(found) != count or at != len(data):
+        raise TensorError(
+            f"{header.name}: the shape {header.shape} asks for {count} elements in {len(data)} "
+            f"bytes; {len(found)} take {at}"
+        )
+    return found
+
+
+def _from_json(header: InputHeader) -> Tensor:
+    count, shape = _count(header), tuple(header.shape)
+    if header.data is None:
+        raise TensorError(f"{header.name}: there is neither data nor binary_data_size")
+    flat = list(_flat(header.data))
+    if len(flat) != count:
+        raise TensorError(
+            f"{header.name}: the shape {header.shape} asks for {count} elements, got {len(flat)}"
+        )
+    if header.datatype == BYTES:
+        if not all(isinstance(value, str) for value in flat):
+            raise TensorError(f"{header.name}: BYTES in JSON are strings")
+        return Tensor(header.name, shape, [value.encode() for value in flat])
+    if not all(type(value) is int for value in flat):
+        raise TensorError(f"{header.name}: {header.datatype} in JSON are whole numbers")
+    try:
+        values = np.array(flat, NUMBERS[header.datatype])
+    except OverflowError:
+        raise TensorError(
+            f"{header.name}: a number is out of the range of {header.datatype}"
+        ) from None
+    return Tensor(header.name, shape, values.reshape(shape))
+
+
+def _flat(data: Sequence[Any], depth: int = 0) -> Iterator[Any]:
+    if depth > MAX_DIMENSIONS:
+        raise TensorError(f"lists are nested deeper than {MAX_DIMENSIONS}")
+    for value in data:
+        if isinstance(value, list):
+            yield from _flat(value, depth + 1)
+        else:
+            yield value
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A response's body.
+
+    Attributes:
+        body: of it.
+        header_length: bytes of its JSON; None if there is nothing else.
+    """
+
+    body: bytes
+    header_length: int | None
+
+
+def encode(answer: InferAnswer, outputs: Sequence[Tensor], binary: Sequence[bool]) -> Encoded:
+    """A response.
+
+    Args:
+        answer: its JSON, without the outputs.
+        outputs: tensors.
+        binary: for each whether its bytes follow the JSON.
+
+    Raises:
+        TensorError: bytes that are no text, in JSON.
+    """
+    tail: list[bytes] = []
+    for tensor, raw in zip(outputs, binary, strict=True):
+        item: dict[str, Any] = {
+            "name": tensor.name,
+            "datatype": tensor.datatype,
+            "shape": list(tensor.shape),
+        }
+        if raw:
+            data = _raw(tensor)
+            item["parameters"] = {"binary_data_size": len(data)}
+            tail.append(data)
+        else:
+            item["data"] = _listed(tensor)
+        answer.outputs.append(item)
+    head = answer.model_dump_json(exclude_none=True).encode()
+    if not tail:
+        return Encoded(head, None)
+    return Encoded(b"".join([head, *tail]), len(head))
+
+
+def _raw(tensor: Tensor) -> bytes:
+    if isinstance(tensor.values, list):
+        return b"".join(_LENGTH.pack(len(value)) + value for value in tensor.values)
+    return tensor.values.astype(tensor.values.dtype.newbyteorder("<")).tobytes()
+
+
+def _listed(tensor: Tensor) -> list[Any]:
+    if not isinstance(tensor.values, list):
+        listed: list[Any] = tensor.values.ravel().tolist()
+        return listed
+    try:
+        return [value.decode() for value in tensor.values]
+    except UnicodeDecodeError:
+        raise TensorError(
+            f"{tensor.name}: its bytes are no text, which JSON needs; ask for it with the "
+            f"parameter binary_data"
+        ) from None

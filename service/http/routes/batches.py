@@ -1,0 +1,199 @@
+"""Several pictures in one request."""
+
+import base64
+from collections.abc import Awaitable, Callable, Sequence
+from http import HTTPStatus
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+
+from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES, ImageFormat
+from flowmo.service.engine.calls import DecodeOptions
+from flowmo.service.http.batch_wire import (
+    BatchAnswer,
+    DetokenizeBatchBody,
+    DetokenizeItem,
+    ItemAnswer,
+    PictureItemAnswer,
+    PictureItemOptions,
+    ReconstructBatchBody,
+    ReconstructItem,
+    ReconstructItemOptions,
+    TokenizeBatchBody,
+    TokenizeItem,
+    TokenizeItemAnswer,
+    TokenizeItemOptions,
+)
+from flowmo.service.http.batches import outcomes, read_batch
+from flowmo.service.http.bodies import FORM, JSON
+from flowmo.service.http.cache import Found
+from flowmo.service.http.core import Job, Picture, Service, Upload, Visit, until_disconnect
+from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.routes.shared import ServiceOf, decode_options, explained, problems
+from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.wire import FitMessage, TokensMessage, UploadMessage
+
+router = APIRouter(prefix="/v1", tags=["batches"])
+
+_MEDIA_TYPES = {format: media_type for media_type, format in OUTPUT_MEDIA_TYPES.items()}
+
+I = TypeVar("I", bound=BaseModel)  # noqa: E741  (an item)
+A = TypeVar("A", bound=ItemAnswer)
+
+
+def _body(body: type[BaseModel]) -> dict[str, object]:
+    """OpenAPI request body in its two forms."""
+    files = {"type": "array", "items": {"type": "string", "format": "binary"}}
+    form = {"type": "object", "properties": {"item": files}, "required": ["item"]}
+    content = {FORM: {"schema": form}, JSON: {"schema": schema_ref(body)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_PROBLEMS = problems(400, 408, 413, 415, 422, 429, 503)
+
+
+@router.post(
+    "/tokenize/batch",
+    response_model=BatchAnswer[TokenizeItemAnswer],
+    responses=_PROBLEMS,
+    openapi_extra=_body(TokenizeBatchBody),
+)
+async def tokenize_batch(
+    request: Request, service: ServiceOf, query: Annotated[TokenizeItemOptions, Query()]
+) -> Response:
+    """Turn several images into tokens; each has its own outcome."""
+
+    async def one(visit: Visit, item: TokenizeItem) -> TokenizeItemAnswer:
+        job = service.begin(visit, service.models.choose(item.model))
+        upload = await job.read(item.image, item.fit)
+        tokens = await job.encode(upload.fitted.pixels)
+        message = container = None
+        if item.tokens == "container":
+            container = _base64(containered(tokens, job.info, job.fingerprint))
+        else:
+            message = TokensMessage.of(job.name, tokens, job.info, job.fingerprint)
+        return TokenizeItemAnswer(
+            status=HTTPStatus.OK,
+            model=job.name,
+            upload=UploadMessage.of(upload.image),
+            fit=FitMessage.of(upload.fitted.report),
+            container=container,
+            tokens=message,
+        )
+
+    return await _run(request, service, query, TokenizeItem, "image", one, TokenizeItemAnswer)
+
+
+@router.post(
+    "/detokenize/batch",
+    response_model=BatchAnswer[PictureItemAnswer],
+    responses=_PROBLEMS,
+    openapi_extra=_body(DetokenizeBatchBody),
+)
+async def detokenize_batch(
+    request: Request, service: ServiceOf, query: Annotated[PictureItemOptions, Query()]
+) -> Response:
+    """Turn several token sets into images; each has its own outcome."""
+
+    async def one(visit: Visit, item: DetokenizeItem) -> PictureItemAnswer:
+        sent = item.sent()
+        job = service.begin(visit, model_for(service.models, sent, item.model))
+        tokens = tokens_for(sent, job.info)
+        options = decode_options(service, job.info, item)
+        found = await job.decode(tokens, options, item.format, item.quality)
+        return _picture(job, options, item.format, found)
+
+    return await _run(request, service, query, DetokenizeItem, "container", one, PictureItemAnswer)
+
+
+@router.post(
+    "/reconstruct/batch",
+    response_model=BatchAnswer[PictureItemAnswer],
+    responses=_PROBLEMS,
+    openapi_extra=_body(ReconstructBatchBody),
+)
+async def reconstruct_batch(
+    request: Request, service: ServiceOf, query: Annotated[ReconstructItemOptions, Query()]
+) -> Response:
+    """Turn several images into tokens and these into images; each has its own outcome."""
+
+    async def one(visit: Visit, item: ReconstructItem) -> PictureItemAnswer:
+        job = service.begin(visit, service.models.choose(item.model))
+        options = decode_options(service, job.info, item)
+        upload = await job.read(item.image, item.fit)
+        found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
+        return _picture(job, options, item.format, found, upload)
+
+    return await _run(request, service, query, ReconstructItem, "image", one, PictureItemAnswer)
+
+
+async def _run(
+    request: Request,
+    service: Service,
+    query: BaseModel,
+    kind: type[I],
+    field: str,
+    work: Callable[[Visit, I], Awaitable[A]],
+    answer: type[A],
+) -> Response:
+    """A batch request from its body to its answer."""
+    settings = service.settings
+    # Whoever sends many pictures at once waits for the whole; whoever sends one is waited for.
+    with service.admit(request, priority="batch") as visit:
+        batch = await read_batch(
+            request,
+            kind,
+            query,
+            field=field,
+            seconds=settings.body_seconds,
+            max_items=settings.max_items,
+        )
+        found = await until_disconnect(request, outcomes(batch, lambda item: work(visit, item)))
+    return _answer(service, request, found, answer)
+
+
+def _picture(
+    job: Job,
+    options: DecodeOptions,
+    format: ImageFormat,
+    found: Found[Picture],
+    upload: Upload | None = None,
+) -> PictureItemAnswer:
+    sampler, asked = found.value.sampler, options.sampler.steps
+    return PictureItemAnswer(
+        status=HTTPStatus.OK,
+        model=job.name,
+        upload=None if upload is None else UploadMessage.of(upload.image),
+        fit=None if upload is None else FitMessage.of(upload.fitted.report),
+        media_type=_MEDIA_TYPES[format],
+        image=_base64(found.value.data),
+        seed=options.seed,
+        steps=sampler.steps,
+        schedule=sampler.schedule,
+        rho=sampler.rho if sampler.schedule == "power" else None,
+        guidance=sampler.guidance,
+        degraded_from=None if sampler.steps == asked else asked,
+        cache=found.outcome,
+    )
+
+
+def _answer(
+    service: Service, request: Request, found: Sequence[A | Exception], kind: type[A]
+) -> Response:
+    items = []
+    for outcome in found:
+        if isinstance(outcome, Exception):
+            problem = explained(service, request, outcome)
+            items.append(kind(status=problem.status, problem=problem))
+        else:
+            items.append(outcome)
+    failed = sum(isinstance(outcome, Exception) for outcome in found)
+    answer = BatchAnswer[kind](  # type: ignore[valid-type]
+        succeeded=len(items) - failed, failed=failed, items=items
+    )
+    return Response(answer.model_dump_json(exclude_none=True), media_type=JSON)
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()

@@ -1,0 +1,34 @@
+"""For orchestrators and Prometheus."""
+
+from fastapi import APIRouter, Response
+
+from flowmo.service.errors import EngineStoppedError, NotReadyError
+from flowmo.service.http.routes.shared import ServiceOf, problems
+from flowmo.service.telemetry.instruments import CONTENT_TYPE
+
+router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz", responses=problems(503))
+async def healthz(service: ServiceOf) -> dict[str, str]:
+    """Whether the process should go on living: 503 when its device thread has ended."""
+    if not service.models.alive:
+        raise EngineStoppedError("the device thread has ended")
+    return {"status": "ok"}
+
+
+@router.get("/readyz", responses=problems(503))
+async def readyz(service: ServiceOf) -> dict[str, str]:
+    """Whether to send requests here: 503 until the warm-up is done."""
+    if not service.models.alive:
+        raise EngineStoppedError("the device thread has ended")
+    if not service.models.ready:
+        raise NotReadyError("the models are warming up")
+    return {"status": "ready"}
+
+
+@metrics_router.get("/metrics", response_class=Response)
+async def metrics(service: ServiceOf) -> Response:
+    """All series in Prometheus' text format."""
+    return Response(service.render_metrics(), media_type=CONTENT_TYPE)

@@ -1,0 +1,151 @@
+"""What several routes need: their service, headers, and words for the OpenAPI document."""
+
+import logging
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from fastapi import Depends, Request
+from pydantic import BaseModel
+
+from flowmo.imaging.reading import MEDIA_TYPES
+from flowmo.model.config import SamplerConfig
+from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.calls import DecodeOptions
+from flowmo.service.errors import FieldProblem, InvalidFieldsError
+from flowmo.service.http.core import Job, Service, Upload
+from flowmo.service.http.middleware import request_id_of
+from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.problems import (
+    ANSWERS,
+    INTERNAL,
+    PROBLEM_MEDIA_TYPE,
+    Answer,
+    Problem,
+    answer_for,
+    problem,
+)
+from flowmo.service.http.wire import SamplingOptions
+
+logger = logging.getLogger(__name__)
+
+
+def get_service(request: Request) -> Service:
+    """The application's parts."""
+    service: Service = request.app.state.service
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(get_service)]
+
+
+def decode_options(service: Service, info: CodecInfo, options: SamplingOptions) -> DecodeOptions:
+    """A client's choices over a model's defaults.
+
+    Raises:
+        InvalidFieldsError: more steps than this server allows.
+        ConfigError: choices that do not go together.
+    """
+    limit = service.settings.max_steps
+    if options.steps is not None and options.steps > limit:
+        problem = FieldProblem(field="steps", message=f"must be 1 to {limit}, got {options.steps}")
+        raise InvalidFieldsError([problem])
+    return DecodeOptions(
+        seed=options.seed,
+        sampler=options.sampler(info.sampler),
+        degrade=options.degrade == "allow",
+    )
+
+
+def model_headers(job: Job) -> dict[str, str]:
+    """Headers of every answer that a model had a part in."""
+    return {
+        "Flowmo-Model": quote(job.name),
+        "Flowmo-Fingerprint": job.fingerprint,
+        "Server-Timing": job.clock.header(),
+        "Vary": "Accept",
+    }
+
+
+def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str, str]:
+    """Headers that say how a picture was decoded; sent back as parameters they repeat it.
+
+    Args:
+        options: as they were asked for.
+        sampler: as it was done.
+    """
+    headers = {
+        "Flowmo-Seed": str(options.seed),
+        "Flowmo-Steps": str(sampler.steps),
+        "Flowmo-Schedule": sampler.schedule,
+        "Flowmo-Guidance": f"{sampler.guidance:g}",
+    }
+    if sampler.schedule == "power":
+        headers["Flowmo-Rho"] = f"{sampler.rho:g}"
+    if sampler.steps != options.sampler.steps:
+        headers["Flowmo-Degraded-From"] = str(options.sampler.steps)
+    return headers
+
+
+def upload_headers(upload: Upload) -> dict[str, str]:
+    """Headers that say what came and what was done to it."""
+    report = upload.fitted.report
+    return {
+        "Flowmo-Upload-Size": f"{report.width}x{report.height}",
+        "Flowmo-Fit": report.fit,
+        "Flowmo-Fit-Source": ",".join(map(str, report.source)),
+        "Flowmo-Fit-Target": ",".join(map(str, report.target)),
+    }
+
+
+def explained(service: Service, request: Request, error: Exception) -> Problem:
+    """An error inside an answer that is otherwise well, counted like one that is the answer."""
+    answer = answer_for(error)
+    service.metrics.errors.inc(answer.code)
+    if answer is INTERNAL:
+        logger.error("a part of an answer failed", exc_info=error)
+    detail = "an unexpected error occurred" if answer is INTERNAL else str(error)
+    return problem(answer, detail, request_id=request_id_of(request.scope), error=error)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """OpenAPI entries for the problems that a route may answer."""
+    entries: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        answers = {answer.code: answer for answer in ANSWERS.values() if answer.status == status}
+        examples = {code: {"value": _example(answers[code])} for code in sorted(answers)}
+        entries[status] = {
+            "description": "Problem: " + ", ".join(sorted(answers)),
+            "content": {PROBLEM_MEDIA_TYPE: {"schema": schema_ref(Problem), "examples": examples}},
+        }
+    return entries
+
+
+def _example(answer: Answer) -> dict[str, Any]:
+    detail = "what happened this time"
+    return problem(answer, detail, request_id="mine").model_dump(exclude_none=True)
+
+
+def binary_content(*media_types: str) -> dict[str, Any]:
+    """OpenAPI content of files."""
+    schema = {"type": "string", "format": "binary"}
+    return {media_type: {"schema": schema} for media_type in media_types}
+
+
+def image_request_body(body_type: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
+    """OpenAPI request body of an uploaded image in its three forms."""
+    form = options.model_json_schema()
+    form["properties"] = {
+        "image": {"type": "string", "format": "binary"},
+        **form["properties"],
+    }
+    form["required"] = ["image"]
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {"schema": form},
+                **binary_content(*MEDIA_TYPES, "application/octet-stream"),
+                "application/json": {"schema": schema_ref(body_type)},
+            },
+        }
+    }

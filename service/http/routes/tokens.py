@@ -1,0 +1,190 @@
+"""Image to tokens, tokens to image, and both."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
+from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import Decoded, DecodeOptions
+from flowmo.service.http import bodies, streaming
+from flowmo.service.http.core import Job, Service, Visit, until_disconnect
+from flowmo.service.http.negotiation import choose
+from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.routes.shared import (
+    ServiceOf,
+    binary_content,
+    decode_options,
+    explained,
+    image_request_body,
+    model_headers,
+    problems,
+    sampling_headers,
+    upload_headers,
+)
+from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.wire import (
+    DetokenizeBody,
+    DetokenizeOptions,
+    FitMessage,
+    ReconstructBody,
+    ReconstructOptions,
+    TokenizeAnswer,
+    TokenizeBody,
+    TokenizeOptions,
+    TokensMessage,
+    UploadMessage,
+)
+
+router = APIRouter(prefix="/v1", tags=["tokens"])
+
+TOKEN_OFFERS = ("application/json", CONTAINER_MEDIA_TYPE)
+IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
+
+
+@router.post(
+    "/tokenize",
+    response_model=TokenizeAnswer,
+    responses={
+        200: {
+            "description": "Tokens, as JSON ids or as a packed container.",
+            "content": binary_content(CONTAINER_MEDIA_TYPE),
+        },
+        **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+    },
+    openapi_extra=image_request_body(TokenizeBody, TokenizeOptions),
+)
+async def tokenize(
+    request: Request, service: ServiceOf, query: Annotated[TokenizeOptions, Query()]
+) -> Response:
+    """Turn an image into tokens."""
+    media_type = choose(request.headers.get("accept"), TOKEN_OFFERS)
+    seconds = service.settings.body_seconds
+    with service.admit(request) as visit:
+        sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
+        job = service.begin(visit, service.models.choose(sent.options.model))
+        upload = await job.read(sent.data, sent.options.fit)
+        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
+    headers = model_headers(job) | upload_headers(upload)
+    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
+    if media_type == CONTAINER_MEDIA_TYPE:
+        return Response(
+            containered(tokens, job.info, job.fingerprint), headers=headers, media_type=media_type
+        )
+    answer = TokenizeAnswer(
+        tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
+        upload=UploadMessage.of(upload.image),
+        fit=FitMessage.of(upload.fitted.report),
+    )
+    return Response(answer.model_dump_json(), headers=headers, media_type=media_type)
+
+
+@router.post(
+    "/detokenize",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "The image, or its making as events.",
+            "content": {
+                **binary_content(*IMAGE_OFFERS),
+                streaming.MEDIA_TYPE: {"schema": streaming.EVENT_SCHEMA},
+            },
+        },
+        **problems(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                **binary_content(CONTAINER_MEDIA_TYPE, bodies.BINARY),
+                "application/json": {"schema": schema_ref(DetokenizeBody)},
+            },
+        }
+    },
+)
+async def detokenize(
+    request: Request, service: ServiceOf, query: Annotated[DetokenizeOptions, Query()]
+) -> Response:
+    """Turn tokens into an image; the same tokens, seed and options give the same image.
+
+    With `stream=true`, or `Accept: text/event-stream`, the answer is Server-Sent Events: `progress`
+    after each step, `preview` at the steps in `previews`, then `image`, or `error`.
+    """
+    media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
+    seconds = service.settings.body_seconds
+    with service.admit(request) as visit:
+        body = await bodies.read_tokens(request, query, seconds=seconds)
+        wanted = body.options
+        job = service.begin(visit, model_for(service.models, body.sent, wanted.model))
+        tokens = tokens_for(body.sent, job.info)
+        options = decode_options(service, job.info, wanted)
+        if wanted.stream or media_type == streaming.MEDIA_TYPE:
+            return await _stream(service, visit, job, tokens, options, wanted, media_type)
+        format = OUTPUT_MEDIA_TYPES[media_type]
+        found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
+    headers = model_headers(job) | sampling_headers(options, found.value.sampler)
+    headers["Flowmo-Cache"] = found.outcome
+    return Response(found.value.data, headers=headers, media_type=media_type)
+
+
+@router.post(
+    "/reconstruct",
+    response_class=Response,
+    responses={
+        200: {"description": "The image.", "content": binary_content(*IMAGE_OFFERS)},
+        **problems(400, 404, 406, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    },
+    openapi_extra=image_request_body(ReconstructBody, ReconstructOptions),
+)
+async def reconstruct(
+    request: Request, service: ServiceOf, query: Annotated[ReconstructOptions, Query()]
+) -> Response:
+    """Turn an image into tokens and these into an image."""
+    media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
+    seconds = service.settings.body_seconds
+    with service.admit(request) as visit:
+        sent = await bodies.read_image(request, ReconstructBody, query, seconds=seconds)
+        wanted = sent.options
+        job = service.begin(visit, service.models.choose(wanted.model))
+        options = decode_options(service, job.info, wanted)
+        upload = await job.read(sent.data, wanted.fit)
+        format = OUTPUT_MEDIA_TYPES[media_type]
+        work = job.reconstruct(upload.fitted.pixels, options, format, wanted.quality)
+        found = await until_disconnect(request, work)
+    headers = (
+        model_headers(job) | sampling_headers(options, found.value.sampler) | upload_headers(upload)
+    )
+    headers["Flowmo-Cache"] = found.outcome
+    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
+    return Response(found.value.data, headers=headers, media_type=media_type)
+
+
+async def _stream(
+    service: Service,
+    visit: Visit,
+    job: Job,
+    tokens: Tokens,
+    options: DecodeOptions,
+    wanted: DetokenizeOptions,
+    media_type: str,
+) -> Response:
+    """The decode as events."""
+    if media_type == streaming.MEDIA_TYPE:
+        media_type = IMAGE_OFFERS[0]
+    stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
+    start = stream.start(
+        lambda watch: job.engines.decode(tokens, options, visit.call, watch),
+        wanted.previews,
+        visit.stack,
+    )
+    await until_disconnect(visit.request, start)
+
+    def describe(decoded: Decoded) -> dict[str, str]:
+        return model_headers(job) | sampling_headers(options, decoded.sampler)
+
+    def explain(error: Exception) -> str:
+        return explained(service, visit.request, error).model_dump_json(exclude_none=True)
+
+    events = stream.events(describe, explain)
+    return streaming.EventStream(events, visit.stack.pop_all(), model_headers(job))

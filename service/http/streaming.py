@@ -1,0 +1,133 @@
+"""A decode as Server-Sent Events: its progress, previews, and the picture.
+
+    event: progress   {"step", "steps"}                      after each step
+    event: preview    the same, "media_type" and "image"     at the steps that were asked for
+    event: image      "media_type", "image", "headers"       the end
+    event: error      a problem, as in other answers          the end, too
+
+``image`` is base64. What goes wrong before the first step is an ordinary error answer.
+"""
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
+from contextlib import ExitStack
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
+from flowmo.service.engine.calls import Decoded, Progress, Watch
+from flowmo.service.http.core import Job
+
+MEDIA_TYPE = "text/event-stream"
+# Of one event, for the OpenAPI document.
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["progress", "preview", "image", "error"]},
+        "data": {"type": "string", "contentMediaType": "application/json"},
+    },
+    "required": ["event", "data"],
+}
+
+Describe = Callable[[Decoded], dict[str, str]]
+Explain = Callable[[Exception], str]
+
+
+class EventStream(StreamingResponse):
+    """Events; whatever they need is given back when the last has been sent or the client left.
+
+    Args:
+        events: encoded.
+        resources: closed at the end.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self, events: AsyncIterator[bytes], resources: ExitStack, headers: dict[str, str]
+    ) -> None:
+        # No-store, and no buffering by nginx: an event is of use now.
+        headers = {**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        super().__init__(events, headers=headers, media_type=MEDIA_TYPE)
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request. Not in the iterator: one that never started is not finished either."""
+        with self._resources:
+            await super().__call__(scope, receive, send)
+
+
+class DecodeStream:
+    """A decode under way, seen step by step.
+
+    Args:
+        job: the request's, with its model.
+        media_type: of the pictures.
+        quality: of JPEG and WebP.
+    """
+
+    def __init__(self, job: Job, *, media_type: str, quality: int) -> None:
+        self._job = job
+        self._media_type, self._quality = media_type, quality
+        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._task: asyncio.Task[Decoded] | None = None
+
+    async def start(
+        self,
+        work: Callable[[Watch], Coroutine[None, None, Decoded]],
+        previews: Collection[int],
+        resources: ExitStack,
+    ) -> None:
+        """Begin, and wait for the first step.
+
+        Raises:
+            Exception: whatever kept it from being made.
+        """
+        watch = Watch(on_progress=self._news.put_nowait, previews=previews)
+        self._task = task = asyncio.create_task(work(watch))
+        resources.callback(task.cancel)
+        task.add_done_callback(lambda _: self._news.put_nowait(None))
+        first = await self._news.get()
+        if first is None:
+            task.result()  # raises; a decode that is done has made a step
+        self._first = first
+
+    async def events(self, describe: Describe, explain: Explain) -> AsyncIterator[bytes]:
+        """All events; started once.
+
+        Args:
+            describe: the headers that the same answer would have without streaming.
+            explain: a problem document for an error.
+        """
+        assert self._task is not None
+        news = self._first
+        try:
+            while news is not None:
+                at = {"step": news.step, "steps": news.steps}
+                yield _event("progress", at)
+                if news.preview is not None:
+                    yield _event("preview", {**at, **await self._picture(news.preview)})
+                news = await self._news.get()
+            decoded = self._task.result()
+            self._job.clock.add_decode(decoded)
+            picture = await self._picture(decoded.pixels)
+            yield _event("image", {**picture, "headers": describe(decoded)})
+        except Exception as error:  # noqa: BLE001
+            # The answer has begun; an event is all that can still tell.
+            yield _encoded("error", explain(error))
+
+    async def _picture(self, pixels: Pixels) -> dict[str, str]:
+        format = OUTPUT_MEDIA_TYPES[self._media_type]
+        data = await self._job.render(pixels, format, self._quality)
+        return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
+
+
+def _event(name: str, data: Mapping[str, object]) -> bytes:
+    return _encoded(name, json.dumps(data, separators=(",", ":")))
+
+
+def _encoded(name: str, data: str) -> bytes:
+    return f"event: {name}\ndata: {data}\n\n".encode()

@@ -1,0 +1,48 @@
+"""Token sets as clients send them: which model they are for, and whether it can decode them."""
+
+from flowmo.model.container import Container
+from flowmo.model.tokens import Tokens
+from flowmo.service.codec import CodecInfo
+from flowmo.service.http.wire import TokensMessage
+from flowmo.service.models import Models, Served
+
+SentTokens = Container | TokensMessage
+
+
+def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
+    """The model that a client asked for, else the one that made its tokens, else the default.
+
+    Raises:
+        UnknownModelError: none is served under the name that was given.
+    """
+    if name is None and sent.fingerprint is not None:
+        # None of these weights: the default, whose check says that they are of another model.
+        return models.of_weights(sent.fingerprint) or models.default
+    if name is None and isinstance(sent, TokensMessage):
+        name = sent.model
+    return models.choose(name)
+
+
+def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
+    """Tokens that a model can decode.
+
+    Raises:
+        ContainerMismatchError: made by another model.
+        TokenError: of another shape.
+    """
+    if isinstance(sent, TokensMessage):
+        return sent.to_tokens(info)
+    sent.check_model(info.fingerprint, info.config)
+    return sent.tokens
+
+
+def containered(tokens: Tokens, info: CodecInfo, fingerprint: str) -> bytes:
+    """Tokens as a container.
+
+    Args:
+        tokens: of a model of ``info``'s shapes.
+        info: shapes.
+        fingerprint: of the weights that made them.
+    """
+    side = info.image_size
+    return Container(tokens=tokens, fingerprint=fingerprint, width=side, height=side).to_bytes()

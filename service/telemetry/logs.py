@@ -1,0 +1,122 @@
+"""Log lines: for people, or one JSON object each; with the request they belong to.
+
+Bodies, keys and query strings are in none of them.
+"""
+
+import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import quote
+
+from flowmo.service.settings import LogFormat
+from flowmo.service.telemetry.tracing import trace_id
+
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+access = logging.getLogger("flowmo.access")
+
+# Asked every few seconds by machines.
+_QUIET_ROUTES = {"/healthz", "/readyz", "/metrics"}
+
+
+class RequestFilter(logging.Filter):
+    """Adds the id and the trace of the request that is being answered."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See :meth:`logging.Filter.filter`."""
+        if (current := request_id.get()) is not None:
+            record.request_id = current
+        if (trace := trace_id()) is not None:
+            record.trace_id = trace
+        return True
+
+
+def log_answer(
+    *,
+    method: str,
+    path: str,
+    route: str,
+    status: int,
+    seconds: float,
+    key: str | None,
+    headers: Mapping[str, str],
+) -> None:
+    """One line for one request.
+
+    Args:
+        method: of HTTP.
+        path: without the query.
+        route: its template.
+        status: of the answer; 499 is a client that left.
+        seconds: from the first byte to the last.
+        key: name of the API key.
+        headers: of the answer.
+    """
+    level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
+    if not access.isEnabledFor(level):
+        return
+    fields: dict[str, Any] = {
+        "method": method,
+        "path": path,
+        "route": route,
+        "status": status,
+        "duration_ms": round(seconds * 1e3, 2),
+    }
+    if key is not None:
+        fields["key"] = key
+    if "flowmo-model" in headers:
+        fields["model"] = headers["flowmo-model"]
+    if "server-timing" in headers:
+        fields["stages_ms"] = stages_of(headers["server-timing"])
+    text = "%s %s %d %.1f ms"
+    # A path may hold a line feed, and what looks like a line of ours after it.
+    access.log(level, text, method, quote(path), status, fields["duration_ms"], extra=fields)
+
+
+def stages_of(server_timing: str) -> dict[str, float]:
+    """Milliseconds by stage, from the header that this server writes."""
+    entries = (entry.strip().partition(";dur=") for entry in server_timing.split(","))
+    return {name: float(value) for name, _, value in entries if value}
+
+
+def log_config(format: LogFormat, level: str) -> dict[str, Any]:
+    """For ``logging.config.dictConfig``: everything on stderr.
+
+    Args:
+        format: of the lines.
+        level: least severe line shown, in lower case.
+    """
+    text = {
+        "()": "uvicorn.logging.DefaultFormatter",
+        "fmt": "%(levelprefix)s %(message)s",
+        "use_colors": None,
+    }
+    json = {
+        "()": "pythonjsonlogger.json.JsonFormatter",
+        "fmt": "%(asctime)s %(levelname)s %(name)s %(message)s",
+        "datefmt": "%Y-%m-%dT%H:%M:%S%z",
+        "rename_fields": {"asctime": "time", "levelname": "level", "name": "logger"},
+    }
+    shown = level.upper()
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"request": {"()": RequestFilter}},
+        "formatters": {"lines": text if format == "text" else json},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "lines",
+                "filters": ["request"],
+            }
+        },
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {
+            "flowmo": {"level": shown},
+            "uvicorn": {"level": shown},
+            # Ours has the request's id, key and stages.
+            "uvicorn.access": {"level": "CRITICAL", "propagate": False},
+        },
+    }

@@ -1,0 +1,257 @@
+"""What the service counts."""
+
+import logging
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, get_args
+
+from flowmo.service.engine.observer import Half, Refusal
+from flowmo.service.http.admission import Places
+from flowmo.service.http.cache import Outcome
+from flowmo.service.telemetry.instruments import Instruments
+from flowmo.service.version import VERSION
+
+if TYPE_CHECKING:
+    from flowmo.service.models import Models
+
+logger = logging.getLogger(__name__)
+
+# Seconds, from a cached health check to a long decode on a CPU.
+REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
+
+HALVES: tuple[Half, ...] = get_args(Half)
+REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+STAGES = ("decode_image", "queue", "encode", "sample", "encode_image")
+
+
+class EngineMetrics:
+    """The series of engines, each with its model's label.
+
+    Args:
+        instruments: keep them.
+    """
+
+    def __init__(self, instruments: Instruments) -> None:
+        self.steps = instruments.histogram(
+            "flowmo_step_duration_seconds",
+            "One batch of the decoder: a sampler step of each picture in it.",
+            ["model"],
+            buckets=_STEP_BUCKETS,
+        )
+        self.rows = instruments.histogram(
+            "flowmo_batch_rows",
+            "Rows of a batch, padding left out.",
+            ["model", "half"],
+            buckets=_ROW_BUCKETS,
+        )
+        self.padding = instruments.counter(
+            "flowmo_batch_padding_rows",
+            "Rows computed only to fill a batch size.",
+            ["model", "half"],
+        )
+        self.refused = instruments.counter(
+            "flowmo_engine_refused",
+            "Pictures that an engine did not take, by reason.",
+            ["model", "half", "reason"],
+        )
+        self.cancelled = instruments.counter(
+            "flowmo_engine_cancelled",
+            "Pictures that nobody waited for any more.",
+            ["model", "half"],
+        )
+        self.failed = instruments.counter(
+            "flowmo_engine_failed", "Pictures whose batch failed.", ["model", "half"]
+        )
+        self.saved = instruments.counter(
+            "flowmo_steps_saved",
+            "Sampler steps not made: of cancelled decodes, or by degrading.",
+            ["model", "reason"],
+        )
+        self.queue_depth = instruments.gauge(
+            "flowmo_queue_depth", "Pictures inside the engines.", ["model"]
+        )
+        self.backlog = instruments.gauge(
+            "flowmo_backlog_seconds",
+            "Time until all decodes that are inside would be done.",
+            ["model"],
+        )
+        self.busy = instruments.gauge(
+            "flowmo_device_busy_seconds", "Age of the running batch.", ["model"]
+        )
+        self.slots = instruments.gauge(
+            "flowmo_batch_slots", "Rows of the largest batch that is used.", ["model", "half"]
+        )
+        self.fallback = instruments.gauge(
+            "flowmo_runner_fallback",
+            "1 where PyTorch computes because what was asked for is not to be had.",
+            ["model"],
+        )
+
+    def observer(self, model: str) -> "ModelObserver":
+        """An observer for the engines of one model."""
+        return ModelObserver(self, model)
+
+
+class ModelObserver:
+    """Counts what happens in the engines of one model: an :class:`EngineObserver`.
+
+    Args:
+        metrics: where to count.
+        model: label.
+    """
+
+    def __init__(self, metrics: EngineMetrics, model: str) -> None:
+        self._metrics, self._model = metrics, model
+        for half in HALVES:  # so that every series is there from the first scrape
+            for counter in (metrics.padding, metrics.cancelled, metrics.failed):
+                counter.inc(model, half, by=0)
+            for reason in REFUSALS:
+                metrics.refused.inc(model, half, reason, by=0)
+            metrics.rows.make(model, half)
+        for why in ("cancelled", "degraded"):
+            metrics.saved.inc(model, why, by=0)
+        metrics.steps.make(model)
+
+    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+        """See :class:`EngineObserver`."""
+        self._metrics.rows.observe(self._model, half, value=rows)
+        self._metrics.padding.inc(self._model, half, by=bucket - rows)
+        if half == "decode":
+            self._metrics.steps.observe(self._model, value=seconds)
+
+    def refused(self, half: Half, why: Refusal) -> None:
+        """See :class:`EngineObserver`."""
+        self._metrics.refused.inc(self._model, half, why)
+
+    def cancelled(self, half: Half, steps_saved: int) -> None:
+        """See :class:`EngineObserver`."""
+        self._metrics.cancelled.inc(self._model, half)
+        if half == "decode":
+            self._metrics.saved.inc(self._model, "cancelled", by=steps_saved)
+
+    def failed(self, half: Half, works: int, error: Exception) -> None:
+        """See :class:`EngineObserver`."""
+        self._metrics.failed.inc(self._model, half, by=works)
+        logger.error("%s: a batch of %d failed to %s", self._model, works, half, exc_info=error)
+
+    def degraded(self, steps_saved: int) -> None:
+        """See :class:`EngineObserver`."""
+        self._metrics.saved.inc(self._model, "degraded", by=steps_saved)
+
+
+class Metrics:
+    """The series of one gateway, and of the engines that it has in its process.
+
+    Args:
+        instruments: keep them.
+        in_cluster: the engines are elsewhere, and have series of their own.
+    """
+
+    def __init__(self, instruments: Instruments, *, in_cluster: bool = False) -> None:
+        self.instruments, self._in_cluster = instruments, in_cluster
+        self.engines = EngineMetrics(self.instruments)
+        self.requests = self.instruments.histogram(
+            "flowmo_request_duration_seconds",
+            "From the request's first byte to the answer's last.",
+            ["method", "route", "status"],
+            buckets=REQUEST_BUCKETS,
+        )
+        self.errors = self.instruments.counter(
+            "flowmo_errors", "Requests answered with a problem, by its code.", ["code"]
+        )
+        self._stages = self.instruments.histogram(
+            "flowmo_stage_duration_seconds",
+            "Parts of a request: decode_image, queue, encode, sample, encode_image.",
+            ["model", "stage"],
+            buckets=_STAGE_BUCKETS,
+        )
+        self._in_flight = self.instruments.gauge(
+            "flowmo_requests_in_flight", "HTTP requests being answered."
+        )
+        self._admitted = self.instruments.gauge(
+            "flowmo_admitted_requests", "Requests that hold a place."
+        )
+        self._capacity = self.instruments.gauge("flowmo_capacity_requests", "Places for requests.")
+        self._bytes = self.instruments.gauge("flowmo_admitted_bytes", "Bytes of bodies inside.")
+        self._ready = self.instruments.gauge(
+            "flowmo_ready", "1 when the model takes requests.", ["model"]
+        )
+        self._model = self.instruments.gauge(
+            "flowmo_model_info",
+            "1 for what is served under each name.",
+            ["model", "name", "fingerprint", "device", "dtype", "runner"],
+        )
+        self.keys = self.instruments.counter(
+            "flowmo_key_requests",
+            "Requests by API key: admitted, limited, or unknown (without a key's name).",
+            ["key", "outcome"],
+        )
+        self._cache = self.instruments.counter(
+            "flowmo_cache_requests",
+            "Pictures asked for: hit (kept), shared (was being made) or miss.",
+            ["model", "outcome"],
+        )
+        self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Pictures kept, in bytes.")
+        self._build = self.instruments.gauge(
+            "flowmo_build_info", "1 for what runs here.", ["version", "python"]
+        )
+        self._requests_inside = self._kept_bytes = 0
+        self._shown: dict[str, tuple[str, ...]] = {}
+
+    def render(self) -> bytes:
+        """All series in Prometheus' text format."""
+        return self.instruments.render()
+
+    @contextmanager
+    def in_flight(self) -> Iterator[None]:
+        """While a request is answered."""
+        self._requests_inside += 1
+        try:
+            yield
+        finally:
+            self._requests_inside -= 1
+
+    def stage(self, model: str, stage: str, seconds: float) -> None:
+        """Count one part of a request."""
+        assert stage in STAGES, stage
+        self._stages.observe(model, stage, value=seconds)
+
+    def cached(self, model: str, outcome: Outcome, size: int) -> None:
+        """Count a picture that was asked for, and the bytes that are kept now."""
+        self._cache.inc(model, outcome)
+        self._kept_bytes = size
+
+    def sample(self, models: "Models", places: Places) -> None:
+        """Set all gauges: before each scrape, or now and then.
+
+        Ray forgets those that have not been set since it last told them.
+        """
+        self._build.set(VERSION, platform.python_version(), to=1)
+        self._cache_bytes.set(to=self._kept_bytes)
+        self._in_flight.set(to=self._requests_inside)
+        self._admitted.set(to=places.taken)
+        self._capacity.set(to=places.capacity)
+        self._bytes.set(to=places.taken_bytes)
+        for served in models:
+            name, engines = served.name, served.engines
+            for stage in STAGES:
+                self._stages.make(name, stage)
+            self._ready.set(name, to=engines.ready)
+            if not self._in_cluster:
+                self.engines.queue_depth.set(name, to=engines.waiting)
+                self.engines.backlog.set(name, to=engines.backlog_seconds)
+                self.engines.busy.set(name, to=engines.busy_seconds)
+                for half, slots in engines.slots.items():
+                    self.engines.slots.set(name, half, to=slots)
+                self.engines.fallback.set(name, to=engines.info.is_fallback)
+            info = engines.info
+            shown = (name, info.name, info.fingerprint, info.device, info.dtype, info.runner)
+            before = self._shown.setdefault(name, shown)
+            if before != shown:
+                self._model.forget(*before)
+                self._shown[name] = shown
+            self._model.set(*shown, to=1)

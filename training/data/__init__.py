@@ -1,0 +1,1 @@
+"""Training and evaluation pictures: sources, indices, batches."""

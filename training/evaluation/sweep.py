@@ -1,0 +1,197 @@
+"""Which sampler a checkpoint decodes best with: quality and work over grids of settings.
+
+The default sampler is part of a checkpoint (``config.json``), not of its identity: setting another
+leaves weights, fingerprint and tokens as they are.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from flowmo.model.config import SamplerConfig
+from flowmo.model.inference import InferenceModel
+from flowmo.model.sampler import count_forwards
+from flowmo.training.checkpointing.files import replacing_file
+from flowmo.training.errors import DataError
+from flowmo.training.libraries import library
+from flowmo.training.loop.samples import psnr, to_levels
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """One sampler.
+
+    Attributes:
+        sampler: what was set.
+        forwards: evaluations of the decoder a picture, guided steps twice.
+        psnr: mean over the pictures, in dB, of 8-bit pictures.
+        ssim: likewise, with the usual 11-pixel Gaussian window.
+    """
+
+    sampler: SamplerConfig
+    forwards: int
+    psnr: float
+    ssim: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-safe form."""
+        return {**asdict(self), "sampler": self.sampler.to_dict()}
+
+
+def settings(
+    base: SamplerConfig,
+    *,
+    steps: Sequence[int] = (),
+    guidance: Sequence[float] = (),
+    rho: Sequence[float] = (),
+    intervals: Sequence[tuple[float, float]] = (),
+) -> list[SamplerConfig]:
+    """Every combination; what is not given stays as in ``base``.
+
+    Args:
+        base: usually the checkpoint's own. An explicit grid has its own steps, so that giving
+            steps or rho makes it a ``power`` schedule.
+        steps: numbers of steps.
+        guidance: weights; 1 is none.
+        rho: exponents of the ``power`` schedule.
+        intervals: of guidance, as noise-to-signal ratios.
+
+    Raises:
+        ConfigError: a value out of its range.
+    """
+    if base.schedule != "power" and (steps or rho):
+        base = replace(base, schedule="power", times=(), steps=(*steps, base.steps)[0])
+    combinations = product(
+        steps or [base.steps],
+        guidance or [base.guidance],
+        rho or [base.rho],
+        intervals or [base.guidance_interval],
+    )
+    return [
+        replace(base, steps=s, guidance=g, rho=r, guidance_interval=i)
+        if base.schedule == "power"
+        else replace(base, guidance=g, guidance_interval=i)
+        for s, g, r, i in combinations
+    ]
+
+
+def sweep(
+    model: InferenceModel,
+    images: Sequence[NDArray[np.uint8]],
+    samplers: Iterable[SamplerConfig],
+    *,
+    batch: int = 16,
+    on_point: Callable[[Point], None] | None = None,
+) -> list[Point]:
+    """Reconstruct every picture with every sampler; noise is that of the picture's number.
+
+    Args:
+        model: of any kind with tokens.
+        images: uint8 [S, S, 3], S the model's size.
+        samplers: to try.
+        batch: pictures at a time.
+        on_point: is told each result as it comes.
+    """
+    structural_similarity = library(
+        "torchmetrics.functional.image"
+    ).structural_similarity_index_measure
+    originals = torch.from_numpy(np.stack(images).copy()).permute(0, 3, 1, 2).float()
+    tokens = []
+    for part in (originals / 127.5 - 1.0).split(batch):
+        tokens.extend(model.tokenize(part))
+    points = []
+    for sampler in samplers:
+        quality: list[tuple[float, float]] = []
+        for begin in range(0, len(tokens), batch):
+            seeds = range(begin, min(begin + batch, len(tokens)))
+            came = model.detokenize(
+                tokens[begin : begin + batch], seeds=list(seeds), sampler=sampler
+            )
+            levels = to_levels(came.cpu()).float()
+            expected = originals[begin : begin + batch]
+            ssim = structural_similarity(levels, expected, data_range=255.0, reduction="none")
+            ratio = psnr(levels / 127.5 - 1.0, expected / 127.5 - 1.0)
+            quality += zip(ratio.tolist(), ssim.tolist(), strict=True)
+        ratios, similarities = zip(*quality, strict=True)
+        point = Point(
+            sampler=sampler,
+            forwards=count_forwards(sampler),
+            psnr=float(np.mean(ratios)),
+            ssim=float(np.mean(similarities)),
+        )
+        points.append(point)
+        if on_point is not None:
+            on_point(point)
+    return points
+
+
+def best(points: Sequence[Point], *, most_forwards: int | None = None) -> Point:
+    """The one of highest PSNR, the cheaper of equals.
+
+    Args:
+        points: of a sweep.
+        most_forwards: that a picture may take.
+
+    Raises:
+        DataError: none takes so few.
+    """
+    allowed = [p for p in points if most_forwards is None or p.forwards <= most_forwards]
+    if not allowed:
+        least = min(point.forwards for point in points)
+        raise DataError(
+            f"no sampler of the sweep takes at most {most_forwards} forwards; the least is {least}"
+        )
+    return max(allowed, key=lambda point: (point.psnr, -point.forwards))
+
+
+def set_default(checkpoint: Path, sampler: SamplerConfig) -> None:
+    """Make a sampler a checkpoint folder's own; its weights are not touched.
+
+    Raises:
+        DataError: it is no folder with a config.json.
+    """
+    path = checkpoint / "config.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["config"]["sampler"] = sampler.to_dict()
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{checkpoint} is not a checkpoint folder: {error!r}") from None
+    with replacing_file(path) as partial:
+        partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def draw(points: Sequence[Point], out: Path) -> None:
+    """PSNR against forwards, a line a guidance weight, interval and rho."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for point in points:
+        lines.setdefault(_line(point.sampler), []).append((point.forwards, point.psnr))
+    for label, line in lines.items():
+        axis.plot(*zip(*sorted(line), strict=True), marker="o", label=label)
+    axis.set_xscale("log")
+    axis.set_xlabel("evaluations of the decoder a picture")
+    axis.set_ylabel("PSNR (dB)")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out, dpi=90)
+    plt.close(figure)
+
+
+def _line(sampler: SamplerConfig) -> str:
+    """Samplers of one line differ in their steps alone; an interval matters only with guidance."""
+    low, high = sampler.guidance_interval
+    where = "" if sampler.guidance == 1.0 else f" in {low:g} to {high:g}"
+    return f"guidance {sampler.guidance:g}{where}, rho {sampler.rho:g}"

@@ -1,0 +1,1 @@
+"""The training loop: state, optimization, processes, logs."""

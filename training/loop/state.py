@@ -1,0 +1,173 @@
+"""Everything that changes while training, and its form as named tensors and a JSON record."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from flowmo.model.errors import CheckpointError
+from flowmo.model.flowmo import FlowMo
+from flowmo.training.checkpointing.checkpoint import Checkpoint
+from flowmo.training.checkpointing.initial import load_initial
+from flowmo.training.config import TrainConfig
+from flowmo.training.loop.ema import WeightEMA
+from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.mesh import Mesh
+from flowmo.training.loop.mup import initialize, parameter_groups
+from flowmo.training.loop.sharding import shard
+from flowmo.training.loop.weight_norm import WeightNormFixer
+
+_ADAM_TENSORS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(kw_only=True, slots=True)
+class Progress:
+    """How far a run is.
+
+    Attributes:
+        step: optimizer steps done (skipped ones count).
+        samples: data position of the next sample.
+        seconds: training time over all resumed parts.
+        skipped: steps without an update because of non-finite gradients.
+        images: size of the data set.
+        unreadable: indices of the images that could not be read.
+        best_score: of the best validation so far, higher is better; None before the first.
+        best_step: when that was.
+        worse_in_a_row: validations since then.
+    """
+
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    images: int = 0
+    unreadable: list[int] = field(default_factory=list)
+    best_score: float | None = None
+    best_step: int = 0
+    worse_in_a_row: int = 0
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainState:
+    """Model, average, optimizer, held norms, generators and progress of a run."""
+
+    model: FlowMo
+    optimizer: torch.optim.AdamW
+    ema: WeightEMA
+    weight_norm: WeightNormFixer | None
+    generators: Generators
+    progress: Progress
+
+    @classmethod
+    def fresh(cls, config: TrainConfig, mesh: Mesh) -> Self:
+        """The state before the first step; weights are sharded if the mesh says so.
+
+        Raises:
+            CheckpointError: ``config.init`` cannot be had.
+            ConfigError: it is of other sizes than ``config.model``.
+        """
+        model = FlowMo(config.model).to(torch.float32)
+        if config.init is None:
+            initialize(model, config.model, config.optimizer, seed=config.seed)
+        else:
+            load_initial(model, config.init)
+        model.to(mesh.device).train()
+        shard(model, mesh, precision=config.precision, compile_blocks=config.compile)
+        options = config.optimizer
+        optimizer = torch.optim.AdamW(
+            [
+                {
+                    "params": group.parameters,
+                    "multiplier": group.multiplier,
+                    "weight_decay": group.weight_decay,
+                }
+                for group in parameter_groups(model, config.model, options)
+            ],
+            lr=options.learning_rate,
+            betas=options.betas,
+            eps=options.eps,
+            fused=True,
+        )
+        return cls(
+            model=model,
+            optimizer=optimizer,
+            ema=WeightEMA(model, decay=config.ema_decay, ramp=config.ema_ramp),
+            weight_norm=WeightNormFixer(model) if options.fix_weight_norm else None,
+            generators=Generators.seeded(config.seed, mesh.device),
+            progress=Progress(),
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by dotted name: model, ema, optimizer, weight_norm, generator."""
+        named: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            named[f"model.{name}"] = parameter.detach()
+            # Parameters that never had a gradient (unused by this network half) have no state.
+            for key, tensor in self.optimizer.state.get(parameter, {}).items():
+                named[f"optimizer.{key}.{name}"] = tensor
+        named |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
+        named |= {f"generator.{k}": v for k, v in self.generators.state().items()}
+        if self.weight_norm is not None:
+            named |= {f"weight_norm.{k}": v for k, v in self.weight_norm.state().items()}
+        return named
+
+    def record(self) -> dict[str, Any]:
+        """The progress, JSON-safe."""
+        return asdict(self.progress)
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint; all processes of a run call it together.
+
+        Raises:
+            CheckpointError: tensors are missing or of another shape.
+        """
+        shapes = checkpoint.shapes
+        wanted: dict[str, Tensor] = {}
+        for name, parameter in self.model.named_parameters():
+            for part, tensor in (("model", parameter.detach()), ("ema", self.ema.shadow[name])):
+                _check(f"{part}.{name}", shapes, tensor)
+                wanted[f"{part}.{name}"] = tensor
+            # Parameters that never had a gradient have no moments.
+            if all(f"optimizer.{key}.{name}" in shapes for key in _ADAM_TENSORS):
+                state = {
+                    key: torch.zeros((), device=parameter.device)
+                    if key == "step"
+                    else torch.zeros_like(parameter.detach())
+                    for key in _ADAM_TENSORS
+                }
+                self.optimizer.state[parameter] = state
+                wanted |= {f"optimizer.{key}.{name}": state[key] for key in _ADAM_TENSORS}
+        others = _by_prefix(shapes)
+        generators = {
+            name: torch.empty(shape, dtype=torch.uint8)
+            for name, shape in others.get("generator", {}).items()
+        }
+        norms = {name: torch.empty(()) for name in others.get("weight_norm", {})}
+        wanted |= {f"generator.{name}": tensor for name, tensor in generators.items()}
+        wanted |= {f"weight_norm.{name}": tensor for name, tensor in norms.items()}
+        checkpoint.read_into(wanted)
+        self.generators.load_state(generators)
+        if self.weight_norm is not None and norms:
+            self.weight_norm.load_state(norms, self.model)
+        self.progress = Progress(**checkpoint.progress)
+
+
+def _check(name: str, shapes: Mapping[str, tuple[int, ...]], tensor: Tensor) -> None:
+    if shapes.get(name) != tuple(tensor.shape):
+        came = list(shapes[name]) if name in shapes else "missing"
+        raise CheckpointError(
+            f"the checkpoint's {name} is {came}, this model needs {list(tensor.shape)}"
+        )
+
+
+def _by_prefix(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        prefix, _, rest = name.partition(".")
+        parts.setdefault(prefix, {})[rest] = shape
+    return parts

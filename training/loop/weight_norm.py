@@ -1,0 +1,55 @@
+"""Block matrices keep their initial Frobenius norm (SPEC "Training objective").
+
+A matrix whose initial norm is 0 (the modulations of adaLN-zero) is exempt: rescaling it to its
+initial norm would hold it at 0 for ever, and with it every block's gates.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from flowmo.training.loop.sharding import norms, rescale
+
+
+class WeightNormFixer:
+    """Remembers the norms of all Linear weights inside the blocks and restores them.
+
+    Args:
+        model: the network; its current weights give the norms.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        linears = {
+            f"{name}.weight": module.weight
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear) and ".double_blocks." in f".{name}"
+        }
+        found = norms([weight.detach() for weight in linears.values()]) if linears else []
+        self._norms = {
+            name: norm for name, norm in zip(linears, found, strict=True) if norm.item() > 0
+        }
+        self._weights = {name: linears[name] for name in self._norms}
+
+    @property
+    def names(self) -> list[str]:
+        """The matrices that are held."""
+        return list(self._weights)
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Rescale each matrix that still trains to its norm, in place."""
+        names = [name for name, weight in self._weights.items() if weight.requires_grad]
+        if not names:
+            return
+        weights = [self._weights[name].detach() for name in names]
+        kept = [self._norms[name] for name in names]
+        rescale(weights, torch._foreach_div(kept, norms(weights)))
+
+    def state(self) -> dict[str, Tensor]:
+        """The norms by parameter name; every Linear of the blocks that is not in it is exempt."""
+        return dict(self._norms)
+
+    def load_state(self, state: dict[str, Tensor], model: nn.Module) -> None:
+        """Take over the norms of :meth:`state`, whatever the weights are now."""
+        parameters = dict(model.named_parameters())
+        self._weights = {name: parameters[name] for name in state}
+        self._norms = {name: norm.to(parameters[name].device) for name, norm in state.items()}

@@ -1,0 +1,1 @@
+"""Frozen networks as losses and metrics, and where they get their weights."""

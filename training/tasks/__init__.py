@@ -1,0 +1,1 @@
+"""What is trained: stages 1A and 1B, distillation."""
