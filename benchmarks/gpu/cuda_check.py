@@ -29,7 +29,7 @@ from flowmo.deploy.graphs import HALVES
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PARITY = _ROOT / "tests" / "data" / "parity"
-_TESTS = ("tests/model", "tests/deploy", "tests/training/test_training_on_gpu.py")
+_TESTS = ("tests/model", "tests/deploy", "tests/training/loop/test_training_on_gpu.py")
 
 
 def parity(device: torch.device) -> list[dict[str, Any]]:

@@ -16,8 +16,8 @@ from tritonclient.utils import InferenceServerException
 from flowmo.cli.server_process import ServerProcess
 from flowmo.service.errors import RequestError
 from flowmo.service.http.oip.tensors import InferAnswer, Tensor, encode, parse
+from tests.service.http.test_fuzz import over_http
 from tests.service.pictures import as_file, from_file, gradient
-from tests.service.test_fuzz import over_http
 
 PNG = as_file(gradient())
 SQUARE = gradient(32, 32)

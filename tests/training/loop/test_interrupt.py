@@ -26,7 +26,7 @@ config = TrainConfig.from_dict(json.loads(sys.argv[1]))
 result = train(config, resume=True)
 print(json.dumps([result.stopped, result.step]))
 """
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 
 
 def _start(config: TrainConfig) -> subprocess.Popen[str]:

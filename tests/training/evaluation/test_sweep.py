@@ -20,7 +20,7 @@ from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.errors import DataError
 from flowmo.training.evaluation.sweep import Point, best, set_default, settings, sweep
 
-TINY = Path(__file__).resolve().parents[2] / "checkpoints" / "tiny"
+TINY = Path(__file__).resolve().parents[3] / "checkpoints" / "tiny"
 BASE = SamplerConfig(steps=4, guidance=1.0)
 
 
