@@ -2,7 +2,7 @@
 
 The published ones are Table 1 of the supplement. Their ``steps`` are its epochs over the
 1,281,167 images of ImageNet-1K. Those of later stages begin with a checkpoint and take over its
-sizes (:func:`flowmo.training.checkpointing.initial.start_from`, ``--init``).
+sizes (:func:`flowmo.training.tasks.registry.start_from`, ``--init``).
 """
 
 import math
@@ -102,7 +102,7 @@ def tiny_demo() -> TrainConfig:
 def post_train() -> TrainConfig:
     """Stage 1B: about one epoch through chains of 8 steps, stopped when held-out PSNR stalls."""
     return TrainConfig(
-        stage="1b",
+        task="post-train",
         init="runs/lo/export",
         model=preset("lo"),
         optimizer=OptimizerConfig(learning_rate=5e-5),
@@ -119,7 +119,7 @@ def post_train() -> TrainConfig:
 def distill() -> TrainConfig:
     """A student of 4 steps; for 2 and 1 begin with that student and name the same teacher."""
     return TrainConfig(
-        stage="distill",
+        task="distill",
         init="runs/post-train/best",
         model=replace(preset("lo"), sampler=SamplerConfig(steps=4, guidance=1.0)),
         optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", decay_from=0.5),
@@ -138,7 +138,7 @@ def tiny_post_train() -> TrainConfig:
     """The demo checkpoint after stage 1A: chains of 4 steps, squared error instead of ResNet-50."""
     return replace(
         tiny_demo(),
-        stage="1b",
+        task="post-train",
         init="runs/tiny-demo/export",
         optimizer=replace(tiny_demo().optimizer, learning_rate=2e-4, decay_from=0.3),
         losses=LossWeights(sample_mse=1.0),
@@ -155,7 +155,7 @@ def tiny_distill() -> TrainConfig:
     config = tiny_post_train()
     return replace(
         config,
-        stage="distill",
+        task="distill",
         init="runs/tiny-post-train/export",
         model=replace(config.model, sampler=SamplerConfig(steps=4, guidance=1.0)),
         losses=LossWeights(flow=0.5, teacher_l1=0.5, sample_mse=0.5),

@@ -31,7 +31,7 @@ from flowmo.training.data.batches import to_model_range
 from flowmo.training.data.held_out import HELD_OUT_SHA256
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.samples import grid, save_picture
-from flowmo.training.loop.validation import Validator
+from flowmo.training.tasks.validation import Validator
 
 Which = Literal["best", "export", "auto"]
 

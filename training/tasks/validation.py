@@ -19,6 +19,9 @@ from flowmo.training.libraries import library
 from flowmo.training.loop.samples import psnr, to_levels
 from flowmo.training.perceptual.lpips import Lpips
 
+METRICS = ("psnr", "ssim", "lpips")
+"""What ``validation.metric`` may be for a tokenizer."""
+
 _BATCH = 16
 
 
@@ -70,11 +73,6 @@ class Validator:
                 values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
         model.train(training)
         return {name: float(np.mean(each)) for name, each in values.items()}
-
-    def score(self, values: dict[str, float]) -> float:
-        """The deciding metric as a number that is better when higher."""
-        value = values[self._metric]
-        return -value if self._metric == "lpips" else value
 
 
 def _stacked(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
