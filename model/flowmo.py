@@ -77,7 +77,7 @@ class FlowMo(FlowMoNetwork, FlowMoHubMixin):
         Raises:
             ConfigError: The images have another shape or type, or values outside [-1, 1].
         """
-        check_images(images, self.config.image_size)
+        check_images(images, (self.config.image_size, self.config.image_size))
         quantized = self.quantize(self.encode(images))
         start = noise(range(len(images)), tuple(images.shape[1:])).to(images)
         return self.decode(quantized, start=start, sampler=sampler)

@@ -13,35 +13,35 @@ from flowmo.model.errors import ConfigError
 RANGE_TOLERANCE = 2 / 255
 
 
-def check_images(images: Tensor, image_size: int) -> None:
-    """Check that images are what a model of ``image_size`` reads.
+def check_images(images: Tensor, size: tuple[int, int]) -> None:
+    """Check that images are what a model reads.
 
     Args:
-        images: What should be float [B, 3, S, S] in [-1, 1], on any device.
-        image_size: S, the side of the model's images in pixels.
+        images: What should be float [B, 3, H, W] in [-1, 1], on any device.
+        size: H and W in pixels.
 
     Raises:
         ConfigError: The shape, the dtype or a value is wrong; the message says how to mend it.
     """
+    shape = f"[B, 3, {size[0]}, {size[1]}]"
     if not isinstance(images, Tensor):
         raise ConfigError(
-            f"images must be a float tensor [B, 3, {image_size}, {image_size}] in [-1, 1], got "
+            f"images must be a float tensor {shape} in [-1, 1], got "
             f"{type(images).__name__}; flowmo.load(...).encode takes pictures, files and arrays"
         )
     if images.ndim != 4 or images.shape[1] != 3:
         raise ConfigError(
-            f"images must have the shape [B, 3, {image_size}, {image_size}], got "
-            f"{list(images.shape)}; add the batch by images[None], and move channels to the "
-            f"front by permute"
+            f"images must have the shape {shape}, got {list(images.shape)}; add the batch by "
+            f"images[None], and move channels to the front by permute"
         )
     if not images.is_floating_point():
         raise ConfigError(
             f"images must be floating-point in [-1, 1], got {images.dtype}; 8-bit levels become "
             f"that by images / 127.5 - 1"
         )
-    if tuple(images.shape[2:]) != (image_size, image_size):
+    if tuple(images.shape[2:]) != size:
         raise ConfigError(
-            f"this model reads {image_size} x {image_size} pixels, got {images.shape[2]} x "
+            f"this model reads {size[0]} x {size[1]} pixels, got {images.shape[2]} x "
             f"{images.shape[3]}; resize the images first, or give flowmo.load(...).encode the "
             f"pictures themselves, which it fits"
         )

@@ -166,11 +166,13 @@ class InferenceModel:
         return self._rotary[key]
 
     @torch.inference_mode()
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, *, size: tuple[int, int] | None = None) -> Tensor:
         """The code of images; see :meth:`FlowMoNetwork.encode`.
 
         Args:
             images: Float [B, 3, S, S] in [-1, 1], S the config's image size.
+            size: The height and width of the images, for those of another size: the network takes
+                any multiples of its patch size, but is trained for one.
 
         Returns:
             Float32 [B, K, D] ([B, K, 2D] for a Gaussian posterior), not quantized.
@@ -178,7 +180,8 @@ class InferenceModel:
         Raises:
             ConfigError: The images have another shape or type, or values outside [-1, 1].
         """
-        check_images(images, self.config.image_size)
+        square = (self.config.image_size, self.config.image_size)
+        check_images(images, square if size is None else size)
         grid = patch_grid(images, self.config.patch_size)
         if self._steps is not None:
             return self._steps.encode(images.to(self.device))

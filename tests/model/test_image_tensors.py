@@ -11,6 +11,7 @@ from flowmo.model.inference import InferenceModel
 from tests.model.checkpoints import made_model
 
 SIZE = 16
+SQUARE = (SIZE, SIZE)
 
 
 def images(low: float = -1.0, high: float = 1.0, *, size: int = SIZE) -> Tensor:
@@ -19,10 +20,10 @@ def images(low: float = -1.0, high: float = 1.0, *, size: int = SIZE) -> Tensor:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 def test_what_a_model_reads_passes(dtype: torch.dtype) -> None:
-    check_images(images().to(dtype), SIZE)
-    check_images(images(-1 - RANGE_TOLERANCE, 1 + RANGE_TOLERANCE), SIZE)
-    check_images(torch.ones(1, 3, SIZE, SIZE, dtype=dtype), SIZE)  # a white page is a picture
-    check_images(torch.empty(0, 3, SIZE, SIZE, dtype=dtype), SIZE)
+    check_images(images().to(dtype), SQUARE)
+    check_images(images(-1 - RANGE_TOLERANCE, 1 + RANGE_TOLERANCE), SQUARE)
+    check_images(torch.ones(1, 3, SIZE, SIZE, dtype=dtype), SQUARE)  # a white page is a picture
+    check_images(torch.empty(0, 3, SIZE, SIZE, dtype=dtype), SQUARE)
 
 
 def with_value(value: float) -> Tensor:
@@ -49,7 +50,7 @@ WRONG = {
 def test_anything_else_is_refused_with_how_to_mend_it(name: str) -> None:
     came, words = WRONG[name]
     with pytest.raises(ConfigError, match=words):
-        check_images(came, SIZE)  # type: ignore[arg-type]
+        check_images(came, SQUARE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -66,5 +67,5 @@ def test_levels_and_ranges_that_are_mended_as_told_pass() -> None:
     for name in ("levels", "bytes"):
         came = WRONG[name][0]
         assert isinstance(came, Tensor)
-        check_images(came / 127.5 - 1, SIZE)
-    check_images(images(-1.1, 1).clamp(-1, 1), SIZE)
+        check_images(came / 127.5 - 1, SQUARE)
+    check_images(images(-1.1, 1).clamp(-1, 1), SQUARE)
