@@ -210,7 +210,8 @@ class Preview(_ImageFile):
     media_type: str
 
     def __repr__(self) -> str:
-        return f"Preview(step {self.step} of {self.steps}, {self.media_type}, {len(self.data):,} bytes)"
+        size = f"{len(self.data):,} bytes"
+        return f"Preview(step {self.step} of {self.steps}, {self.media_type}, {size})"
 
 
 DecodeEvent = Progress | Preview | DecodedImage
