@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.display_p3 import display_p3
 from flowmo.cli.local_backend import LocalBackend
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
@@ -19,7 +20,6 @@ from flowmo.training.config import DataConfig
 from flowmo.training.data.batches import CropDataset, decode_all, fixed_images
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.data.pictures import PictureList
-from tests.imaging.profiles import display_p3
 from tests.service.fixtures import checkpoint, codec, runner
 from tests.service.runners import client_of
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from benchmarks.display_p3 import display_p3
 from flowmo.imaging.jpeg import count_scans
 from flowmo.imaging.reading import (
     CorruptImageError,
@@ -15,7 +16,6 @@ from flowmo.imaging.reading import (
     read_image,
     read_with_alpha,
 )
-from tests.imaging.profiles import display_p3
 from tests.service.pictures import as_file, gradient
 
 PICTURE = gradient()

@@ -1,4 +1,4 @@
-"""Colour profiles for tests."""
+"""A colour profile to measure and test with: that of most phones' photographs."""
 
 import struct
 
@@ -13,7 +13,7 @@ _PRIMARIES = {
 
 
 def display_p3() -> bytes:
-    """The profile of most phones' photographs: sRGB's curve, wider primaries."""
+    """The ICC profile Display P3: the curve of sRGB, wider primaries."""
     profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     (count,) = struct.unpack_from(">I", profile, 128)
     for entry in range(count):
