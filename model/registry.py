@@ -15,7 +15,7 @@ from torch import nn
 from flowmo.model.checkpoint_files import CONFIG_FILE, MODEL_TYPE
 from flowmo.model.errors import CheckpointError
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.hub import find_checkpoint
+from flowmo.model.hub import resolve_checkpoint
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -95,14 +95,16 @@ def load(
     name_or_path: str | Path,
     *,
     expected: type[M],
+    preset: str | None = None,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> M:
     """Load a checkpoint as an instance of the class that its type names, in evaluation mode.
 
     Args:
-        name_or_path: A folder, or ``owner/name`` of a hub repository.
+        name_or_path: A name of :func:`flowmo.model.hub.resolve_checkpoint`.
         expected: The class that the caller can use; ``torch.nn.Module`` takes any.
+        preset: The config of a published file, which does not say what it holds.
         dtype: The dtype of the weights; as stored by default.
         device: The device to load to.
 
@@ -113,7 +115,7 @@ def load(
         CheckpointError: There is none, it is of an unknown type or of another class than expected,
             or its files are wrong.
     """
-    folder = find_checkpoint(name_or_path)
+    folder = resolve_checkpoint(name_or_path, preset=preset)
     named = model_type(folder)
     cls: Any = _CLASSES[named]
     if not issubclass(cls, expected):

@@ -5,7 +5,7 @@ import torch
 from flowmo.model.checkpoint import inspect_checkpoint, load_weights
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import ConfigError
-from flowmo.model.hub import find_checkpoint
+from flowmo.model.hub import resolve_checkpoint
 
 
 @torch.no_grad()
@@ -22,7 +22,7 @@ def load_initial(model: torch.nn.Module, checkpoint: str) -> None:
     """
     config = model.config
     assert isinstance(config, FlowMoConfig)
-    info = inspect_checkpoint(find_checkpoint(checkpoint))
+    info = inspect_checkpoint(resolve_checkpoint(checkpoint))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     different = sorted(
         n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 
+from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import ConfigError
-from flowmo.training.checkpointing.files import replacing_file
+from flowmo.model.files import replacing_file
 from flowmo.training.config import AnyTrainConfig
-from flowmo.training.data.images import Pixels
 from flowmo.training.loop.bar import RunBar
 from flowmo.training.loop.state import RunProgress
 

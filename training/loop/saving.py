@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowmo.model.files import discard, replacing_folder
 from flowmo.training.checkpointing.checkpoint import (
     CheckpointWriter,
     checkpoint_folders,
     checkpoint_step,
 )
-from flowmo.training.checkpointing.files import discard, replacing_folder
 from flowmo.training.checkpointing.mirror import Mirror
 from flowmo.training.checkpointing.retention import superfluous
 from flowmo.training.loop.mesh import Mesh

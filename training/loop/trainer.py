@@ -25,8 +25,8 @@ import torch
 from rich.console import Console
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.files import replacing_file
 from flowmo.training.checkpointing.checkpoint import Checkpoint, checkpoint_folders
-from flowmo.training.checkpointing.files import replacing_file
 from flowmo.training.checkpointing.mirror import Mirror
 from flowmo.training.checkpointing.resume import changed_fields, check_alike, find_checkpoint
 from flowmo.training.config import AnyTrainConfig

@@ -34,8 +34,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from flowmo.imaging.reading import Pixels
 from flowmo.training.config import AnyTrainConfig
-from flowmo.training.data.images import Pixels
 from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.objective import Objective
 

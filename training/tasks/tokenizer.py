@@ -3,23 +3,25 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from flowmo.imaging.tensors import psnr_of_images, to_model_range
 from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.checkpoint_files import MODEL_TYPE
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.hub import find_checkpoint
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.training.checkpointing.initial import load_initial
 from flowmo.training.config import AnyTrainConfig, TrainConfig
 from flowmo.training.config.checks import require
-from flowmo.training.data.batches import Batch, fixed_images, to_model_range
+from flowmo.training.data.batches import Batch, fixed_images
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.data.training_images import TrainingImages
-from flowmo.training.loop.samples import grid, psnr
+from flowmo.training.loop.samples import grid
 from flowmo.training.perceptual.losses import perceptual_network
 from flowmo.training.tasks.flow import GENERATORS, Draws
 from flowmo.training.tasks.mup import initialize, parameter_groups
@@ -121,7 +123,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
     @classmethod
     def start_from(cls, config: AnyTrainConfig, checkpoint: str) -> AnyTrainConfig:
         """Take over the checkpoint's sizes and its default sampler."""
-        model = inspect_checkpoint(find_checkpoint(checkpoint)).config
+        model = inspect_checkpoint(resolve_checkpoint(checkpoint)).config
         return replace(tokenizer_run(config), init=checkpoint, model=model)
 
     # The model
@@ -203,7 +205,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         """Originals above, reconstructions by the model's own sampler below."""
         images = to_model_range(self._shown.to(self.device))
         reconstructions = model.reconstruct(images)
-        mean = psnr(images, reconstructions).mean().item()
+        mean = fmean(psnr_of_images(images, reconstructions))
         return Samples(
             pixels=grid(images, reconstructions),
             name="reconstructions",
