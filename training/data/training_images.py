@@ -34,7 +34,7 @@ class TrainingImages:
                 "`flowmo train tiny-demo --data photos/`, or set data.paths"
             )
         self._config, self._size = config, size
-        self.index = ImageIndex(config.data.paths, cache=config.data.index_cache, tell=report)
+        self.index = ImageIndex(config.data.paths, cache=config.data.index_cache, report=report)
         self.period: int | None = None
         self._dataset: CropDataset | None = None
 

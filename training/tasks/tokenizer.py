@@ -192,7 +192,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         index = self.images.index
         if config.data.sample_paths:
             index = ImageIndex(
-                config.data.sample_paths, cache=config.data.index_cache, tell=self._report
+                config.data.sample_paths, cache=config.data.index_cache, report=self._report
             )
         self._shown = fixed_images(index, size=size, count=config.sample_count)
         self.perceptual = perceptual_network(config.perceptual, self.device)
