@@ -170,8 +170,8 @@ def tiny_distill() -> TrainConfig:
 def finetune() -> TrainConfig:
     """The shipped checkpoint on one's own pictures: half an hour on two CPU cores.
 
-    It trains on as the shipped weights were trained last, at a quarter of their learning rate. There
-    is no validation: the held-out photographs are not what it is tuned to.
+    It trains on as the shipped weights were trained last, at a quarter of their learning rate.
+    There is no validation: the held-out photographs are not what it is tuned to.
     """
     config = replace(
         tiny_demo(),
