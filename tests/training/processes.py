@@ -183,4 +183,5 @@ def assert_near(a: TrainConfig, b: TrainConfig) -> None:
     ]
     assert far == []
     for line, expected in zip(log_of(a), log_of(b), strict=True):
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        # Entropies of codes that are all but certain are small differences of large numbers.
+        assert line == pytest.approx(expected, rel=1e-3, abs=5e-5)
