@@ -17,6 +17,7 @@ from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
 from flowmo.cli.release import release_command
 from flowmo.cli.serve import serve_command
+from flowmo.cli.serve_options import SettingsCommand
 from flowmo.cli.server_process import ServerError
 from flowmo.cli.sweep import sweep_command
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
@@ -66,7 +67,6 @@ def _common(
 
 for name, command in (
     ("demo", demo_command),
-    ("serve", serve_command),
     ("tokenize", tokenize_command),
     ("detokenize", detokenize_command),
     ("reconstruct", reconstruct_command),
@@ -84,6 +84,7 @@ for name, command in (
     app.command(name)(command)
 
 
+app.command("serve", cls=SettingsCommand)(serve_command)
 app.add_typer(keys_app, name="keys")
 app.add_typer(experiment_app, name="experiment")
 

@@ -39,10 +39,12 @@ def doctor_command(
     """
     from flowmo.doctor.checks import examine
     from flowmo.doctor.probe import Wanted, probe
-    from flowmo.service.settings import DEFAULT_CHECKPOINT, DEFAULT_HOST, DEFAULT_PORT
+    from flowmo.service.engine.config import RunnerConfig
+    from flowmo.service.loader import resolve
+    from flowmo.service.settings import DEFAULT_HOST, DEFAULT_PORT
 
     wanted = Wanted(
-        checkpoint=checkpoint or str(DEFAULT_CHECKPOINT),
+        checkpoint=checkpoint or str(resolve(RunnerConfig())),
         cache=engine_cache,
         batch=max_batch,
         host=host or DEFAULT_HOST,

@@ -11,8 +11,8 @@ from flowmo.model.errors import FlowMoError
 
 if TYPE_CHECKING:
     from flowmo.imaging.reading import Pixels
+    from flowmo.model.inference import InferenceModel
     from flowmo.model.tokens import Tokens
-    from flowmo.service.codec import Codec
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -22,22 +22,21 @@ class LocalBackend:
     """A model in this process.
 
     Args:
-        codec: the model.
-        batch_size: files computed at once.
+        model: The loaded model.
+        batch_size: Files computed at once.
     """
 
-    def __init__(self, codec: "Codec", *, batch_size: int) -> None:
-        self._codec = codec
+    def __init__(self, model: "InferenceModel", *, batch_size: int) -> None:
+        self._model = model
         self._batch_size = batch_size
 
     def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
         """See :meth:`Backend.tokenize`."""
-        info = self._codec.info
-        size = info.image_size
+        fingerprint, size = self._model.fingerprint, self._model.config.image_size
 
         def pack(tokens: "Tokens") -> bytes:
             return Container(
-                tokens=tokens, fingerprint=info.fingerprint, width=size, height=size
+                tokens=tokens, fingerprint=fingerprint, width=size, height=size
             ).to_bytes()
 
         return self._in_batches(paths, lambda images: _each(self._tokens(images, fit), pack))
@@ -46,11 +45,10 @@ class LocalBackend:
         self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.detokenize`."""
-        info = self._codec.info
 
         def unpack(data: bytes) -> "Tokens":
             container = Container.from_bytes(data)
-            container.check_model(info.fingerprint, info.config)
+            container.check_model(self._model.fingerprint, self._model.config)
             return container.tokens
 
         return self._in_batches(
@@ -90,13 +88,17 @@ class LocalBackend:
 
         from flowmo.imaging.fit import fit_image
         from flowmo.imaging.reading import read_image
+        from flowmo.service.engine.torch_runner import to_images
 
-        size = self._codec.info.image_size
+        size = self._model.config.image_size
 
         def read(data: bytes) -> "Pixels":
             return fit_image(read_image(data, side=size), size, fit).pixels
 
-        return _together(_each(images, read), lambda pixels: self._codec.tokenize(np.stack(pixels)))
+        def tokenize(pixels: "Sequence[Pixels]") -> "list[Tokens]":
+            return self._model.tokenize(to_images(np.stack(pixels), self._model.device))
+
+        return _together(_each(images, read), tokenize)
 
     def _pictures(
         self,
@@ -106,14 +108,15 @@ class LocalBackend:
         quality: int,
     ) -> list[bytes | Exception]:
         from flowmo.imaging.writing import encode_image
+        from flowmo.service.engine.torch_runner import to_pixels
         from flowmo.service.http.wire import SamplingOptions
 
         given = {name: value for name, value in sampling.params().items() if name != "seed"}
-        sampler = SamplingOptions.model_validate(given).sampler(self._codec.info.sampler)
+        sampler = SamplingOptions.model_validate(given).sampler(self._model.config.sampler)
 
         def decode(some: "Sequence[Tokens]") -> "Sequence[Pixels]":
             seeds = [sampling.seed] * len(some)
-            return list(self._codec.detokenize(some, seeds=seeds, sampler=sampler))
+            return list(to_pixels(self._model.detokenize(some, seeds=seeds, sampler=sampler)))
 
         return _each(
             _together(tokens, decode),
@@ -127,14 +130,17 @@ def local_backend(
     """A model in this process; None is the demo checkpoint.
 
     Raises:
-        FlowMoError: the checkpoint cannot be loaded.
+        FlowMoError: The checkpoint cannot be loaded.
     """
-    from flowmo.service.loader import load_codec
-    from flowmo.service.settings import DEFAULT_CHECKPOINT
+    from flowmo.model.loading import check_has_tokens, load_inference_model
+    from flowmo.service.engine.config import DEFAULT_CHECKPOINT, RunnerConfig
+    from flowmo.service.loader import resolve
 
-    source = str(DEFAULT_CHECKPOINT) if checkpoint is None else checkpoint
-    codec = load_codec(source, device=device, dtype=dtype, threads=threads)
-    return LocalBackend(codec, batch_size=batch_size)
+    source = DEFAULT_CHECKPOINT if checkpoint is None else checkpoint
+    folder = resolve(RunnerConfig(checkpoint=source))
+    model = load_inference_model(folder, device=device, dtype=dtype, threads=threads)
+    check_has_tokens(model, source)
+    return LocalBackend(model, batch_size=batch_size)
 
 
 def _each(items: Sequence[S | Exception], work: Callable[[S], T]) -> list[T | Exception]:

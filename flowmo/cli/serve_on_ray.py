@@ -17,8 +17,8 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
     """Serve on a Ray cluster until ^C or SIGTERM.
 
     Args:
-        settings: of ``flowmo serve``.
-        config_file: its models and limits hold instead of those of ``settings``.
+        settings: The settings of ``flowmo serve``.
+        config_file: A file whose models and limits hold instead of those of ``settings``.
     """
     try:
         import ray  # noqa: F401

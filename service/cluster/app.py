@@ -27,7 +27,7 @@ from flowmo.service.telemetry.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"
-# Requests of one gateway beyond its places: they are told that it is full.
+# Requests of one gateway beyond those that it admits: they get an answer that says so.
 _REFUSABLE = 100
 
 
@@ -82,7 +82,7 @@ def build(config: ClusterConfig) -> Application:
         def options(scaling: Scaling, fill: float, model: ModelConfig = model) -> dict[str, Any]:
             return scaling.options(
                 target=fill * model.slots(scaling),
-                max_ongoing=model.max_queue + 1,
+                max_ongoing=model.max_queued_requests + 1,
                 drain_seconds=config.drain_seconds,
             )
 
@@ -94,10 +94,10 @@ def build(config: ClusterConfig) -> Application:
         )
         decoders[name] = decoder.bind(name, model)
         encoders[name] = encoder.bind(name, model, decoders[name])
-    places = config.gateway_settings().queue_size
+    limit = config.gateway_settings().max_concurrent_requests
     gateway_options = config.gateway.options(
         target=100,
-        max_ongoing=places + _REFUSABLE,
+        max_ongoing=limit + _REFUSABLE,
         drain_seconds=config.drain_seconds,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)

@@ -19,8 +19,8 @@ from ray.serve.exceptions import (
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.messages import CallMessage, Refusal
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import Half
 from flowmo.service.errors import (
     DeadlineExceededError,
@@ -55,7 +55,7 @@ class RemoteEngines:
         decoder: handle of its decoder's deployment.
     """
 
-    def __init__(self, info: CodecInfo, encoder: "Handle", decoder: "Handle") -> None:
+    def __init__(self, info: ModelInfo, encoder: "Handle", decoder: "Handle") -> None:
         self._info = info
         self._encoder, self._decoder = encoder, decoder
         self._inside = 0
@@ -63,7 +63,7 @@ class RemoteEngines:
         self._looking: asyncio.Task[None] | None = None
 
     @property
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         """What the model is; constant."""
         return self._info
 

@@ -17,14 +17,14 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
-from flowmo.service.cluster.config import ModelConfig
 from flowmo.service.cluster.messages import CallMessage, Refusal
 from flowmo.service.cluster.metrics import RayInstruments
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import Half
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_runner
@@ -52,25 +52,16 @@ class _Replica(ABC, Generic[Engine]):
 
     half: ClassVar[Half]
 
-    def __init__(self, name: str, config: ModelConfig) -> None:
+    def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
-        self._runner = load_runner(
-            config.checkpoint,
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-            max_batch=config.max_batch,
-            runner=config.runner,
-            engine_cache=config.engine_cache,
-            build_engines=config.build_engines,
-        )
+        self._runner = load_runner(config)
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
     @abstractmethod
-    def _make_engine(self, config: ModelConfig) -> Engine: ...
+    def _make_engine(self, config: RunnerConfig) -> Engine: ...
 
     async def _warm_up(self) -> None:
         self._device.start([self._engine])
@@ -89,7 +80,7 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         """What the model is."""
         return self._runner.info
 
@@ -115,7 +106,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
 
     Args:
         name: of the model.
-        config: of the model.
+        config: How the model is loaded and computed.
         decoder: handle of the model's decoder; an encoder takes requests when one of its weights
             is there.
     """
@@ -123,7 +114,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
     half: ClassVar[Half] = "encode"
 
     async def __init__(  # type: ignore[misc]
-        self, name: str, config: ModelConfig, decoder: "DeploymentHandle[Any]"
+        self, name: str, config: RunnerConfig, decoder: "DeploymentHandle[Any]"
     ) -> None:
         super().__init__(name, config)
         await self._warm_up()
@@ -141,12 +132,12 @@ class EncoderReplica(_Replica[EncoderEngine]):
             await asyncio.sleep(_ASK_EVERY)
         logger.warning("%s: no decoder of the same weights came; taking requests", self._name)
 
-    def _make_engine(self, config: ModelConfig) -> EncoderEngine:
+    def _make_engine(self, config: RunnerConfig) -> EncoderEngine:
         return EncoderEngine(
             self._runner,
             self._device,
             self._metrics.observer(self._name),
-            max_queue=config.max_queue,
+            max_queued_requests=config.max_queued_requests,
         )
 
     async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | Refusal:
@@ -162,21 +153,22 @@ class DecoderReplica(_Replica[DecoderEngine]):
 
     Args:
         name: of the model.
-        config: of the model.
+        config: How the model is loaded and computed.
     """
 
     half: ClassVar[Half] = "decode"
 
-    async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
+    async def __init__(self, name: str, config: RunnerConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
         await self._warm_up()
 
-    def _make_engine(self, config: ModelConfig) -> DecoderEngine:
+    def _make_engine(self, config: RunnerConfig) -> DecoderEngine:
         return DecoderEngine(
             self._runner,
             self._device,
             self._metrics.observer(self._name),
-            max_queue=config.max_queue,
+            max_queued_requests=config.max_queued_requests,
+            batching=config.batching,
         )
 
     async def decode(

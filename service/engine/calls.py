@@ -14,7 +14,7 @@ Priority = Literal["interactive", "batch"]
 # See service.engine.decoder.DecoderEngine.
 Batching = Literal["step", "request", "single"]
 # Pictures inside one engine at once; more are refused.
-DEFAULT_MAX_QUEUE = 256
+DEFAULT_MAX_QUEUED_REQUESTS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

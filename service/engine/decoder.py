@@ -22,7 +22,7 @@ from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.sampler import is_guided, time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
-    DEFAULT_MAX_QUEUE,
+    DEFAULT_MAX_QUEUED_REQUESTS,
     Batching,
     Call,
     Decoded,
@@ -87,7 +87,7 @@ class DecoderEngine:
         runner: what computes.
         device: the thread it computes on.
         observer: is told what happens.
-        max_queue: decodes inside at once; more are refused.
+        max_queued_requests: decodes inside at once; more are refused.
         batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
             when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
     """
@@ -98,12 +98,12 @@ class DecoderEngine:
         device: DeviceThread,
         observer: EngineObserver,
         *,
-        max_queue: int = DEFAULT_MAX_QUEUE,
+        max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batching: Batching = "step",
     ) -> None:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queue, self._batching = max_queue, batching
+        self._max_queued, self._batching = max_queued_requests, batching
         self._works: list[_Work] = []  # by order
         self._cohort: list[_Work] = []  # of batching other than by step
         self._times: BucketTimes | None = None
@@ -177,7 +177,7 @@ class DecoderEngine:
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
         """The options it is taken with. Lock held."""
         ahead = self._ahead(call)
-        if len(self._works) >= self._max_queue:
+        if len(self._works) >= self._max_queued:
             self._observer.refused("decode", "queue-full")
             seconds = self._completion(self._works, Load(steps=0, rows=0))
             raise queue_full(f"{len(self._works)} decodes are inside", seconds)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowmo.imaging.reading import Pixels
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Call, Encoded, Timings
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
@@ -31,7 +31,7 @@ class EncoderEngine:
         runner: what computes.
         device: the thread it computes on.
         observer: is told what happens.
-        max_queue: pictures that may wait; more are refused.
+        max_queued_requests: pictures that may wait; more are refused.
         batch_wait: how long a batch that is not full waits for company, in seconds.
     """
 
@@ -41,11 +41,11 @@ class EncoderEngine:
         device: DeviceThread,
         observer: EngineObserver,
         *,
-        max_queue: int = DEFAULT_MAX_QUEUE,
+        max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batch_wait: float = DEFAULT_BATCH_WAIT,
     ) -> None:
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queue, self._batch_wait = max_queue, batch_wait
+        self._max_queued, self._batch_wait = max_queued_requests, batch_wait
         self._waiting: deque[_Work] = deque()
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
@@ -96,7 +96,7 @@ class EncoderEngine:
     def _admit(self, call: Call) -> None:
         seconds = self._seconds(len(self._waiting) + 1)
         try:
-            if len(self._waiting) >= self._max_queue:
+            if len(self._waiting) >= self._max_queued:
                 raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
             refuse_late(call, seconds, "the encoding")
         except QueueFullError:

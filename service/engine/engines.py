@@ -5,8 +5,8 @@ from typing import Protocol
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import Half
 
 
@@ -14,7 +14,7 @@ class Engines(Protocol):
     """Both halves of one model: in this process, or on replicas elsewhere."""
 
     @property
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         """What the model is; constant."""
         ...
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import (
-    DEFAULT_MAX_QUEUE,
+    DEFAULT_MAX_QUEUED_REQUESTS,
     Batching,
     Call,
     Decoded,
@@ -18,6 +17,7 @@ from flowmo.service.engine.calls import (
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineObserver, Half, Silent
 from flowmo.service.engine.runner import DecoderRunner, EncoderRunner
 
@@ -27,11 +27,11 @@ class EngineSettings:
     """How engines of one process work.
 
     Attributes:
-        max_queue: pictures inside each engine at once; more are refused.
+        max_queued_requests: pictures inside each engine at once; more are refused.
         batching: see :class:`DecoderEngine`.
     """
 
-    max_queue: int = DEFAULT_MAX_QUEUE
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS
     batching: Batching = "step"
 
 
@@ -55,17 +55,19 @@ class LocalEngines:
         settings, observer = settings or EngineSettings(), observer or Silent()
         self._info = decoder.info
         self.device = DeviceThread()
-        self.encoder = EncoderEngine(encoder, self.device, observer, max_queue=settings.max_queue)
+        self.encoder = EncoderEngine(
+            encoder, self.device, observer, max_queued_requests=settings.max_queued_requests
+        )
         self.decoder = DecoderEngine(
             decoder,
             self.device,
             observer,
-            max_queue=settings.max_queue,
+            max_queued_requests=settings.max_queued_requests,
             batching=settings.batching,
         )
 
     @property
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         """What the model is."""
         return self._info
 

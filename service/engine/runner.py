@@ -1,4 +1,4 @@
-"""The contract between the engines and whatever computes: PyTorch now, compiled steps later.
+"""The contract between the engines and whatever computes: PyTorch, or something compiled.
 
 A runner is called from the device thread only. It computes whole batches of one of its
 ``buckets``; the engines pad. State lives on the runner's device between calls.
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 
 if TYPE_CHECKING:  # the contract itself does not need torch
     from torch import Tensor
 
 
-class Runner(Protocol):
-    """What both halves of a codec share."""
+class RunnerBase(Protocol):
+    """What the encoder's and the decoder's runner have in common."""
 
     @property
-    def info(self) -> CodecInfo:
-        """What it is; constant."""
+    def info(self) -> ModelInfo:
+        """The card of the model; constant."""
         ...
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes it computes, ascending."""
+        """Batch sizes that it computes, ascending."""
         ...
 
     def synchronize(self) -> None:
@@ -33,7 +33,7 @@ class Runner(Protocol):
         ...
 
 
-class EncoderRunner(Runner, Protocol):
+class EncoderRunner(RunnerBase, Protocol):
     """Pixels to tokens."""
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
@@ -41,7 +41,7 @@ class EncoderRunner(Runner, Protocol):
         ...
 
 
-class DecoderRunner(Runner, Protocol):
+class DecoderRunner(RunnerBase, Protocol):
     """The velocity of rows that may be at different times."""
 
     def check(self, tokens: Tokens) -> None:
@@ -74,5 +74,5 @@ class DecoderRunner(Runner, Protocol):
         ...
 
 
-class CodecRunner(EncoderRunner, DecoderRunner, Protocol):
-    """Both halves on one device."""
+class Runner(EncoderRunner, DecoderRunner, Protocol):
+    """Encoder and decoder of one model on one device."""

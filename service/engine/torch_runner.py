@@ -1,4 +1,4 @@
-"""The runners over a PyTorch model in this process."""
+"""The runner over a PyTorch model in this process."""
 
 from collections.abc import Sequence
 
@@ -12,36 +12,36 @@ from flowmo.model.network import with_mask
 from flowmo.model.quantizer import ids_to_signs
 from flowmo.model.sampler import noise
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.sizes import TORCH, buckets_of
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.sizes import TORCH
 
 
 class TorchRunner:
-    """Both halves of a codec over an :class:`InferenceModel`.
+    """Encoder and decoder of an :class:`InferenceModel`.
 
     Args:
-        model: the network; used from one thread at a time.
-        max_batch: most rows of one batch, at least 2; by default what suits the device.
-        runner: what the model is computed by, for people.
-        is_fallback: whether that is not what was asked for.
+        model: The network; used from one thread at a time.
+        buckets: Batch sizes that it is asked for, ascending.
+        runner: What the model is computed by, for people.
+        is_fallback: Whether that is not what was asked for.
     """
 
     def __init__(
         self,
         model: InferenceModel,
         *,
-        max_batch: int | None = None,
+        buckets: Sequence[int],
         runner: str = TORCH,
         is_fallback: bool = False,
     ) -> None:
         self._model = model
         self._cuda = model.device.type == "cuda"
-        self._buckets = buckets_of(model.device.type, max_batch)
-        self._info = CodecInfo.of(model, runner, is_fallback=is_fallback)
+        self._buckets = tuple(buckets)
+        self._info = ModelInfo.of(model, runner, is_fallback=is_fallback)
 
     @property
-    def info(self) -> CodecInfo:
-        """What it is; constant."""
+    def info(self) -> ModelInfo:
+        """The card of the model; constant."""
         return self._info
 
     @property

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from flowmo.service.errors import QueueFullError
 
-DEFAULT_PLACES = 64
+DEFAULT_MAX_CONCURRENT_REQUESTS = 64
 
 
 class Places:

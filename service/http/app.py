@@ -10,6 +10,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import Places
@@ -26,7 +27,6 @@ from flowmo.service.reloading import reload_on_hangup
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import flush_spans
-from flowmo.service.version import VERSION
 
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
@@ -54,7 +54,7 @@ def create_app(
     """
     settings = settings or Settings()
     keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)
-    places = Places(settings.queue_size, settings.queue_bytes)
+    places = Places(settings.max_concurrent_requests, settings.max_concurrent_bytes)
 
     async def reload() -> None:
         keyring.reload()
@@ -75,7 +75,7 @@ def create_app(
 
     app = FastAPI(
         title="flowmo-serve",
-        version=VERSION,
+        version=__version__,
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,

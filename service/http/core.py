@@ -15,8 +15,8 @@ from flowmo.imaging.reading import DecodedImage, Pixels, read_image
 from flowmo.imaging.writing import ImageFormat, encode_image
 from flowmo.model.config import SamplerConfig
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Priority
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import ClientLeftError, DeadlineExceededError, OtherWeightsError
 from flowmo.service.http.admission import Places
 from flowmo.service.http.cache import Found, Kept, SharedCache
@@ -219,7 +219,7 @@ class Job:
         self.fingerprint = served.engines.info.fingerprint
 
     @property
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         """What the model is."""
         return self.engines.info
 

@@ -2,7 +2,7 @@
 
 from flowmo.model.container import Container
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.http.wire import TokensMessage
 from flowmo.service.models import Models, Served
 
@@ -23,7 +23,7 @@ def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
     return models.choose(name)
 
 
-def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
+def tokens_for(sent: SentTokens, info: ModelInfo) -> Tokens:
     """Tokens that a model can decode.
 
     Raises:
@@ -36,7 +36,7 @@ def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
     return sent.tokens
 
 
-def containered(tokens: Tokens, info: CodecInfo, fingerprint: str) -> bytes:
+def containered(tokens: Tokens, info: ModelInfo, fingerprint: str) -> bytes:
     """Tokens as a container.
 
     Args:

@@ -20,7 +20,7 @@ from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerMismatchError, TokenError
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 
 MAX_GUIDANCE = 20.0
 MAX_RHO = 100.0
@@ -196,7 +196,7 @@ class TokensMessage(_Message):
     payload_bytes: int | None = Field(default=None, description="Size of the packed tokens.")
 
     @classmethod
-    def of(cls, name: str, tokens: Tokens, info: CodecInfo, fingerprint: str) -> Self:
+    def of(cls, name: str, tokens: Tokens, info: ModelInfo, fingerprint: str) -> Self:
         """Tokens that weights of ``fingerprint`` made, which are served under ``name``."""
         config = info.config
         return cls(
@@ -209,7 +209,7 @@ class TokensMessage(_Message):
             payload_bytes=config.payload_bytes,
         )
 
-    def to_tokens(self, info: CodecInfo) -> Tokens:
+    def to_tokens(self, info: ModelInfo) -> Tokens:
         """Tokens for ``info``'s model.
 
         Raises:
@@ -320,7 +320,7 @@ class ModelMessage(_Message):
     ready: bool
 
     @classmethod
-    def of(cls, name: str, info: CodecInfo, *, max_steps: int, ready: bool) -> Self:
+    def of(cls, name: str, info: ModelInfo, *, max_steps: int, ready: bool) -> Self:
         """A codec under its name."""
         config: FlowMoConfig = info.config
         return cls(

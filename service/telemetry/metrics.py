@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
+from flowmo._version import __version__
 from flowmo.service.engine.observer import Half, Refusal
 from flowmo.service.http.admission import Places
 from flowmo.service.http.cache import Outcome
 from flowmo.service.telemetry.instruments import Instruments
-from flowmo.service.version import VERSION
 
 if TYPE_CHECKING:
     from flowmo.service.models import Models
@@ -230,7 +230,7 @@ class Metrics:
 
         Ray forgets those that have not been set since it last told them.
         """
-        self._build.set(VERSION, platform.python_version(), to=1)
+        self._build.set(__version__, platform.python_version(), to=1)
         self._cache_bytes.set(to=self._kept_bytes)
         self._in_flight.set(to=self._requests_inside)
         self._admitted.set(to=places.taken)

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
 
+from flowmo._version import __version__
 from flowmo.model.errors import ConfigError
-from flowmo.service.version import VERSION
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVICE = "flowmo-serve"
 
-_tracer = trace.get_tracer(_SERVICE, VERSION)
+_tracer = trace.get_tracer(_SERVICE, __version__)
 
 
 def export_spans(environment: Mapping[str, str] = os.environ) -> None:

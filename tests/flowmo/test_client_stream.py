@@ -18,8 +18,8 @@ from flowmo.client import (
     ServerRefusedError,
 )
 from flowmo.model.container import Container
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.runner import Runner
 from tests.flowmo.scripted import (
     Asker,
     Reply,
@@ -37,9 +37,9 @@ LONG = Sampling(steps=1000)
 
 
 @pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
+def container(inference_model: InferenceModel) -> bytes:
     return Container(
-        tokens=some_tokens(), fingerprint=codec.info.fingerprint, width=32, height=32
+        tokens=some_tokens(), fingerprint=inference_model.fingerprint, width=32, height=32
     ).to_bytes()
 
 
@@ -152,7 +152,7 @@ def test_so_it_is_by_coroutines(
     asyncio.run(main())
 
 
-def test_what_fails_on_its_way_is_a_refusal(runner: CodecRunner, container: bytes) -> None:
+def test_what_fails_on_its_way_is_a_refusal(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:

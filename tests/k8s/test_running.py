@@ -17,8 +17,8 @@ import yaml
 from benchmarks.chaos.processes import replicas
 from flowmo.cli.server_process import ServerProcess
 from flowmo.deploy.buckets import profile_of
-from flowmo.service.engine.sizes import buckets_of
 from flowmo.service.http.keys import digest_of
+from flowmo.service.loader import buckets_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
 from tests.service.pictures import as_file, gradient
 

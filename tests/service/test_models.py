@@ -17,10 +17,11 @@ from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.service.engine.calls import Call, DecodeOptions
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import UnknownModelError
 from flowmo.service.loader import load_runner
 from flowmo.service.models import Models
+from tests.service.fixtures import cpu
 from tests.service.pictures import as_file, gradient
 from tests.service.probes import samples
 from tests.service.runners import Gated, some_tokens, until
@@ -173,10 +174,10 @@ def test_a_checkpoint_is_exchanged_under_load_without_a_failed_request(
 
 
 def test_what_was_begun_is_finished_by_the_model_that_began_it(
-    runner: CodecRunner, other_checkpoint: Path
+    runner: Runner, other_checkpoint: Path
 ) -> None:
     gated = Gated(runner)
-    builds: Iterator[CodecRunner] = iter([gated, load_runner(str(other_checkpoint), device="cpu")])
+    builds: Iterator[Runner] = iter([gated, load_runner(cpu(other_checkpoint))])
 
     def build() -> LocalEngines:
         found = next(builds)
@@ -206,7 +207,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
 
 
 def test_the_same_checkpoint_again_changes_nothing(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         models = Models({"one": lambda: LocalEngines(runner, runner)})

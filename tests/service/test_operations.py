@@ -15,8 +15,8 @@ import pytest
 
 from flowmo.cli.server_process import ServerError, ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.runner import Runner
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
 from tests.service.runners import Gated, client_of
@@ -33,18 +33,18 @@ def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/readyz").json() == {"status": "ready"}
 
 
-def test_models_are_described(http: httpx.Client, codec: Codec) -> None:
+def test_models_are_described(http: httpx.Client, inference_model: InferenceModel) -> None:
     (model,) = http.get("/v1/models").json()["models"]
     assert model == {
         "name": "nano",
-        "fingerprint": codec.info.fingerprint,
+        "fingerprint": inference_model.fingerprint,
         "image_size": 32,
         "code_length": 16,
         "token_bits": 12,
         "group_bits": 4,
         "ids_per_token": 3,
         "payload_bytes": 24,
-        "sampler": codec.info.sampler.to_dict(),
+        "sampler": inference_model.config.sampler.to_dict(),
         "max_steps": 1000,
         "device": "cpu",
         "dtype": "float32",
@@ -82,7 +82,7 @@ def test_metrics_count_requests_stages_and_steps(http: httpx.Client) -> None:
     }
 
 
-def test_metrics_describe_the_server(http: httpx.Client, codec: Codec) -> None:
+def test_metrics_describe_the_server(http: httpx.Client, inference_model: InferenceModel) -> None:
     found = samples(http)
     model = (("model", "nano"),)
     assert found[("flowmo_requests_in_flight", ())] == 1  # the scrape itself
@@ -95,7 +95,7 @@ def test_metrics_describe_the_server(http: httpx.Client, codec: Codec) -> None:
         assert 1 <= found[("flowmo_batch_slots", (("half", half), *model))] <= 8
     (shown,) = (dict(labels) for name, labels in found if name == "flowmo_model_info")
     assert shown["model"] == shown["name"] == "nano"
-    assert shown["fingerprint"] == codec.info.fingerprint
+    assert shown["fingerprint"] == inference_model.fingerprint
     (build,) = (dict(labels) for name, labels in found if name == "flowmo_build_info")
     assert build.keys() == {"version", "python"}
 
@@ -201,7 +201,7 @@ def small_server(
         "FLOWMO_MAX_STEPS": "10",
     }
     with (
-        ServerProcess(["--queue-size=1"], log=log, environment=environment) as process,
+        ServerProcess(["--max-concurrent-requests=1"], log=log, environment=environment) as process,
         httpx.Client(base_url=process.url, timeout=60) as client,
     ):
         yield client
@@ -239,7 +239,7 @@ def test_the_servers_own_limit_of_steps_holds(small_server: httpx.Client) -> Non
 # --- start and stop -----------------------------------------------------------------------------
 
 
-def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
+def test_readiness_waits_for_the_warm_up(runner: Runner) -> None:
     gated = Gated(runner)
     gated.warm_up_gate.clear()
 
@@ -263,7 +263,7 @@ def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
 
 
 def test_a_dead_device_thread_is_unhealthy(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gated = Gated(runner)
     gated.error = RuntimeError("no such kernel")
@@ -281,7 +281,7 @@ def test_a_dead_device_thread_is_unhealthy(
 
 
 def test_a_failing_device_is_a_500_that_tells_nothing(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gated = Gated(runner)
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import ImageFormat
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
 from flowmo.service.http.bodies import field_problems
 from flowmo.service.http.oip.tensors import BYTES, NUMBERS, InferRequest, Parsed, Tensor
@@ -36,7 +36,7 @@ class ImageParameters(FitOptions):
     """Parameters of tokenize."""
 
 
-def metadata(name: str, info: CodecInfo, versions: list[str]) -> dict[str, Any]:
+def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:
     """A model's tensors, of which each request has some."""
     config = info.config
     image = ("image", "UINT8", [-1, info.image_size, info.image_size, 3])
@@ -143,7 +143,7 @@ def numbers(tensor: Tensor, shape: tuple[int, ...], *datatypes: str) -> NDArray[
     return values
 
 
-def pixels_of(tensor: Tensor, info: CodecInfo) -> list[Pixels]:
+def pixels_of(tensor: Tensor, info: ModelInfo) -> list[Pixels]:
     """Square pictures, one a row.
 
     Raises:
@@ -170,7 +170,7 @@ def seeds_of(parsed: Parsed, rows: int, default: int) -> list[int]:
     return seeds
 
 
-def token_sets_of(tensor: Tensor, info: CodecInfo) -> list[Tokens]:
+def token_sets_of(tensor: Tensor, info: ModelInfo) -> list[Tokens]:
     """Token sets of ids, one a row.
 
     Raises:

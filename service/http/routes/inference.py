@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from flowmo._version import __version__
 from flowmo.imaging.reading import Pixels
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError, TokenError
@@ -33,7 +34,6 @@ from flowmo.service.http.routes.shared import (
     model_headers,
 )
 from flowmo.service.http.token_sets import containered, tokens_for
-from flowmo.service.version import VERSION
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -83,7 +83,7 @@ def _check_name(name: str) -> None:
 @router.get("")
 async def server_metadata() -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return {"name": "flowmo-serve", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    return {"name": "flowmo-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
 @router.get("/health/live", responses=refusals(503))

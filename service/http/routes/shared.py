@@ -9,8 +9,8 @@ from pydantic import BaseModel
 
 from flowmo.imaging.reading import MEDIA_TYPES
 from flowmo.model.config import SamplerConfig
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import DecodeOptions
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
 from flowmo.service.http.core import Job, Service, Upload
 from flowmo.service.http.middleware import request_id_of
@@ -38,7 +38,7 @@ def get_service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(get_service)]
 
 
-def decode_options(service: Service, info: CodecInfo, options: SamplingOptions) -> DecodeOptions:
+def decode_options(service: Service, info: ModelInfo, options: SamplingOptions) -> DecodeOptions:
     """A client's choices over a model's defaults.
 
     Raises:

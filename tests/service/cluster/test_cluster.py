@@ -19,7 +19,7 @@ from benchmarks.chaos.processes import kill_one, replicas
 from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from tests.service.clusters import (
     config_of,
     load,
@@ -63,10 +63,10 @@ def statuses(answers: list[httpx.Response]) -> set[int]:
 
 
 def test_there_and_back_is_as_in_one_process(
-    ray_http: httpx.Client, http: httpx.Client, codec: Codec
+    ray_http: httpx.Client, http: httpx.Client, inference_model: InferenceModel
 ) -> None:
     (model,) = ray_http.get("/v1/models").json()["models"]
-    assert (model["name"], model["fingerprint"]) == ("nano", codec.info.fingerprint)
+    assert (model["name"], model["fingerprint"]) == ("nano", inference_model.fingerprint)
     for answer in (ray_http.get("/readyz"), ray_http.get("/healthz")):
         assert answer.status_code == 200
     headers = RAW | {"Accept": MEDIA_TYPE, "X-Request-ID": "mine"}

@@ -19,6 +19,7 @@ from flowmo.service.loader import load_runner
 from flowmo.service.models import Models
 from flowmo.service.telemetry.instruments import PrometheusInstruments
 from flowmo.service.telemetry.metrics import Metrics
+from tests.service.fixtures import cpu
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())
@@ -57,7 +58,7 @@ class HalfUpdated:
 
 @pytest.fixture
 def both(checkpoint: Path, other_checkpoint: Path) -> tuple[LocalEngines, LocalEngines]:
-    old, new = (load_runner(str(path), device="cpu") for path in (checkpoint, other_checkpoint))
+    old, new = (load_runner(cpu(path)) for path in (checkpoint, other_checkpoint))
     return LocalEngines(old, old), LocalEngines(new, new)
 
 

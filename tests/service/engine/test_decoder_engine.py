@@ -11,8 +11,8 @@ import pytest
 from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import TokenError
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import Codec
 from flowmo.service.engine.calls import (
     Batching,
     Call,
@@ -23,7 +23,7 @@ from flowmo.service.engine.calls import (
     Watch,
 )
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.schedule import Load
 from flowmo.service.errors import (
     ComputeError,
@@ -32,6 +32,7 @@ from flowmo.service.errors import (
     EngineStoppedError,
     QueueFullError,
 )
+from tests.service.models import pictures_of
 from tests.service.runners import Gated, Recorder, run, some_tokens, until
 
 
@@ -48,12 +49,12 @@ def is_same_picture(one: Pixels, other: Pixels) -> bool:
 
 
 @pytest.fixture
-def gated(runner: CodecRunner) -> Gated:
+def gated(runner: Runner) -> Gated:
     return Gated(runner)
 
 
 def test_pictures_in_random_mixtures_are_those_decoded_alone(
-    runner: CodecRunner, codec: Codec
+    runner: Runner, inference_model: InferenceModel
 ) -> None:
     choice = random.Random(0)
     wanted = []
@@ -74,7 +75,9 @@ def test_pictures_in_random_mixtures_are_those_decoded_alone(
 
         results = await asyncio.gather(*(one(*item) for item in wanted))
         for (tokens, wish), came in zip(wanted, results, strict=True):
-            (alone,) = codec.detokenize([tokens], seeds=[wish.seed], sampler=wish.sampler)
+            (alone,) = pictures_of(
+                inference_model, [tokens], seeds=[wish.seed], sampler=wish.sampler
+            )
             assert is_same_picture(came.pixels, alone)
             assert came.sampler == wish.sampler
             assert len(came.timings.steps) == wish.sampler.steps
@@ -100,7 +103,7 @@ def test_rows_of_one_tick_are_at_different_steps(gated: Gated) -> None:
     run(gated, work)
 
 
-def test_a_guided_step_is_two_rows_of_one_tick(runner: CodecRunner) -> None:
+def test_a_guided_step_is_two_rows_of_one_tick(runner: Runner) -> None:
     gated, recorder = Gated(runner, buckets=[2]), Recorder()
 
     async def work(engines: LocalEngines) -> None:
@@ -120,7 +123,7 @@ def test_a_guided_step_is_two_rows_of_one_tick(runner: CodecRunner) -> None:
     ],
 )
 def test_the_oldest_goes_first_and_interactive_work_passes(
-    runner: CodecRunner, priorities: list[Priority], expected: list[int]
+    runner: Runner, priorities: list[Priority], expected: list[int]
 ) -> None:
     gated = Gated(runner, buckets=[2])
 
@@ -233,7 +236,7 @@ def test_a_deadline_that_passes_ends_the_decode(gated: Gated) -> None:
     assert recorder.saved == [3]
 
 
-def test_fewer_steps_are_made_only_with_leave(runner: CodecRunner) -> None:
+def test_fewer_steps_are_made_only_with_leave(runner: Runner) -> None:
     recorder = Recorder()
 
     async def work(engines: LocalEngines) -> None:
@@ -274,7 +277,7 @@ def test_a_full_engine_refuses(gated: Gated) -> None:
         gated.gate.set()
         await asyncio.gather(*tasks)
 
-    run(gated, work, observer=recorder, max_queue=3)
+    run(gated, work, observer=recorder, max_queued_requests=3)
     assert recorder.refusals == [("decode", "queue-full")]
 
 
@@ -301,7 +304,7 @@ def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
     assert recorder.failures == 2
 
 
-def test_progress_and_previews_are_seen(runner: CodecRunner) -> None:
+def test_progress_and_previews_are_seen(runner: Runner) -> None:
     async def work(engines: LocalEngines) -> None:
         seen: list[Progress] = []
         watch = Watch(on_progress=seen.append, previews={2, 4})
@@ -324,7 +327,7 @@ def test_progress_and_previews_are_seen(runner: CodecRunner) -> None:
     ("batching", "expected"), [("request", [1, 1, 1, 3, 3]), ("single", [1] * 9)]
 )
 def test_other_disciplines_form_batches_only_when_the_last_has_ended(
-    runner: CodecRunner, batching: Batching, expected: list[int]
+    runner: Runner, batching: Batching, expected: list[int]
 ) -> None:
     # Batches of four at any rate, so that nothing but the discipline splits them.
     gated = Gated(runner, buckets=[4])

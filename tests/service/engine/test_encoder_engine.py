@@ -6,16 +6,17 @@ import time
 import numpy as np
 import pytest
 
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from flowmo.service.engine.calls import Call
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import (
     ComputeError,
     DeadlineUnreachableError,
     EngineStoppedError,
     QueueFullError,
 )
+from tests.service.models import tokens_of
 from tests.service.pictures import gradient
 from tests.service.runners import Gated, Recorder, run, until
 
@@ -23,18 +24,20 @@ PICTURE = gradient(32, 32)
 
 
 @pytest.fixture
-def gated(runner: CodecRunner) -> Gated:
+def gated(runner: Runner) -> Gated:
     return Gated(runner)
 
 
-def test_tokens_are_the_codecs_whoever_shares_the_batch(runner: CodecRunner, codec: Codec) -> None:
+def test_tokens_are_the_models_whoever_shares_the_batch(
+    runner: Runner, inference_model: InferenceModel
+) -> None:
     recorder = Recorder()
 
     async def work(engines: LocalEngines) -> None:
         pictures = [np.roll(PICTURE, shift, axis=1) for shift in range(20)]
         results = await asyncio.gather(*(engines.encode(picture) for picture in pictures))
         for picture, encoded in zip(pictures, results, strict=True):
-            (alone,) = codec.tokenize(picture[None])
+            (alone,) = tokens_of(inference_model, picture[None])
             # A code that is zero but for rounding may fall on either side.
             assert (encoded.tokens.ids != alone.ids).mean() <= 0.05
             assert encoded.timings.run > 0
@@ -81,7 +84,7 @@ def test_a_full_queue_and_a_hopeless_deadline_are_refused(gated: Gated) -> None:
         gated.gate.set()
         await asyncio.gather(first, second)
 
-    run(gated, work, observer=recorder, max_queue=1)
+    run(gated, work, observer=recorder, max_queued_requests=1)
     assert recorder.refusals == [("encode", "deadline"), ("encode", "queue-full")]
 
 

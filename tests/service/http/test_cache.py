@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import ComputeError, DeadlineExceededError
 from flowmo.service.http.cache import Found, Kept, SharedCache
 from flowmo.service.settings import Settings
@@ -150,9 +150,7 @@ def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     asyncio.run(main())
 
 
-def test_requests_for_the_same_picture_share_one_decode(
-    runner: CodecRunner, container: bytes
-) -> None:
+def test_requests_for_the_same_picture_share_one_decode(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def ask(client: httpx.AsyncClient, **params: str | int) -> httpx.Response:
@@ -189,7 +187,7 @@ def test_requests_for_the_same_picture_share_one_decode(
     asyncio.run(main())
 
 
-def test_none_is_kept_where_that_was_chosen(runner: CodecRunner, container: bytes) -> None:
+def test_none_is_kept_where_that_was_chosen(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import RateLimitedError, UnauthorizedError
 from flowmo.service.http.keys import (
     KeyEntry,
@@ -215,7 +215,7 @@ def test_keys_are_revoked_and_added_while_it_runs(
 
 
 def test_a_streamed_answer_holds_its_place_to_the_end(
-    runner: CodecRunner, container: bytes, tmp_path: Path
+    runner: Runner, container: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(lines(anne=ANNE) + "concurrency = 1\n")

@@ -12,7 +12,7 @@ import pytest
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
 from tests.service.runners import Gated, client_of
@@ -121,7 +121,7 @@ def test_what_fails_before_the_first_step_is_an_ordinary_error(
     assert value(http, "flowmo_admitted_requests") == 0
 
 
-def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> None:
+def test_what_fails_later_is_an_event(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:
