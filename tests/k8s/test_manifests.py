@@ -250,7 +250,7 @@ def test_the_rendered_serve_config_is_its_file() -> None:
 
 def test_the_serve_config_of_h100_is_that_of_deploy_beside_its_pods() -> None:
     own = yaml.safe_load((K8S / H100 / "serve.yaml").read_text(encoding="utf-8"))
-    shared = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
+    shared = yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text(encoding="utf-8"))
     ours, theirs = ray_rules.arguments(own), ray_rules.arguments(shared)
     assert ours["settings"].pop("api_keys_file") == "/keys/keys.toml"
     model = ours["models"]["lo"]
