@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
-    """Serve on a Ray cluster until ^C or SIGTERM.
+    """Serve on a Ray cluster until ^C or SIGTERM; SIGHUP reads the file again and deploys it.
 
     Args:
         settings: The settings of ``flowmo serve``.
@@ -34,10 +34,12 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
     from flowmo.service.cluster.config import ClusterConfig
     from flowmo.service.cluster.serving import run
 
-    config = ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
-    models = ", ".join(config.models)
+    def read() -> ClusterConfig:
+        return ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
+
+    models = ", ".join(read().models)
     run(
-        config,
+        read,
         host,
         port,
         announce=lambda: typer.echo(f"flowmo: {ANNOUNCEMENT}{url} (on Ray: {models})"),
