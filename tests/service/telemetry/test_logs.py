@@ -175,4 +175,4 @@ def test_a_stranger_cannot_write_lines(caplog: pytest.LogCaptureFixture) -> None
 def test_an_unknown_format_is_a_usage_error() -> None:
     result = flowmo("serve", "--log-format", "xml")
     assert result.returncode == 2
-    assert "log_format" in result.stderr
+    assert "--log-format (FLOWMO_LOG_FORMAT)" in result.stderr
