@@ -17,11 +17,14 @@ def doctor_command(
     checkpoint: Annotated[
         str | None,
         typer.Option(
-            "--checkpoint", "-c", help="Checkpoint folder or hub repository; the demo model."
+            "--checkpoint",
+            "-c",
+            help="Checkpoint folder or hub repository.",
+            show_default="the demo model",
         ),
     ] = None,
     engine_cache: Annotated[
-        Path | None, typer.Option(help="Folder of engines; that of flowmo serve.")
+        Path | None, typer.Option(help="Folder of engines.", show_default="that of flowmo serve")
     ] = None,
     max_batch: Annotated[
         int, typer.Option(help="Rows of the largest batch, for the GPU's memory.", min=1)
