@@ -108,11 +108,11 @@ def tokenize_command(
     batch_size: BatchSize = 1,
 ) -> None:
     """Turn images into tokens: photo.jpg becomes photo.jpg.flowmo."""
-    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
+    work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
     here = _Here(checkpoint, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.tokenize(paths, fit=fit),
             title="tokenize",
             overwrite=overwrite,
@@ -142,12 +142,12 @@ def detokenize_command(
 ) -> None:
     """Turn tokens into images: photo.jpg.flowmo becomes photo.jpg.flowmo.png."""
     chosen = _format(format, out)
-    jobs = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
+    work = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
     here = _Here(checkpoint, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.detokenize(
                 paths, sampling=sampling, format=chosen, quality=quality
             ),
@@ -181,12 +181,12 @@ def reconstruct_command(
     """Turn images into tokens and back: photo.jpg becomes photo.jpg.flowmo.png."""
     chosen = _format(format, out)
     added = f"{FILE_SUFFIX}.{chosen}"
-    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
+    work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
     here = _Here(checkpoint, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.reconstruct(
                 paths, fit=fit, sampling=sampling, format=chosen, quality=quality
             ),

@@ -1,5 +1,6 @@
 """Files and folders to tokens and back, by a model here and through a server."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def test_results_are_not_taken_for_pictures(run: Run, photos: Path, checkpoint: 
     run("reconstruct", photos, "-c", checkpoint)
     result = run("reconstruct", photos, "-c", checkpoint)
     assert result.exit_code == 0
-    assert "3 skipped" in result.output
+    assert "3 skipped, because their results exist" in result.output
     assert not any(name.count(".flowmo") > 1 for name in files(photos))
 
 
@@ -159,6 +160,65 @@ def test_a_single_result_may_be_named(run: Run, photos: Path, checkpoint: Path) 
     assert run("tokenize", photos / "a.png", "-o", tokens, "-c", checkpoint).exit_code == 0
     assert run("detokenize", tokens, "-o", picture, "-c", checkpoint).exit_code == 0
     assert picture.read_bytes().startswith(b"RIFF")
+
+
+def test_what_is_left_out_of_a_folder_is_counted_and_named(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    (photos / "lost.png").symlink_to(photos / "nowhere.png")
+    (photos / "turning.png").symlink_to(photos / "turning.png")
+    (photos / "elsewhere").symlink_to(photos.parent)
+    (photos / "old").mkdir()
+    os.mkfifo(photos / "old" / "pipe.png")
+    (photos / "raw.CR2").touch()
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if "skipped" in line]
+    assert line == (
+        f"7 skipped: {photos}/.hidden (hidden), {photos}/elsewhere (link to a folder), "
+        f"{photos}/lost.png (broken link), {photos}/notes.txt (unsupported format), "
+        f"{photos}/raw.CR2 (unsupported format) and 2 more"
+    )
+    assert "3 tokenized" in result.stdout
+    (photos / "raw.CR2").unlink()
+    (photos / "notes.txt").unlink()
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "(unreadable: Too many levels of symbolic links)" in result.stdout
+    assert f"{photos}/old/pipe.png (no regular file)" in result.stdout
+    # Tokens are no pictures that were left out: this command wrote them.
+    assert ".flowmo (" not in result.stdout
+    result = run("detokenize", photos / "trip", "-c", checkpoint)
+    assert f"1 skipped: {photos}/trip/B.WEBP (not a .flowmo file)" in result.stdout
+
+
+def test_a_folder_that_cannot_be_searched_is_named(
+    run: Run, photos: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests may run as root, whom no permission stops.
+    locked, listed = photos / "trip", os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "2 tokenized" in result.stdout
+    assert f"{locked} (unreadable: Permission denied)" in result.stdout
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    (photos / "a\x1b[2J\n.txt").touch()
+    (photos / os.fsdecode(b"b\xff.txt")).touch()
+    (photos / "c[red].png").write_bytes(b"no picture at all")
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "a\\x1b[2J\\n.txt (unsupported format)" in result.stdout
+    assert "b\\xff.txt (unsupported format)" in result.stdout
+    assert "c[red].png: " in result.stderr
+    assert "\x1b" not in result.output
 
 
 def test_two_inputs_never_share_a_result(run: Run, photos: Path, checkpoint: Path) -> None:
