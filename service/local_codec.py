@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import Observer, SamplerStep
 from flowmo.model.tokens import Tokens
 from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.torch_runner import to_images, to_pixels
 
 
 class LocalCodec:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowmo.cli.backends import Outcome
-from flowmo.cli.files import Job, LeftOut, Plan, shown, write_whole
+from flowmo.cli.files import Job, LeftOut, Plan, shown
+from flowmo.model.files import write_file
 
 # Names of one line; a folder may hold a million files that are no pictures.
 MOST_NAMES = 5
@@ -82,7 +83,8 @@ def _finish(job: Job, outcome: Outcome, account: Account) -> Exception | None:
     if isinstance(result, Exception):
         return result
     try:
-        write_whole(job.target, result)
+        # Whoever has the inputs can make it again.
+        write_file(job.target, result, flush_to_disk=False)
     except OSError as error:
         return OSError(f"{job.target} cannot be written: {error.strerror}")
     account.written.append(job)
