@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flowmo.cli.local_backend import DEMO_MODEL
+
 if TYPE_CHECKING:
     from flowmo.doctor.checks import Finding
 
@@ -42,10 +44,10 @@ def doctor_command(
     """
     from flowmo.doctor.checks import examine
     from flowmo.doctor.probe import Wanted, probe
-    from flowmo.service.settings import DEFAULT_CHECKPOINT, DEFAULT_HOST, DEFAULT_PORT
+    from flowmo.service.settings import DEFAULT_HOST, DEFAULT_PORT
 
     wanted = Wanted(
-        checkpoint=checkpoint or str(DEFAULT_CHECKPOINT),
+        checkpoint=checkpoint or DEMO_MODEL,
         cache=engine_cache,
         batch=max_batch,
         host=host or DEFAULT_HOST,
