@@ -31,11 +31,24 @@ def doctor_command(
     max_batch: Annotated[
         int, typer.Option(help="Rows of the largest batch, for the GPU's memory.", min=1)
     ] = 16,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on.", min=0, max=65535)] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on.", show_default="that of flowmo serve")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port to listen on.", show_default="that of flowmo serve", min=0, max=65535
+        ),
+    ] = None,
     url: Annotated[
         str | None, typer.Option(help="A running server to look at, as http://127.0.0.1:8000.")
     ] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="API key of a running server.")
+    ] = None,
+    training: Annotated[
+        bool, typer.Option("--training", help="Check what training and evaluation need, too.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Check this machine: Python, GPU, TensorRT, checkpoint, engines, limits, a running server.
@@ -54,6 +67,8 @@ def doctor_command(
         # A server that runs already has the default port.
         port=(0 if url else DEFAULT_PORT) if port is None else port,
         url=url,
+        api_key=api_key,
+        training=training,
     )
     findings = examine(probe(wanted))
     if as_json:

@@ -50,7 +50,8 @@ def help_of(name: str) -> str:
 def test_help_loses_no_character(name: str) -> None:
     shown, command = help_of(name), COMMANDS[name]
     assert words(inspect.cleandoc(command.help)) in shown
-    for param in command.params:
+    ctx = command.make_context(name, [], resilient_parsing=True)
+    for param in command.get_params(ctx):
         if param.name == "help":
             continue
         assert param.help, f"{name}: {param.name} has no help"
@@ -83,8 +84,9 @@ def test_a_declared_help_is_what_is_shown() -> None:
 
 def test_every_setting_of_the_server_names_its_variable() -> None:
     shown = help_of("serve")
-    options = {param.name for param in COMMANDS["serve"].params}
-    settings = options & set(Settings.model_fields)
+    command = COMMANDS["serve"]
+    ctx = command.make_context("serve", [], resilient_parsing=True)
+    settings = {param.name for param in command.get_params(ctx)} & set(Settings.model_fields)
     assert len(settings) > 20
     for name in settings:
         assert f"FLOWMO_{name.upper()}" in shown

@@ -1,6 +1,8 @@
 """Files and folders to tokens and back, by a model here and through a server."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 from flowmo.cli import app
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import Container
+from tests.service.fixtures import save_model
 from tests.service.pictures import as_file, from_file, gradient
 
 Run = Callable[..., Result]
@@ -243,6 +246,43 @@ def test_a_bad_checkpoint_is_told_in_one_line(run: Run, photos: Path, tmp_path: 
     assert result.exit_code == 1
     assert result.output.startswith("error: ")
     assert "nowhere" in result.output
+
+
+def test_sampling_options_that_cannot_be_are_refused_before_any_work(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    result = run("reconstruct", photos, "-c", checkpoint, "--steps", 2000)
+    assert result.exit_code == 1
+    assert result.output == "error: steps must be 1 to 1000, got 2000\n"
+
+
+def test_a_continuous_model_is_refused_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "continuous", seed=0, quantizer="gaussian")
+    result = run("tokenize", photos, "-c", folder)
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "is a continuous model" in line
+
+
+def test_the_demo_model_needs_no_option_and_no_service(photos: Path) -> None:
+    code = (
+        "import sys\n"
+        "from flowmo.cli import app\n"
+        "try:\n"
+        "    app(['reconstruct', sys.argv[1]])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "loaded = {name for name in sys.modules if name.startswith('flowmo.service')}\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(photos / "a.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert from_file((photos / "a.png.flowmo.png").read_bytes()).shape == (128, 128, 3)
 
 
 # --- through a server ---------------------------------------------------------------------------
