@@ -13,9 +13,8 @@ import torch
 from flowmo.deploy.buckets import powers_of_two
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
-from flowmo.model.checkpoint_files import CONFIG_FILE
-from flowmo.model.errors import CheckpointError, CompilationError, ConfigError
-from flowmo.model.hub import find_checkpoint
+from flowmo.model.errors import CompilationError, ConfigError
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.inference import InferenceModel
 from flowmo.model.loading import check_has_tokens, load_inference_model
 from flowmo.service.engine.config import RunnerConfig
@@ -28,9 +27,6 @@ from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-# Checkpoints that come with the package, by name.
-_SHIPPED = Path(__file__).parents[1] / "checkpoints"
 
 
 class EngineObservers(Protocol):
@@ -150,15 +146,7 @@ def resolve(config: RunnerConfig) -> Path:
     Raises:
         CheckpointError: There is no such checkpoint.
     """
-    if config.preset is not None:
-        raise CheckpointError(
-            f"preset {config.preset!r} came with checkpoint {config.checkpoint!r}: a preset names "
-            f"the shapes of a published .pth file; `flowmo convert` makes a folder of one"
-        )
-    shipped = _SHIPPED / config.checkpoint
-    if "/" not in config.checkpoint and (shipped / CONFIG_FILE).is_file():
-        return shipped
-    return find_checkpoint(config.checkpoint)
+    return resolve_checkpoint(config.checkpoint, preset=config.preset)
 
 
 def _function(path: str) -> Callable[[RunnerConfig], Runner]:

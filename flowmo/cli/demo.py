@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from flowmo.cli.files import write_whole
 from flowmo.cli.server_process import ServerProcess
 from flowmo.client import Client, EncodedImage, Sampling
+from flowmo.model.files import write_file
 from flowmo.photographs import photograph_paths
 
 if TYPE_CHECKING:
@@ -38,20 +38,33 @@ class _Result:
 def demo_command(
     photographs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Your own image files [the samples].", exists=True, dir_okay=False),
+        typer.Argument(
+            help="Your own image files.",
+            show_default="the samples",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = DEFAULT_OUT,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint [the demo model].")
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="Checkpoint folder or hub repository.",
+            show_default="the demo model",
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="A server that runs already, instead of one of its own.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="Of that server.")
+        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="API key of that server.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the starting noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starting noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's")
+    ] = None,
 ) -> None:
     """Start a server, send photographs through it, show what comes back, stop it."""
     if url is not None and checkpoint is not None:
@@ -89,7 +102,7 @@ def demo_command(
 
 def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
     """One photograph through HTTP and back."""
-    from flowmo.imaging.fit import fit_image
+    from flowmo.imaging.fit import read_square
     from flowmo.imaging.quality import nearest_webp
     from flowmo.imaging.reading import read_image
 
@@ -97,7 +110,7 @@ def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
     encoded = client.tokenize(data)
     decoded = client.detokenize(encoded.data, sampling=sampling)
     # The same reading and fitting as the server's, to have something to compare with.
-    original = fit_image(read_image(data, side=size), size).pixels
+    original = read_square(data, size)
     rival = nearest_webp(original, encoded.token_bytes)
     return _Result(
         name=path.name,
@@ -136,9 +149,9 @@ def _table(results: list[_Result]) -> Table:
 def _write(out: Path, result: _Result) -> None:
     from flowmo.imaging.writing import encode_image
 
-    write_whole(out / f"{result.name}.flowmo", result.encoded.data)
-    write_whole(out / f"{result.name}.original.png", encode_image(result.original, "png"))
-    write_whole(out / f"{result.name}.flowmo.png", encode_image(result.reconstruction, "png"))
+    write_file(out / f"{result.name}.flowmo", result.encoded.data)
+    write_file(out / f"{result.name}.original.png", encode_image(result.original, "png"))
+    write_file(out / f"{result.name}.flowmo.png", encode_image(result.reconstruction, "png"))
 
 
 def _compare(results: list[_Result], target: Path) -> None:
@@ -161,4 +174,4 @@ def _compare(results: list[_Result], target: Path) -> None:
         )
         for result in results
     ]
-    write_whole(target, contact_sheet(rows))
+    write_file(target, contact_sheet(rows))

@@ -105,7 +105,7 @@ class Client:
         """Tokens of an image file.
 
         Args:
-            image: JPEG, PNG, WebP, AVIF, GIF or BMP.
+            image: JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.
             fit: how it becomes the model's square.
             **options: see :class:`CallOptions`.
 

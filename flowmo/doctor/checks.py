@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Literal
 
 from flowmo.deploy.cost import cost_of
-from flowmo.doctor.facts import Engine, Facts, Version
+from flowmo.doctor.facts import Engine, Facts, Version, version_of
 
 Level = Literal["OK", "WARN", "FAIL"]
 
@@ -27,8 +27,8 @@ class Finding:
 
     Attributes:
         level: OK; WARN: it works, but not as well as it could; FAIL: it will not work.
-        text: what is there.
-        mend: what to do about it.
+        text: What is there.
+        mend: What to do about it; empty if nothing need be done.
     """
 
     level: Level
@@ -58,6 +58,29 @@ def torch(facts: Facts) -> Finding:
 
 
 _CUDA_BUILD = "install torch's build for CUDA (pytorch.org/get-started says how)"
+
+
+def torchvision(facts: Facts) -> Finding:
+    """The torchvision that training and evaluation take their networks from."""
+    found = facts.torchvision
+    level: Level = "FAIL" if facts.training else "WARN"
+    if found is None:
+        if facts.training:
+            return Finding("FAIL", "not installed", "pip install 'flowmo-serve[train]'")
+        return Finding("OK", "not installed; only training and evaluation use it")
+    here = _dots(facts.torch)
+    if found.asks_for and version_of(found.asks_for) != facts.torch:
+        text = f"{found.version} is built for torch {found.asks_for}, and here is {here}"
+    elif found.problem:
+        text = f"{found.version} does not load beside torch {here}: {found.problem}"
+    else:
+        return Finding("OK", f"{found.version}, built for this torch")
+    return Finding(
+        level,
+        text + ("" if facts.training else "; only networks of training and evaluation need it"),
+        "install the torchvision of this torch's build (CPU or CUDA), from where torch came "
+        "(pytorch.org/get-started has the pairs), or pip uninstall torchvision",
+    )
 
 
 def driver(facts: Facts) -> Finding:
@@ -208,6 +231,14 @@ def shared_memory(facts: Facts) -> Finding:
 
 def port(facts: Facts) -> Finding:
     """Whether the server can listen."""
+    if found := facts.port_server:
+        models = ", ".join(found.runners) or "unknown without an API key (--api-key)"
+        ready = "" if found.ready == HTTPStatus.OK else ", not ready"
+        return Finding(
+            "WARN",
+            f"{facts.address} is in use by flowmo-serve {found.version}{ready}; models: {models}",
+            f"look at it with --url {found.url}; a second server takes another --port",
+        )
     if facts.port_problem:
         mend = "choose another --port, or see with ss -ltnp who has it"
         return Finding("FAIL", f"{facts.address}: {facts.port_problem}", mend)
@@ -242,6 +273,8 @@ def server(facts: Facts) -> Finding:
         return Finding("OK", "not asked about; --url looks at one")
     if found.problem:
         return Finding("FAIL", f"{found.url}: {found.problem}", "start it, or correct --url")
+    if not found.version:
+        return Finding("FAIL", f"{found.url} is no flowmo server", "start one, or correct --url")
     if found.health != HTTPStatus.OK:
         mend = "its log says why the device thread has ended or hangs; restart it"
         return Finding("FAIL", f"{found.url} is unhealthy ({found.health})", mend)
@@ -253,12 +286,14 @@ def server(facts: Facts) -> Finding:
         text = f"{found.url}: PyTorch computes {models} in place of what was asked for"
         return Finding("WARN", text, "its log says why; see engines and tensorrt above")
     computed = ", ".join(f"{model} by {runner}" for model, runner in found.runners.items())
-    return Finding("OK", f"{found.url} is ready" + (f": {computed}" if computed else ""))
+    models = f": {computed}" if computed else "; its models need an API key (--api-key)"
+    return Finding("OK", f"{found.url} is flowmo-serve {found.version} and ready{models}")
 
 
 CHECKS: dict[str, Callable[[Facts], Finding]] = {
     "python": python,
     "torch": torch,
+    "torchvision": torchvision,
     "driver": driver,
     "gpus": gpus,
     "gpu memory": gpu_memory,

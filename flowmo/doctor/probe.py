@@ -5,6 +5,7 @@ import re
 import resource
 import shutil
 import socket
+import subprocess
 import sys
 from dataclasses import dataclass
 from importlib import metadata
@@ -18,15 +19,27 @@ from prometheus_client.parser import text_string_to_metric_families
 from flowmo.deploy.runners import default_cache
 from flowmo.deploy.tensorrt.keys import read_manifest
 from flowmo.deploy.tensorrt.libraries import load_library
-from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server, Version
+from flowmo.doctor.facts import (
+    Checkpoint,
+    Engine,
+    Facts,
+    Gpu,
+    Server,
+    Torchvision,
+    Version,
+    version_of,
+)
 from flowmo.model.checkpoint import inspect_checkpoint, load_weights
 from flowmo.model.errors import CheckpointError, CompilationError
 from flowmo.model.fingerprint import compute_fingerprint
-from flowmo.model.flowmo import FlowMo
+from flowmo.model.hub import resolve_checkpoint
 
 _DISTRIBUTION = "flowmo-serve"
 _SHARED = Path("/dev/shm")  # noqa: S108
 _SECONDS = 5.0
+_IMPORT_SECONDS = 60.0
+# Where a server that listens on every address answers.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,12 +47,14 @@ class Wanted:
     """What the machine is to do.
 
     Attributes:
-        checkpoint: folder or hub repository.
-        cache: folder of engines; that of ``flowmo serve`` by default.
-        batch: rows of the largest batch.
-        host: to listen on.
-        port: to listen on; 0 takes a free one.
-        url: of a running server to look at.
+        checkpoint: Any name of a checkpoint.
+        cache: The folder of engines; that of ``flowmo serve`` by default.
+        batch: Rows of the largest batch.
+        host: The address to listen on.
+        port: The port to listen on; 0 takes a free one.
+        url: The address of a running server to look at; None looks at none.
+        api_key: The key for that server.
+        training: Whether the machine is to train and evaluate, too.
     """
 
     checkpoint: str
@@ -48,17 +63,22 @@ class Wanted:
     host: str
     port: int
     url: str | None
+    api_key: str | None
+    training: bool
 
 
 def probe(wanted: Wanted) -> Facts:
     """Everything that the checks want to know."""
     cache = wanted.cache or default_cache()
     library, library_problem = _tensorrt()
+    port_problem = look_at_port(wanted.host, wanted.port)
     return Facts(
         python=tuple(sys.version_info[:3]),
         torch=version_of(torch.__version__),
         least_torch=_least("torch"),
         torch_cuda=version_of(torch.version.cuda) if torch.version.cuda else None,
+        torchvision=look_at_torchvision(),
+        training=wanted.training,
         driver_cuda=_driver_cuda(),
         gpus=_gpus(),
         tensorrt=library,
@@ -72,34 +92,26 @@ def probe(wanted: Wanted) -> Facts:
         engines=look_at_engines(cache),
         free_bytes={folder: _free(folder) for folder in (cache, Path(HF_HUB_CACHE))},
         address=f"{wanted.host}:{wanted.port}",
-        port_problem=look_at_port(wanted.host, wanted.port),
+        port_problem=port_problem,
+        port_server=_listening_server(wanted) if port_problem else None,
         descriptors=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         shared_bytes=shutil.disk_usage(_SHARED).total if _SHARED.is_dir() else None,
-        server=look_at_server(wanted.url) if wanted.url else None,
+        server=look_at_server(wanted.url, wanted.api_key) if wanted.url else None,
     )
 
 
-def version_of(text: str) -> Version:
-    """The numbers that a version begins with: 2.11.0+cpu is (2, 11, 0)."""
-    match = re.match(r"\d+(\.\d+)*", text)
-    return tuple(map(int, match[0].split("."))) if match else ()
-
-
 def look_at_checkpoint(place: str) -> Checkpoint:
-    """Read all of it."""
+    """Read all of a checkpoint, which is fetched if it has to be, as ``flowmo serve`` does."""
     try:
-        if Path(place).is_dir():
-            info = inspect_checkpoint(place)
-            config, stored = info.config, info.fingerprint
-            state = load_weights(info)
-        else:  # as flowmo serve would: it is fetched if it has to be
-            model = FlowMo.from_pretrained(place)
-            config, stored, state = model.config, None, model.state_dict()
+        info = inspect_checkpoint(resolve_checkpoint(place))
+        fingerprint = compute_fingerprint(info.config, load_weights(info))
     except (CheckpointError, OSError) as error:
         return Checkpoint(place=place, problem=str(error))
-    fingerprint = compute_fingerprint(config, state)
     return Checkpoint(
-        place=place, config=config, fingerprint=fingerprint, stored_fingerprint=stored
+        place=place,
+        config=info.config,
+        fingerprint=fingerprint,
+        stored_fingerprint=info.fingerprint,
     )
 
 
@@ -129,10 +141,24 @@ def look_at_port(host: str, port: int) -> str:
     return ""
 
 
-def look_at_server(url: str) -> Server:
-    """Ask a server how it is."""
+def _listening_server(wanted: Wanted) -> Server | None:
+    """The flowmo server that has the port, if it is one."""
+    host = _LOOPBACK.get(wanted.host, wanted.host)
+    server = look_at_server(
+        f"http://[{host}]:{wanted.port}" if ":" in host else f"http://{host}:{wanted.port}",
+        wanted.api_key,
+    )
+    return server if server.version else None
+
+
+def look_at_server(url: str, api_key: str | None = None) -> Server:
+    """Ask a server what and how it is."""
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with httpx.Client(base_url=url, timeout=_SECONDS) as client:
+        with httpx.Client(base_url=url, timeout=_SECONDS, headers=headers) as client:
+            version = _version(client.get("/v2"))
+            if not version:
+                return Server(url=url, runners={})
             health = client.get("/healthz").status_code
             ready = client.get("/readyz").status_code
             models = client.get("/v1/models")
@@ -148,10 +174,45 @@ def look_at_server(url: str) -> Server:
     ]
     return Server(
         url=url,
+        version=version,
         health=health,
         ready=ready,
         runners={model["name"]: model["runner"] for model in listed},
         fallbacks=tuple(fallbacks),
+    )
+
+
+def _version(answer: httpx.Response) -> str:
+    """The version of flowmo-serve that answers on /v2; empty if something else does."""
+    try:
+        document = answer.json()
+    except ValueError:
+        return ""
+    if not isinstance(document, dict) or document.get("name") != _DISTRIBUTION:
+        return ""
+    return str(document.get("version", ""))
+
+
+def look_at_torchvision() -> Torchvision | None:
+    """Import it, in a process of its own: beside another torch it may do anything."""
+    try:
+        found = metadata.distribution("torchvision")
+    except metadata.PackageNotFoundError:
+        return None
+    pins = (re.match(r"torch\s*\(?==\s*([\w.+]+)", line) for line in found.requires or [])
+    command = [sys.executable, "-c", "import torchvision"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=_IMPORT_SECONDS, check=False
+        )
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        problem = lines[-1] if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        problem = f"importing it takes more than {_IMPORT_SECONDS:.0f} s"
+    return Torchvision(
+        version=found.version,
+        asks_for=next((pin[1] for pin in pins if pin), ""),
+        problem=problem,
     )
 
 

@@ -26,12 +26,13 @@ class RunnerConfig(BaseModel):
 
     checkpoint: str = setting(
         Panel.MODEL,
-        "The model: the name of one that comes with the package, a folder or a hub repository.",
+        "The model: the name of one that comes with the package, a folder, a hub repository or a "
+        "published file of one (owner/name:file.pth).",
         default=DEFAULT_CHECKPOINT,
     )
     preset: str | None = setting(
         Panel.MODEL,
-        "The shapes of a published .pth file, if the checkpoint names one; it is converted once.",
+        "The config of a published file, which is converted at its first use.",
         default=None,
     )
     device: str = setting(

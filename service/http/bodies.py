@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from flowmo.imaging.reading import MEDIA_TYPES as IMAGE_MEDIA_TYPES
+from flowmo.imaging.formats import MEDIA_TYPES as IMAGE_MEDIA_TYPES
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.container import Container
 from flowmo.service.errors import (

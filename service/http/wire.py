@@ -95,16 +95,9 @@ class SamplingOptions(_Message):
         Raises:
             ConfigError: the choices do not go together.
         """
-        changes = {
-            name: value
-            for name in ("steps", "schedule", "rho", "guidance")
-            if (value := getattr(self, name)) is not None
-        }
-        base = default.to_dict()
-        if default.schedule == "explicit" and changes.keys() & {"steps", "schedule", "rho"}:
-            # A fixed list of times has no other length: leave it for the power grid.
-            base |= {"schedule": "power", "times": []}
-        return SamplerConfig.from_dict(base | changes)
+        return default.changed(
+            steps=self.steps, schedule=self.schedule, rho=self.rho, guidance=self.guidance
+        )
 
 
 class QualityOptions(_Message):

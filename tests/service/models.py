@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.torch_runner import to_images, to_pixels
 
 
 def tokens_of(model: InferenceModel, pixels: Pixels) -> list[Tokens]:
