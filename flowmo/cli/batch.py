@@ -1,4 +1,4 @@
-"""Many files through a backend: progress, and an account of every file at the end."""
+"""Many files through a backend: a progress bar, and an account of every file at the end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -66,9 +66,11 @@ def run(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    # Options are refused here, before there is a bar.
+    outcomes = work([job.source for job in waiting])
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=len(waiting))
-        for outcome in work([job.source for job in waiting]):
+        for outcome in outcomes:
             error = _finish(waiting[outcome.index], outcome, account)
             if error is not None:
                 failed[outcome.index] = error

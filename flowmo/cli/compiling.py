@@ -123,7 +123,7 @@ def build_engine_command(
 
 
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
-    """The graphs of a checkpoint, where a service looks for them; of anything else itself."""
+    """The folder of a checkpoint's graphs, where a service looks; else the source itself."""
     from flowmo.model.checkpoint_files import CONFIG_FILE
 
     if not (source / CONFIG_FILE).is_file():
@@ -163,7 +163,7 @@ def _progress(phase: str, done: int, steps: int) -> None:
 
 
 def _size(path: Path) -> int:
-    """With the weights that lie beside it."""
+    """The size of a graph and the weights that lie beside it."""
     data = path.with_name(path.name + ".data")
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 

@@ -78,7 +78,7 @@ def evaluate_command(
         typer.Option(help="Only write the report of this folder, whose files are all there."),
     ] = None,
 ) -> None:
-    """PSNR, SSIM, LPIPS, rFID, precision and recall. Run it again to go on after a stop."""
+    """Measure PSNR, SSIM, LPIPS, rFID, precision and recall; run it again to go on after a stop."""
     from flowmo.training import evaluation as ev
     from flowmo.training.evaluation.sweep import settings
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 experiment_app = typer.Typer(
     cls=Commands,
-    help="Experiments of the paper's supplement: JSON and a plot each.",
+    help="Run experiments of the paper's supplement: JSON and a plot each.",
     no_args_is_help=True,
 )
 

@@ -6,7 +6,7 @@ import typer
 
 from flowmo.cli.framework import Commands, examples
 
-keys_app = typer.Typer(cls=Commands, help="API keys of a server.", no_args_is_help=True)
+keys_app = typer.Typer(cls=Commands, help="Make API keys for a server.", no_args_is_help=True)
 
 
 @keys_app.callback()

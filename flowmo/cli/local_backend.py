@@ -1,4 +1,4 @@
-"""The command line's work done by a model in this process."""
+"""The command line's work, done by a model in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

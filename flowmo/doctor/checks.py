@@ -37,14 +37,14 @@ class Finding:
 
 
 def python(facts: Facts) -> Finding:
-    """The interpreter."""
+    """Whether the interpreter is new enough."""
     if facts.python < (3, 11):
         return Finding("FAIL", _dots(facts.python), "use Python 3.11 or newer")
     return Finding("OK", _dots(facts.python))
 
 
 def torch(facts: Facts) -> Finding:
-    """PyTorch, and what it was built for."""
+    """Whether PyTorch is new enough, and built for the device."""
     built = f"for CUDA {_dots(facts.torch_cuda)}" if facts.torch_cuda else "for the CPU"
     text = f"{_dots(facts.torch)}, built {built}"
     if facts.torch < facts.least_torch:
@@ -61,7 +61,7 @@ _CUDA_BUILD = "install torch's build for CUDA (pytorch.org/get-started says how)
 
 
 def torchvision(facts: Facts) -> Finding:
-    """The torchvision that training and evaluation take their networks from."""
+    """Whether torchvision, whose networks training and evaluation use, fits this torch."""
     found = facts.torchvision
     level: Level = "FAIL" if facts.training else "WARN"
     if found is None:
@@ -84,7 +84,7 @@ def torchvision(facts: Facts) -> Finding:
 
 
 def driver(facts: Facts) -> Finding:
-    """NVIDIA's driver, which must be as new as torch's CUDA."""
+    """Whether NVIDIA's driver is as new as torch's CUDA."""
     if facts.driver_cuda is None:
         mend = "install NVIDIA's driver, or run the container with its GPUs (--gpus all)"
         if facts.torch_cuda is None:
@@ -100,7 +100,7 @@ def driver(facts: Facts) -> Finding:
 
 
 def gpus(facts: Facts) -> Finding:
-    """Devices that torch can use."""
+    """Which devices torch can use."""
     if not facts.gpus:
         if facts.driver_cuda and facts.torch_cuda:
             mend = "look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's --gpus"
@@ -128,7 +128,7 @@ def gpu_memory(facts: Facts) -> Finding:
 
 
 def tensorrt(facts: Facts) -> Finding:
-    """A TensorRT library that suits the GPU."""
+    """Whether there is a TensorRT library that suits the GPU."""
     if facts.tensorrt is None:
         if facts.gpus and facts.engines:
             mend = "use --runner compiled, or pip install 'flowmo-serve[tensorrt]'"
@@ -152,7 +152,7 @@ _NOT_RTX = {"sm90", "sm100", "sm103"}
 
 
 def checkpoint(facts: Facts) -> Finding:
-    """Whether it can be read and is whole."""
+    """Whether the checkpoint can be read, is whole, and has tokens."""
     found = facts.checkpoint
     if found.problem:
         return Finding("FAIL", found.problem, "name another with --checkpoint, or fetch it again")
@@ -202,7 +202,7 @@ def _unfit(engine: Engine, facts: Facts) -> str:
 
 
 def compiler(facts: Facts) -> Finding:
-    """For ``--runner compiled`` on a CPU."""
+    """Whether there is a compiler for ``--runner compiled`` on a CPU."""
     if facts.compiler or facts.gpus:
         return Finding("OK", "there" if facts.compiler else "none; a GPU does not need it")
     return Finding("WARN", "none: --runner compiled cannot be used", "apt-get install g++")
@@ -219,7 +219,7 @@ def ray(facts: Facts) -> Finding:
 
 
 def shared_memory(facts: Facts) -> Finding:
-    """Ray's object store lies in /dev/shm."""
+    """Whether /dev/shm has room for Ray's object store."""
     if facts.ray is None or facts.shared_bytes is None:
         return Finding("OK", "not needed")
     text = f"/dev/shm has {_gb(facts.shared_bytes)}"  # noqa: S108
@@ -246,7 +246,7 @@ def port(facts: Facts) -> Finding:
 
 
 def descriptors(facts: Facts) -> Finding:
-    """Most connections and files at once."""
+    """Whether a process may have enough connections and files at once."""
     text = f"{facts.descriptors} open files a process"
     mend = f"ulimit -n {ENOUGH_DESCRIPTORS}, or LimitNOFILE= of the systemd unit"
     if facts.descriptors < FEWEST_DESCRIPTORS:
@@ -257,7 +257,7 @@ def descriptors(facts: Facts) -> Finding:
 
 
 def disk(facts: Facts) -> Finding:
-    """Room for engines and for checkpoints of the hub."""
+    """Whether there is room for engines and for checkpoints of the hub."""
     folder, least = min(facts.free_bytes.items(), key=lambda item: item[1])
     text = f"{_gb(least)} free at {folder}"
     mend = "make room, or set FLOWMO_ENGINE_CACHE or HF_HOME to a larger disk"
@@ -267,7 +267,7 @@ def disk(facts: Facts) -> Finding:
 
 
 def server(facts: Facts) -> Finding:
-    """A running server, if one was asked about."""
+    """Whether a running server is well, if one was asked about."""
     found = facts.server
     if found is None:
         return Finding("OK", "not asked about; --url looks at one")
@@ -311,7 +311,7 @@ CHECKS: dict[str, Callable[[Facts], Finding]] = {
 
 
 def examine(facts: Facts) -> dict[str, Finding]:
-    """All findings by the check's name, in order."""
+    """Run all checks: findings by the check's name, in order."""
     return {name: check(facts) for name, check in CHECKS.items()}
 
 

@@ -68,7 +68,7 @@ class Wanted:
 
 
 def probe(wanted: Wanted) -> Facts:
-    """Everything that the checks want to know."""
+    """Gather everything that the checks look at."""
     cache = wanted.cache or default_cache()
     library, library_problem = _tensorrt()
     port_problem = look_at_port(wanted.host, wanted.port)
@@ -116,7 +116,7 @@ def look_at_checkpoint(place: str) -> Checkpoint:
 
 
 def look_at_engines(cache: Path) -> tuple[Engine, ...]:
-    """Manifests of a cache. Files are not read whole, which takes as long as loading them."""
+    """Read the manifests of a cache; reading engines whole would take as long as loading them."""
     found = []
     for path in sorted(cache.glob("*.engine")):
         try:
@@ -130,7 +130,7 @@ def look_at_engines(cache: Path) -> tuple[Engine, ...]:
 
 
 def look_at_port(host: str, port: int) -> str:
-    """Why an address cannot be listened on; empty if it can."""
+    """Try to bind an address; the text says why that failed, and is empty if it did not."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -225,7 +225,7 @@ def _tensorrt() -> tuple[tuple[str, str] | None, str]:
 
 
 def _driver_cuda() -> Version | None:
-    """Asked of the driver itself: torch's CPU build knows nothing of it."""
+    """The driver is asked itself, because torch's CPU build knows nothing of it."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -258,7 +258,7 @@ def _installed(distribution: str) -> Version | None:
 
 
 def _least(distribution: str) -> Version:
-    """The lower bound that the package asks for; none in a source tree that is not installed."""
+    """The oldest version that the package accepts; empty in a tree that is not installed."""
     try:
         asked = metadata.requires(_DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -269,7 +269,7 @@ def _least(distribution: str) -> Version:
 
 
 def _free(folder: Path) -> int:
-    """Bytes free where a folder is or will be."""
+    """Bytes that are free where a folder is or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

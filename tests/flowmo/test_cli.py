@@ -52,7 +52,7 @@ def test_bad_settings_are_usage_errors(arguments: tuple[str, ...], named: str) -
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_device_is_told_in_one_line(checkpoint: Path) -> None:
+def test_an_unknown_device_is_reported_in_one_line(checkpoint: Path) -> None:
     result = flowmo("serve", "--checkpoint", str(checkpoint), "--port", "0", "--device", "abacus")
     assert result.returncode == 1
     assert result.stderr.startswith("error: device 'abacus'")

@@ -21,7 +21,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run() -> Run:
-    """The command in this process; errors are told as they are on a terminal."""
+    """The command in this process; errors are reported as they are on a terminal."""
 
     def invoke(*arguments: object) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -103,7 +103,7 @@ def test_results_are_not_taken_for_pictures(run: Run, photos: Path, checkpoint: 
     assert not any(name.count(".flowmo") > 1 for name in files(photos))
 
 
-def test_results_that_exist_are_kept_unless_told_otherwise(
+def test_results_that_exist_are_kept_unless_replacing_is_asked_for(
     run: Run, photos: Path, checkpoint: Path
 ) -> None:
     target = photos / "a.png.flowmo"
@@ -235,13 +235,13 @@ def test_two_inputs_never_share_a_result(run: Run, photos: Path, checkpoint: Pat
     assert not out.exists()
 
 
-def test_no_pictures_is_told(run: Run, tmp_path: Path, checkpoint: Path) -> None:
+def test_no_pictures_is_reported(run: Run, tmp_path: Path, checkpoint: Path) -> None:
     result = run("tokenize", tmp_path, "-c", checkpoint)
     assert result.exit_code == 1
     assert "no files found" in result.output
 
 
-def test_a_bad_checkpoint_is_told_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_checkpoint_is_reported_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
     result = run("tokenize", photos, "-c", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert result.output.startswith("error: ")
@@ -314,7 +314,7 @@ def test_what_a_server_refuses_is_reported(run: Run, photos: Path, server: Serve
     assert "unsupported-image" in result.output
 
 
-def test_no_server_is_told_once(run: Run, photos: Path) -> None:
+def test_no_server_is_reported_once(run: Run, photos: Path) -> None:
     result = run("tokenize", photos, "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert result.output.count("no server at") == 1
