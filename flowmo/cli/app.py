@@ -90,7 +90,7 @@ _add(
     "reconstruct",
     reconstruct_command,
     "flowmo reconstruct photo.jpg --out again.png",
-    "flowmo reconstruct photos/ --out images/ --checkpoint checkpoints/tiny",
+    "flowmo reconstruct photos/ --checkpoint ksarge/FlowMo:flowmo_lo.pth --preset lo",
 )
 
 _SERVE = "Serve"
