@@ -14,7 +14,7 @@ from flowmo.imaging.reading import DEFAULT_MAX_PIXELS
 from flowmo.model.config import MAX_STEPS
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Batching
 from flowmo.service.engine.sizes import TORCH
-from flowmo.service.http.admission import DEFAULT_PLACES
+from flowmo.service.http.admission import DEFAULT_MAX_CONCURRENT_REQUESTS
 
 # The demo checkpoint that ships with the repository.
 DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "tiny"
@@ -118,7 +118,9 @@ class Settings(BaseSettings):
         description="Most sampler steps a client may ask for.",
     )
     queue_size: int = Field(
-        default=DEFAULT_PLACES, ge=1, description="Requests inside at once; more get 429."
+        default=DEFAULT_MAX_CONCURRENT_REQUESTS,
+        ge=1,
+        description="Requests inside at once; more get 429.",
     )
     queue_bytes: int = Field(
         default=DEFAULT_QUEUE_BYTES,

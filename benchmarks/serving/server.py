@@ -77,7 +77,7 @@ class Server:
 
     @property
     def peak_bytes(self) -> int | None:
-        """The most memory it has had resident so far; None where the system does not tell."""
+        """The most memory it has had resident so far; None where the system does not say."""
         status = Path(f"/proc/{self._process.pid}/status")
         if not status.exists():
             return None

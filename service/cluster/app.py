@@ -27,7 +27,7 @@ from flowmo.service.telemetry.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"
-# Requests of one gateway beyond its places: they are told that it is full.
+# Requests that a gateway takes beyond those it admits: they are answered that it is full.
 _REFUSABLE = 100
 
 
@@ -94,10 +94,9 @@ def build(config: ClusterConfig) -> Application:
         )
         decoders[name] = decoder.bind(name, model)
         encoders[name] = encoder.bind(name, model, decoders[name])
-    places = config.gateway_settings().queue_size
     gateway_options = config.gateway.options(
         target=100,
-        max_ongoing=places + _REFUSABLE,
+        max_ongoing=config.gateway_settings().queue_size + _REFUSABLE,
         drain_seconds=config.drain_seconds,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)

@@ -18,14 +18,14 @@ from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
 from flowmo.service.cluster.config import ModelConfig
-from flowmo.service.cluster.messages import CallMessage, Refusal
+from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
-from flowmo.service.engine.observer import Half
+from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
@@ -48,9 +48,9 @@ Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
 
 
 class _Replica(ABC, Generic[Engine]):
-    """What both halves have in common."""
+    """What the replicas of encoders and of decoders have in common."""
 
-    half: ClassVar[Half]
+    kind: ClassVar[EngineKind]
 
     def __init__(self, name: str, config: ModelConfig) -> None:
         self._name = name
@@ -85,7 +85,7 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.busy.set(self._name, to=self._device.busy_seconds)
             self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
-            self._metrics.slots.set(self._name, self.half, to=self._engine.slots)
+            self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
             self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -120,7 +120,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
             is there.
     """
 
-    half: ClassVar[Half] = "encode"
+    kind: ClassVar[EngineKind] = "encoder"
 
     async def __init__(  # type: ignore[misc]
         self, name: str, config: ModelConfig, decoder: "DeploymentHandle[Any]"
@@ -149,12 +149,12 @@ class EncoderReplica(_Replica[EncoderEngine]):
             max_queue=config.max_queue,
         )
 
-    async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | Refusal:
+    async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | RemoteError:
         """See :meth:`EncoderEngine.encode`."""
         try:
             return await self._engine.encode(pixels, call.received())
         except _EXPECTED as error:
-            return Refusal(error)
+            return RemoteError(error)
 
 
 class DecoderReplica(_Replica[DecoderEngine]):
@@ -165,7 +165,7 @@ class DecoderReplica(_Replica[DecoderEngine]):
         config: of the model.
     """
 
-    half: ClassVar[Half] = "decode"
+    kind: ClassVar[EngineKind] = "decoder"
 
     async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
@@ -181,28 +181,28 @@ class DecoderReplica(_Replica[DecoderEngine]):
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage
-    ) -> Decoded | Refusal:
+    ) -> Decoded | RemoteError:
         """See :meth:`DecoderEngine.decode`."""
         try:
             return await self._engine.decode(tokens, options, call.received())
         except _EXPECTED as error:
-            return Refusal(error)
+            return RemoteError(error)
 
     async def watch(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage, previews: frozenset[int]
-    ) -> AsyncIterator[Progress | Decoded | Refusal]:
+    ) -> AsyncIterator[DecodeProgress | Decoded | RemoteError]:
         """A decode with its progress; the last item is the result."""
-        news: asyncio.Queue[Progress | None] = asyncio.Queue()
-        watch = Watch(on_progress=news.put_nowait, previews=previews)
+        updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
+        watch = Watch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))
-        work.add_done_callback(lambda _: news.put_nowait(None))
+        work.add_done_callback(lambda _: updates.put_nowait(None))
         try:
-            while (progress := await news.get()) is not None:
+            while (progress := await updates.get()) is not None:
                 yield progress
             try:
                 yield work.result()
             except _EXPECTED as error:
-                yield Refusal(error)
+                yield RemoteError(error)
         finally:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

@@ -23,11 +23,12 @@ from flowmo.model.sampler import is_guided, time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
     DEFAULT_MAX_QUEUE,
+    NO_DEADLINE,
     Batching,
     Call,
     Decoded,
     DecodeOptions,
-    Progress,
+    DecodeProgress,
     Timings,
     Watch,
 )
@@ -131,23 +132,27 @@ class DecoderEngine:
             return self._completion(self._works, Load(steps=0, rows=0))
 
     async def decode(
-        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call = NO_DEADLINE,
+        watch: Watch | None = None,
     ) -> Decoded:
-        """The picture of a token set.
+        """Decode a token set.
 
         Args:
-            tokens: of the runner's model.
-            options: seed, sampler, and whether fewer steps will do.
-            call: deadline and priority.
-            watch: sees its progress.
+            tokens: a token set of the runner's model.
+            options: the seed, the sampler, and whether fewer steps will do.
+            call: the deadline and the priority.
+            watch: how progress is reported; it is not without it.
 
         Raises:
-            model.errors.TokenError: tokens of another shape.
-            OtherWeightsError: tokens for another model.
-            QueueFullError: too many are inside.
-            DeadlineUnreachableError: it would not be done in time.
-            DeadlineExceededError: it was not done in time.
-            ComputeError: a batch it was in failed.
+            model.errors.TokenError: the tokens have another shape than the model's.
+            OtherWeightsError: the tokens are for other weights.
+            QueueFullError: as many decodes as there may be are inside.
+            DeadlineUnreachableError: the decode would not be done in time.
+            DeadlineExceededError: the decode was not done in time.
+            ComputeError: a batch that the decode was in failed.
             EngineStoppedError: the device thread has ended.
         """
         weights = self._runner.info.fingerprint
@@ -178,7 +183,7 @@ class DecoderEngine:
         """The options it is taken with. Lock held."""
         ahead = self._ahead(call)
         if len(self._works) >= self._max_queue:
-            self._observer.refused("decode", "queue-full")
+            self._observer.refused("decoder", "queue-full")
             seconds = self._completion(self._works, Load(steps=0, rows=0))
             raise queue_full(f"{len(self._works)} decodes are inside", seconds)
         try:
@@ -187,7 +192,7 @@ class DecoderEngine:
             if (fewer := self._degraded(options, call, ahead)) is not None:
                 self._observer.degraded(options.sampler.steps - fewer.sampler.steps)
                 return fewer
-            self._observer.refused("decode", "deadline")
+            self._observer.refused("decoder", "deadline")
             raise
         return options
 
@@ -252,7 +257,7 @@ class DecoderEngine:
         """Forget work that nobody waits for. Lock held."""
         for work in [work for work in self._works if work.future.cancelled()]:
             self._works.remove(work)
-            self._observer.cancelled("decode", work.load.steps)
+            self._observer.cancelled("decoder", work.load.steps)
 
     def run(self) -> None:
         """See :meth:`Worker.run`: one tick."""
@@ -263,7 +268,7 @@ class DecoderEngine:
             if not candidates:
                 return
             tick = choose([work.rows[work.step] for work in candidates], self._times)
-            batch = [candidates[place] for place in tick.chosen]
+            batch = [candidates[index] for index in tick.chosen]
         begin = time.monotonic()
         for work in batch:
             work.begun = begin if work.begun is None else work.begun
@@ -274,7 +279,7 @@ class DecoderEngine:
             pictures = self._pictures(done)
         except Exception as error:  # noqa: BLE001
             # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("decode", len(batch), error)
+            self._observer.failed("decoder", len(batch), error)
             self._end(batch)
             for work in batch:
                 work.fail(ComputeError("a step of this decode failed on the device; try again"))
@@ -282,7 +287,7 @@ class DecoderEngine:
         self._times.observe(tick.bucket, seconds)
         rows = sum(work.rows[work.step - 1] for work in batch)
         self._computed_seconds += self._times.least_seconds(rows)
-        self._observer.batch("decode", rows=rows, bucket=tick.bucket, seconds=seconds)
+        self._observer.batch("decoder", rows=rows, bucket=tick.bucket, seconds=seconds)
         for work in batch:
             work.seconds.append(seconds)
         self._end(done)
@@ -302,13 +307,13 @@ class DecoderEngine:
         self._cohort = [work for work in self._cohort if work in inside]
         if not self._cohort:
             assert self._times is not None
-            places = 1 if self._batching == "single" else self._times.buckets[-1]
+            slots = 1 if self._batching == "single" else self._times.buckets[-1]
             for work in self._works:
                 # A later step may be guided, and must fit into a tick then.
                 need = 1 if self._batching == "single" else max(work.rows)
-                if need > places:
+                if need > slots:
                     break
-                places -= need
+                slots -= need
                 self._cohort.append(work)
         return list(self._cohort)
 
@@ -329,13 +334,13 @@ class DecoderEngine:
         v = self._runner.velocity(
             x, [work.times[work.step] for work in rows], torch.stack(conditions)
         )
-        for place, work in enumerate(batch):
-            own = v[place]
+        for index, work in enumerate(batch):
+            own = v[index]
             if work in guided:
                 null = v[len(batch) + guided.index(work)]
                 own = null + work.options.sampler.guidance * (own - null)
             t, t_next = work.times[work.step], work.times[work.step + 1]
-            state = x[place]
+            state = x[index]
             work.x = state - (t - t_next) * own
             work.step += 1
             if work.watch is not None:
@@ -345,7 +350,7 @@ class DecoderEngine:
     def _report(self, work: _Work, watch: Watch, estimate: "Tensor") -> None:
         wanted = work.step in watch.previews
         preview = self._runner.pixels(estimate[None])[0] if wanted else None
-        progress = Progress(step=work.step, steps=len(work.rows), preview=preview)
+        progress = DecodeProgress(step=work.step, steps=len(work.rows), preview=preview)
         # The loop is closed when its server was stopped hard.
         with contextlib.suppress(RuntimeError):
             work.loop.call_soon_threadsafe(watch.on_progress, progress)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowmo.imaging.reading import Pixels
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, NO_DEADLINE, Call, Encoded, Timings
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
@@ -70,18 +70,18 @@ class EncoderEngine:
         """Time until all that waits now would be done."""
         return self._seconds(len(self._waiting))
 
-    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
-        """Tokens of a picture.
+    async def encode(self, pixels: Pixels, call: Call = NO_DEADLINE) -> Encoded:
+        """Encode a picture.
 
         Args:
             pixels: uint8 [S, S, 3].
-            call: its deadline.
+            call: the deadline; the encoder serves every priority in the order of arrival.
 
         Raises:
-            QueueFullError: too many wait.
-            DeadlineUnreachableError: it would not be done in time.
-            DeadlineExceededError: it was not done in time.
-            ComputeError: its batch failed.
+            QueueFullError: as many pictures as may wait do.
+            DeadlineUnreachableError: the picture would not be encoded in time.
+            DeadlineExceededError: the picture was not encoded in time.
+            ComputeError: the batch that the picture was in failed.
             EngineStoppedError: the device thread has ended.
         """
         work = _Work(call=call, pixels=pixels)
@@ -100,10 +100,10 @@ class EncoderEngine:
                 raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
             refuse_late(call, seconds, "the encoding")
         except QueueFullError:
-            self._observer.refused("encode", "queue-full")
+            self._observer.refused("encoder", "queue-full")
             raise
         except Exception:
-            self._observer.refused("encode", "deadline")
+            self._observer.refused("encoder", "deadline")
             raise
 
     def _seconds(self, pictures: int) -> float:
@@ -131,7 +131,7 @@ class EncoderEngine:
         """See :meth:`Worker.due`."""
         while self._waiting and self._waiting[0].future.cancelled():
             self._waiting.popleft()
-            self._observer.cancelled("encode", 1)
+            self._observer.cancelled("encoder", 1)
         if not self._waiting:
             return None
         assert self._times is not None
@@ -147,7 +147,7 @@ class EncoderEngine:
             while self._waiting and len(batch) < self._times.buckets[-1]:
                 work = self._waiting.popleft()
                 if work.future.cancelled():
-                    self._observer.cancelled("encode", 1)
+                    self._observer.cancelled("encoder", 1)
                 else:
                     batch.append(work)
         if not batch:
@@ -159,14 +159,14 @@ class EncoderEngine:
             tokens = self._runner.encode(np.stack([work.pixels for work in padded]))
         except Exception as error:  # noqa: BLE001
             # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("encode", len(batch), error)
+            self._observer.failed("encoder", len(batch), error)
             for work in batch:
                 work.fail(ComputeError("the encoder failed on this batch; try again"))
             return
         seconds = time.monotonic() - begin
         self._times.observe(bucket, seconds)
         self._computed_seconds += self._times.least_seconds(len(batch))
-        self._observer.batch("encode", rows=len(batch), bucket=bucket, seconds=seconds)
+        self._observer.batch("encoder", rows=len(batch), bucket=bucket, seconds=seconds)
         weights = self._runner.info.fingerprint
         for work, item in zip(batch, tokens, strict=False):
             queued = begin - work.submitted

@@ -98,7 +98,7 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
     best_rate = 0.0
     for bucket in times.buckets:
         chosen, used = _fill(rows, bucket)
-        # Without the oldest in every tick, two rows could wait for ever for a place.
+        # Without the oldest in every tick, a step of two rows could wait for ever.
         if not chosen or chosen[0] != 0:
             continue
         rate = used / times.seconds(bucket)
@@ -110,9 +110,9 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
 
 def _fill(rows: Sequence[int], bucket: int) -> tuple[tuple[int, ...], int]:
     chosen, used = [], 0
-    for place, need in enumerate(rows):
+    for index, need in enumerate(rows):
         if used + need <= bucket:
-            chosen.append(place)
+            chosen.append(index)
             used += need
             if used == bucket:
                 break
@@ -135,13 +135,18 @@ class Load:
 def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
     """Seconds until ``new`` is done, if everything in ``ahead`` goes first.
 
-    Rows are places of a batch that work takes up in its order; each tick takes as long as a batch
+    Work takes up the slots of the largest bucket in its order; each tick takes as long as a batch
     of as many rows as there are, at most the largest bucket.
+
+    Args:
+        ahead: what is left of each piece of work that goes first.
+        new: the work whose completion is asked for.
+        times: how long a batch of each bucket takes.
     """
-    places = times.buckets[-1]
+    slots = times.buckets[-1]
     together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))
-    bucket = times.smallest(min(together, places))
-    free = [0] * places
+    bucket = times.smallest(min(together, slots))
+    free = [0] * slots
     for load in ahead:
         heapq.heapreplace(free, free[0] + load.rows)
     return (free[0] + new.steps) * times.seconds(bucket)

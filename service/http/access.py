@@ -1,4 +1,4 @@
-"""Who may use a route: a dependency that runs before a body is read or a place is taken."""
+"""Who may use a route: a dependency that runs before a request is admitted or its body read."""
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack

@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import BaseModel, Field
 
 from flowmo.imaging.writing import ImageFormat
-from flowmo.service.http.cache import Outcome
+from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.http.problems import Problem
 from flowmo.service.http.wire import (
     FitMessage,
@@ -107,7 +107,7 @@ class PictureItemAnswer(UploadAnswer):
     rho: float | None = None
     guidance: float | None = None
     degraded_from: int | None = None
-    cache: Outcome | None = None
+    cache: CacheOutcome | None = None
 
 
 A = TypeVar("A", bound=ItemAnswer)

@@ -49,14 +49,17 @@ class Batch(Generic[I]):
     defaults: Mapping[str, Any]
     items: Sequence[object]
 
-    def item(self, place: int) -> I:
-        """One item.
+    def item(self, index: int) -> I:
+        """Validate one item.
+
+        Args:
+            index: the item's index, 0 for the first.
 
         Raises:
-            InvalidFieldsError: it cannot be used.
+            InvalidFieldsError: the item is no object, or has fields that cannot be used.
         """
-        fields = self.items[place]
-        where = f"items.{place}"
+        fields = self.items[index]
+        where = f"items.{index}"
         if not isinstance(fields, dict):
             problem = FieldProblem(field=where, message="must be an object")
             raise InvalidFieldsError([problem])
@@ -134,10 +137,10 @@ async def outcomes(batch: Batch[I], work: Callable[[I], Awaitable[R]]) -> list[R
         A result or an error for each item, in their order.
     """
 
-    async def one(place: int) -> R | Exception:
+    async def one(index: int) -> R | Exception:
         try:
-            return await work(await asyncio.to_thread(batch.item, place))
+            return await work(await asyncio.to_thread(batch.item, index))
         except Exception as error:  # noqa: BLE001  (this item's outcome)
             return error
 
-    return await asyncio.gather(*(one(place) for place in range(len(batch.items))))
+    return await asyncio.gather(*(one(index) for index in range(len(batch.items))))

@@ -38,14 +38,14 @@ def choose(accept: str | None, offers: Sequence[str]) -> str:
     if not ranges:
         return offers[0]
     candidates = []
-    for place, offer in enumerate(offers):
+    for index, offer in enumerate(offers):
         matching = [
             (r.specificity, -i, r.quality) for i, r in enumerate(ranges) if r.matches(offer)
         ]
         if matching:
             specificity, order, quality = max(matching)
             if quality > 0:
-                candidates.append((quality, specificity, order, -place, offer))
+                candidates.append((quality, specificity, order, -index, offer))
     if not candidates:
         raise NotAcceptableError(f"on offer: {', '.join(offers)}; Accept excludes them all")
     return max(candidates)[-1]

@@ -2,7 +2,7 @@
 """How every error is answered: one table, one form (RFC 9457, ``application/problem+json``).
 
 Besides the members of the standard (type, title, status, detail, instance) an answer has ``code``
-(the stable name), ``mend`` (what to do about it) and, for fields, ``errors``. Nothing of an upload
+(the stable name), ``hint`` (what to do about it) and, for fields, ``errors``. Nothing of an upload
 is ever in it.
 """
 
@@ -63,13 +63,13 @@ class Answer:
         status: of HTTP.
         code: stable name for programs.
         title: stable sentence for people.
-        mend: what the client can do.
+        hint: what the client can do.
     """
 
     status: int
     code: str
     title: str
-    mend: str
+    hint: str
 
 
 _FORMATS = "JPEG, PNG, WebP, AVIF, GIF or BMP"
@@ -77,8 +77,8 @@ _SEND_AGAIN = "Send the container exactly as it was received."
 
 # fmt: off
 ANSWERS: dict[type[Exception], Answer] = {
-    error: Answer(status=status, code=code, title=title, mend=mend)
-    for error, status, code, title, mend in (
+    error: Answer(status=status, code=code, title=title, hint=hint)
+    for error, status, code, title, hint in (
         (MalformedBodyError, 400, "malformed-body", "The body cannot be read", "Send a body that is what its Content-Type says."),
         (TensorError, 400, "bad-tensor", "The tensors cannot be used", "Send the tensors that GET /v2/models/MODEL states."),
         (CorruptImageError, 400, "corrupt-image", "The image cannot be decoded", "Send the complete, undamaged file."),
@@ -118,7 +118,7 @@ INTERNAL = Answer(
     status=500,
     code="internal",
     title="The server made a mistake",
-    mend="Report the request id; the server's log has the details.",
+    hint="Report the request id; the server's log has the details.",
 )
 
 
@@ -146,7 +146,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     code: str
-    mend: str
+    hint: str
     errors: list[FieldMessage] | None = None
     retry_after: int | None = None
 
@@ -170,7 +170,7 @@ def problem(
         detail=detail,
         instance=f"urn:flowmo:request:{request_id}",
         code=answer.code,
-        mend=answer.mend,
+        hint=answer.hint,
         errors=[FieldMessage(field=p.field, message=p.message) for p in fields] or None,
         retry_after=error.retry_after if isinstance(error, UnavailableError) else None,
     )

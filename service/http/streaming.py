@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
-from flowmo.service.engine.calls import Decoded, Progress, Watch
-from flowmo.service.http.core import Job
+from flowmo.service.engine.calls import Decoded, DecodeProgress, Watch
+from flowmo.service.http.job import Job
 
 MEDIA_TYPE = "text/event-stream"
 # Of one event, for the OpenAPI document.
@@ -72,7 +72,7 @@ class DecodeStream:
     def __init__(self, job: Job, *, media_type: str, quality: int) -> None:
         self._job = job
         self._media_type, self._quality = media_type, quality
-        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         self._task: asyncio.Task[Decoded] | None = None
 
     async def start(
@@ -86,11 +86,11 @@ class DecodeStream:
         Raises:
             Exception: whatever kept it from being made.
         """
-        watch = Watch(on_progress=self._news.put_nowait, previews=previews)
+        watch = Watch(on_progress=self._updates.put_nowait, previews=previews)
         self._task = task = asyncio.create_task(work(watch))
         resources.callback(task.cancel)
-        task.add_done_callback(lambda _: self._news.put_nowait(None))
-        first = await self._news.get()
+        task.add_done_callback(lambda _: self._updates.put_nowait(None))
+        first = await self._updates.get()
         if first is None:
             task.result()  # raises; a decode that is done has made a step
         self._first = first
@@ -103,20 +103,20 @@ class DecodeStream:
             explain: a problem document for an error.
         """
         assert self._task is not None
-        news = self._first
+        update = self._first
         try:
-            while news is not None:
-                at = {"step": news.step, "steps": news.steps}
+            while update is not None:
+                at = {"step": update.step, "steps": update.steps}
                 yield _event("progress", at)
-                if news.preview is not None:
-                    yield _event("preview", {**at, **await self._picture(news.preview)})
-                news = await self._news.get()
+                if update.preview is not None:
+                    yield _event("preview", {**at, **await self._picture(update.preview)})
+                update = await self._updates.get()
             decoded = self._task.result()
             self._job.clock.add_decode(decoded)
             picture = await self._picture(decoded.pixels)
             yield _event("image", {**picture, "headers": describe(decoded)})
         except Exception as error:  # noqa: BLE001
-            # The answer has begun; an event is all that can still tell.
+            # The answer has begun: an event is all that can still report it.
             yield _encoded("error", explain(error))
 
     async def _picture(self, pixels: Pixels) -> dict[str, str]:

@@ -47,12 +47,12 @@ def test_panels_say_what_they_show(dashboard: Dashboard) -> None:
 def test_panels_do_not_overlap(dashboard: Dashboard) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(dashboard.to_json())["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        box = panel["gridPos"]
+        assert box["x"] + box["w"] <= 24
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(box["x"], box["x"] + box["w"])
+            for y in range(box["y"], box["y"] + box["h"])
         }
         assert not cells & taken, panel["title"]
         taken |= cells

@@ -12,9 +12,10 @@ from flowmo.model.config import SamplerConfig
 from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import DecodeOptions
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
-from flowmo.service.http.core import Job, Service, Upload
+from flowmo.service.http.job import Job
 from flowmo.service.http.middleware import request_id_of
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import Upload
 from flowmo.service.http.problems import (
     ANSWERS,
     INTERNAL,
@@ -24,6 +25,7 @@ from flowmo.service.http.problems import (
     answer_for,
     problem,
 )
+from flowmo.service.http.service import Service
 from flowmo.service.http.wire import SamplingOptions
 
 logger = logging.getLogger(__name__)
