@@ -11,7 +11,12 @@ from flowmo.service.engine.observer import EngineKind
 
 
 class Encoder(Protocol):
-    """Turns pictures into tokens for many callers at once."""
+    """Turns pictures into tokens for many callers at once.
+
+    Each caller is guaranteed its tokens, or an error that says why there are none, by its deadline,
+    in the order in which the callers came; whatever else is in a batch does not change the tokens
+    beyond the rounding of a sum.
+    """
 
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
         """See :meth:`EncoderEngine.encode`."""
@@ -19,7 +24,12 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """Turns tokens into pictures for many callers at once."""
+    """Turns tokens into pictures for many callers at once.
+
+    Each caller is guaranteed its picture, or an error that says why there is none, by its deadline;
+    that its decode, once it is the oldest inside, makes a step in every batch until it is done; and
+    that the picture depends on its own tokens, seed and options alone, up to the rounding of a sum.
+    """
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
