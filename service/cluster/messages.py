@@ -17,8 +17,8 @@ class CallMessage:
     """A call on its way to a replica.
 
     Attributes:
-        remaining: the seconds that were left until the call's deadline when it was sent.
-        priority: the call's priority.
+        remaining: The seconds that were left until the call's deadline when it was sent.
+        priority: The call's priority.
     """
 
     remaining: float
@@ -41,7 +41,7 @@ class RemoteError:
     """An error of a replica, which the gateway raises again.
 
     Attributes:
-        error: the exception as the replica raised it.
+        error: The exception as the replica raised it.
     """
 
     error: Exception

@@ -31,7 +31,7 @@ class RemoteEncoder:
 
     Args:
         handle: Ray's handle of the encoder's deployment.
-        calls: the work that this gateway has given to the model's replicas.
+        calls: The work that this gateway has given to the model's replicas.
     """
 
     def __init__(self, handle: "Handle", calls: RemoteCalls) -> None:
@@ -60,7 +60,7 @@ class RemoteDecoder:
 
     Args:
         handle: Ray's handle of the decoder's deployment.
-        calls: the work that this gateway has given to the model's replicas.
+        calls: The work that this gateway has given to the model's replicas.
     """
 
     def __init__(self, handle: "Handle", calls: RemoteCalls) -> None:
@@ -114,7 +114,7 @@ class RemoteEngines:
     """The encoder and the decoder of one model, each on replicas of its own.
 
     Args:
-        info: the model as its replicas described it.
+        info: The model as its replicas described it.
         encoder: Ray's handle of the encoder's deployment.
         decoder: Ray's handle of the decoder's deployment.
     """

@@ -42,13 +42,13 @@ class RemoteCalls:
     """The work that one gateway has given to the replicas of one model.
 
     Args:
-        info: the model as its replicas described it when the gateway started.
-        ask: asks a replica what its model is now.
+        info: The model as its replicas described it when the gateway started.
+        ask: Asks a replica what its model is now.
 
     Attributes:
-        info: the model as a replica described it last.
-        inside: the number of pictures that this gateway waits for.
-        closed: whether the gateway has given up its replicas.
+        info: The model as a replica described it last.
+        inside: The number of pictures that this gateway waits for.
+        closed: Whether the gateway has given up its replicas.
     """
 
     def __init__(self, info: CodecInfo, ask: Callable[[], Awaitable[CodecInfo]]) -> None:
@@ -83,16 +83,16 @@ class RemoteCalls:
         """Have a piece of work done by whichever replica can.
 
         Args:
-            once: asks one replica to do it.
-            call: the deadline at which the work is given up.
-            patience: the seconds to wait, in a rolling update, for a replica with the weights that
+            once: Asks one replica to do it.
+            call: The deadline at which the work is given up.
+            patience: The seconds to wait, in a rolling update, for a replica with the weights that
                 the work is for.
 
         Raises:
-            DeadlineExceededError: no replica had done it by the deadline.
-            QueueFullError: no replica takes more work.
-            EngineStoppedError: every replica that tried has died.
-            Exception: what the replica itself refused it with.
+            DeadlineExceededError: No replica had done it by the deadline.
+            QueueFullError: No replica takes more work.
+            EngineStoppedError: Every replica that tried has died.
+            Exception: What the replica itself refused it with.
         """
         self.inside += 1
         until = time.monotonic() + patience

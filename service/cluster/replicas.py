@@ -90,18 +90,18 @@ class _Replica(ABC, Generic[Engine]):
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def info(self) -> CodecInfo:
-        """What the model is."""
+        """The model's shapes, weights and device; constant."""
         return self._runner.info
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Ray every few seconds; for :class:`BacklogPolicy`."""
+        """Report the work in this replica, for :class:`BacklogPolicy`; Ray calls this often."""
         return {BACKLOG: self._engine.backlog_seconds, WORK: self._work_share()}
 
     def check_health(self) -> None:
-        """Called by Ray now and then; a replica that raises is replaced.
+        """Check that the engine works; Ray calls this often, and replaces a replica that raises.
 
         Raises:
-            RuntimeError: the device thread has ended or its device does not answer.
+            RuntimeError: The device thread has ended or its device does not answer.
         """
         if not self._device.alive:
             raise RuntimeError(
@@ -111,13 +111,13 @@ class _Replica(ABC, Generic[Engine]):
 
 
 class EncoderReplica(_Replica[EncoderEngine]):
-    """Pixels to tokens.
+    """A replica that turns pixels into tokens.
 
     Args:
-        name: of the model.
-        config: of the model.
-        decoder: handle of the model's decoder; an encoder takes requests when one of its weights
-            is there.
+        name: The model's name.
+        config: The model's configuration.
+        decoder: Ray's handle of the model's decoder; the replica takes requests when a decoder of
+            its weights is there.
     """
 
     kind: ClassVar[EngineKind] = "encoder"
@@ -158,11 +158,11 @@ class EncoderReplica(_Replica[EncoderEngine]):
 
 
 class DecoderReplica(_Replica[DecoderEngine]):
-    """Tokens to pixels.
+    """A replica that turns tokens into pixels.
 
     Args:
-        name: of the model.
-        config: of the model.
+        name: The model's name.
+        config: The model's configuration.
     """
 
     kind: ClassVar[EngineKind] = "decoder"
@@ -191,7 +191,11 @@ class DecoderReplica(_Replica[DecoderEngine]):
     async def watch(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage, previews: frozenset[int]
     ) -> AsyncIterator[DecodeProgress | Decoded | RemoteError]:
-        """A decode with its progress; the last item is the result."""
+        """Decode a token set and report its progress.
+
+        Yields:
+            The progress after each step, then the result or the error.
+        """
         updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         watch = Watch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))

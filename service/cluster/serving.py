@@ -27,14 +27,15 @@ def run(
     """Serve until ^C or SIGTERM; what has begun is finished.
 
     Args:
-        config: of everything.
-        host: address of the HTTP proxies.
-        port: of the HTTP proxies.
-        announce: called when requests are answered.
-        cpus: that this machine's own cluster may share out; not for one that is there.
+        config: The whole cluster's configuration.
+        host: The address that the HTTP proxies listen on.
+        port: The port that the HTTP proxies listen on.
+        announce: Called when requests are answered.
+        cpus: The cores that this machine's own cluster may share out; unused where a cluster is
+            there already.
 
     Raises:
-        RuntimeError: the application could not be started.
+        RuntimeError: The application could not be started.
     """
     address = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}

@@ -22,7 +22,7 @@ class Call:
     """The circumstances in which a piece of work is asked for.
 
     Attributes:
-        deadline: when the answer is of no more use, in seconds of ``time.monotonic()``.
+        deadline: When the answer is of no more use, in seconds of ``time.monotonic()``.
         priority: ``batch`` work lets younger interactive work pass it, for a bounded time.
     """
 
@@ -47,11 +47,11 @@ class DecodeOptions:
     """What a client may choose about a decode.
 
     Attributes:
-        seed: the seed of the starting noise, 0 <= seed < 2^63.
-        sampler: the time grid and guidance.
-        degrade: whether the engine may take fewer steps when the deadline cannot be met otherwise.
-        weights: the fingerprint of the weights that the tokens are for; None takes any.
-        patience: the seconds to wait for a replica of these weights, while an update is under way.
+        seed: The seed of the starting noise, 0 <= seed < 2^63.
+        sampler: The time grid and guidance.
+        degrade: Whether the engine may take fewer steps when the deadline cannot be met otherwise.
+        weights: The fingerprint of the weights that the tokens are for; None takes any.
+        patience: The seconds to wait for a replica of these weights, while an update is under way.
     """
 
     seed: int
@@ -66,9 +66,9 @@ class Timings:
     """Where a piece of work spent its time, in seconds.
 
     Attributes:
-        queue: the wait until the device first took the work up.
-        run: the time from then to the result.
-        steps: the time of each step of a decode, without the waits between steps.
+        queue: The wait until the device first took the work up.
+        run: The time from then to the result.
+        steps: The time of each step of a decode, without the waits between steps.
     """
 
     queue: float
@@ -81,9 +81,9 @@ class Encoded:
     """One encoded picture.
 
     Attributes:
-        tokens: the picture's token set.
-        weights: the fingerprint of the weights that made it.
-        timings: where the time went.
+        tokens: The picture's token set.
+        weights: The fingerprint of the weights that made it.
+        timings: Where the time went.
     """
 
     tokens: Tokens
@@ -97,8 +97,8 @@ class Decoded:
 
     Attributes:
         pixels: uint8 [S, S, 3].
-        sampler: the sampler that was used; fewer steps than asked for if ``degrade`` allowed it.
-        timings: where the time went.
+        sampler: The sampler that was used; fewer steps than asked for if ``degrade`` allowed it.
+        timings: Where the time went.
     """
 
     pixels: Pixels
@@ -111,9 +111,9 @@ class DecodeProgress:
     """One step of a decode is done.
 
     Attributes:
-        step: the number of steps that are done, 1 after the first.
-        steps: the number of steps that there will be.
-        preview: the clean-image estimate, uint8 [S, S, 3], after the steps that asked for it.
+        step: The number of steps that are done, 1 after the first.
+        steps: The number of steps that there will be.
+        preview: The clean-image estimate, uint8 [S, S, 3], after the steps that asked for it.
     """
 
     step: int
@@ -126,8 +126,8 @@ class Watch:
     """How a decode reports its progress.
 
     Attributes:
-        on_progress: called in the event loop's thread after each step.
-        previews: the steps, 1 for the first, after which the clean-image estimate is wanted.
+        on_progress: Called in the event loop's thread after each step.
+        previews: The steps, 1 for the first, after which the clean-image estimate is wanted.
     """
 
     on_progress: Callable[[DecodeProgress], None]

@@ -54,14 +54,19 @@ _WARM_RUNS = 2
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Work(Work[Decoded]):
-    """A decode.
+    """A decode that waits or is under way.
 
     Attributes:
-        tokens, options, watch: what was asked for.
-        times: N + 1 of them; step i goes from times[i] to times[i + 1].
-        rows: of each step, 1 or 2.
-        step: steps done.
-        x, condition: on the device, from the first tick on.
+        tokens: The token set to decode.
+        options: The options that it was taken with.
+        watch: How progress is reported, if it is.
+        loop: The event loop that progress is reported in.
+        times: N + 1 times; step i goes from times[i] to times[i + 1].
+        rows: The rows of each step, 1 or 2.
+        step: The number of steps that are done.
+        x: The state, float32 [3, S, S], on the device, from the first tick on.
+        condition: The condition, [K, D + 1], on the device, from the first tick on.
+        seconds: The time of each step that is done.
     """
 
     tokens: Tokens
@@ -77,7 +82,7 @@ class _Work(Work[Decoded]):
 
     @property
     def load(self) -> Load:
-        """What is left to do."""
+        """What is left of the decode."""
         return Load(steps=len(self.rows) - self.step, rows=sum(self.rows[self.step :]))
 
 
@@ -85,10 +90,10 @@ class DecoderEngine:
     """Decodes for many clients.
 
     Args:
-        runner: what computes.
-        device: the thread it computes on.
-        observer: is told what happens.
-        max_queue: decodes inside at once; more are refused.
+        runner: What computes the steps.
+        device: The thread that the runner is called on.
+        observer: Is notified of what happens.
+        max_queue: How many decodes may be inside at once; more are refused.
         batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
             when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
     """
@@ -112,22 +117,22 @@ class DecoderEngine:
 
     @property
     def queue_depth(self) -> int:
-        """Decodes that wait or are under way."""
+        """The number of decodes that wait or are under way."""
         return len(self._works)
 
     @property
     def slots(self) -> int:
-        """Rows of the largest batch that is used."""
+        """The rows of the largest batch that is used."""
         return (self._times or self._runner).buckets[-1]
 
     @property
     def computed_seconds(self) -> float:
-        """What all that was computed takes at the best rate, from the start on."""
+        """The seconds that all work since the start takes at the best rate."""
         return self._computed_seconds
 
     @property
     def backlog_seconds(self) -> float:
-        """Time until all that is inside now would be done."""
+        """The seconds until all that is inside now would be done."""
         with self._device.changed:
             return self._completion(self._works, Load(steps=0, rows=0))
 
@@ -141,19 +146,19 @@ class DecoderEngine:
         """Decode a token set.
 
         Args:
-            tokens: a token set of the runner's model.
-            options: the seed, the sampler, and whether fewer steps will do.
-            call: the deadline and the priority.
-            watch: how progress is reported; it is not without it.
+            tokens: A token set of the runner's model.
+            options: The seed, the sampler, and whether fewer steps will do.
+            call: The deadline and the priority.
+            watch: How progress is reported; it is not without it.
 
         Raises:
-            model.errors.TokenError: the tokens have another shape than the model's.
-            OtherWeightsError: the tokens are for other weights.
-            QueueFullError: as many decodes as there may be are inside.
-            DeadlineUnreachableError: the decode would not be done in time.
-            DeadlineExceededError: the decode was not done in time.
-            ComputeError: a batch that the decode was in failed.
-            EngineStoppedError: the device thread has ended.
+            model.errors.TokenError: The tokens have another shape than the model's.
+            OtherWeightsError: The tokens are for other weights.
+            QueueFullError: As many decodes as there may be are inside.
+            DeadlineUnreachableError: The decode would not be done in time.
+            DeadlineExceededError: The decode was not done in time.
+            ComputeError: A batch that the decode was in failed.
+            EngineStoppedError: The device thread has ended.
         """
         weights = self._runner.info.fingerprint
         if options.weights not in {None, weights}:
@@ -180,7 +185,7 @@ class DecoderEngine:
         return await result_by_deadline(work)
 
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
-        """The options it is taken with. Lock held."""
+        """Choose the options that new work is taken with, or refuse it. The lock is held."""
         ahead = self._ahead(call)
         if len(self._works) >= self._max_queue:
             self._observer.refused("decoder", "queue-full")
@@ -199,7 +204,7 @@ class DecoderEngine:
     def _degraded(
         self, options: DecodeOptions, call: Call, ahead: Sequence[_Work]
     ) -> DecodeOptions | None:
-        """The most steps that can be made in time, if fewer than asked for will do. Lock held."""
+        """Reduce the steps to the most that can be made in time, if fewer do. The lock is held."""
         sampler = options.sampler
         if not options.degrade or sampler.schedule == "explicit":
             return None
@@ -214,7 +219,7 @@ class DecoderEngine:
         return None if steps < least else replace(options, sampler=replace(sampler, steps=steps))
 
     def _ahead(self, call: Call) -> Sequence[_Work]:
-        """What would go before new work of such a call."""
+        """The work that would go before new work of such a call. The lock is held."""
         probe = Work[None](call=call)
         return self._works[: bisect.bisect(self._works, probe.order, key=lambda w: w.order)]
 
@@ -254,7 +259,7 @@ class DecoderEngine:
         return 0.0 if self._works else None
 
     def _drop_cancelled(self) -> None:
-        """Forget work that nobody waits for. Lock held."""
+        """Forget work that nobody waits for. The lock is held."""
         for work in [work for work in self._works if work.future.cancelled()]:
             self._works.remove(work)
             self._observer.cancelled("decoder", work.load.steps)
@@ -300,7 +305,7 @@ class DecoderEngine:
             work.succeed(Decoded(pixels=pixels, sampler=work.options.sampler, timings=timings))
 
     def _candidates(self) -> list[_Work]:
-        """Who may be in the next tick, the oldest first. Lock held."""
+        """The work that may be in the next tick, the oldest first. The lock is held."""
         if self._batching == "step":
             return self._works
         inside = set(self._works)
@@ -319,7 +324,7 @@ class DecoderEngine:
 
     @torch.inference_mode()
     def _step(self, batch: Sequence[_Work], bucket: int) -> None:
-        """One Euler step of each."""
+        """Make one Euler step of each decode in the batch."""
         for work in batch:
             if work.x is None:
                 work.x, work.condition = self._runner.begin(work.tokens, work.options.seed)
@@ -383,7 +388,7 @@ def _present(tensor: "Tensor | None") -> "Tensor":
 
 
 def _rows(sampler: SamplerConfig) -> tuple[int, ...]:
-    """Rows of each step."""
+    """The rows of each step: two where it is guided."""
     return tuple(1 + is_guided(t, sampler) for t in time_grid(sampler)[:-1])
 
 

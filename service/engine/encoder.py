@@ -28,11 +28,11 @@ class EncoderEngine:
     """Encodes for many clients.
 
     Args:
-        runner: what computes.
-        device: the thread it computes on.
-        observer: is told what happens.
-        max_queue: pictures that may wait; more are refused.
-        batch_wait: how long a batch that is not full waits for company, in seconds.
+        runner: What computes the tokens.
+        device: The thread that the runner is called on.
+        observer: Is notified of what happens.
+        max_queue: How many pictures may wait; more are refused.
+        batch_wait: How long a batch that is not full waits for more pictures, in seconds.
     """
 
     def __init__(
@@ -52,22 +52,22 @@ class EncoderEngine:
 
     @property
     def queue_depth(self) -> int:
-        """Pictures that wait for the device."""
+        """The number of pictures that wait for the device."""
         return len(self._waiting)
 
     @property
     def slots(self) -> int:
-        """Pictures of the largest batch that is used."""
+        """The pictures of the largest batch that is used."""
         return (self._times or self._runner).buckets[-1]
 
     @property
     def computed_seconds(self) -> float:
-        """What all that was computed takes at the best rate, from the start on."""
+        """The seconds that all work since the start takes at the best rate."""
         return self._computed_seconds
 
     @property
     def backlog_seconds(self) -> float:
-        """Time until all that waits now would be done."""
+        """The seconds until all that waits now would be done."""
         return self._seconds(len(self._waiting))
 
     async def encode(self, pixels: Pixels, call: Call = NO_DEADLINE) -> Encoded:
@@ -75,14 +75,14 @@ class EncoderEngine:
 
         Args:
             pixels: uint8 [S, S, 3].
-            call: the deadline; the encoder serves every priority in the order of arrival.
+            call: The deadline; the encoder serves every priority in the order of arrival.
 
         Raises:
-            QueueFullError: as many pictures as may wait do.
-            DeadlineUnreachableError: the picture would not be encoded in time.
-            DeadlineExceededError: the picture was not encoded in time.
-            ComputeError: the batch that the picture was in failed.
-            EngineStoppedError: the device thread has ended.
+            QueueFullError: As many pictures as may wait do.
+            DeadlineUnreachableError: The picture would not be encoded in time.
+            DeadlineExceededError: The picture was not encoded in time.
+            ComputeError: The batch that the picture was in failed.
+            EngineStoppedError: The device thread has ended.
         """
         work = _Work(call=call, pixels=pixels)
         with self._device.changed:

@@ -17,8 +17,8 @@ class EngineSettings:
     """How the engines of one process work.
 
     Attributes:
-        max_queue: how many pictures may be inside each engine at once; more are refused.
-        batching: how the decoder forms its batches; see :class:`DecoderEngine`.
+        max_queue: How many pictures may be inside each engine at once; more are refused.
+        batching: How the decoder forms its batches; see :class:`DecoderEngine`.
     """
 
     max_queue: int = DEFAULT_MAX_QUEUE
@@ -29,10 +29,10 @@ class LocalEngines:
     """One model in this process: both engines on one device thread.
 
     Args:
-        encoder: the runner that computes tokens.
-        decoder: the runner that computes sampler steps; often the same as ``encoder``.
-        settings: how the engines work; the defaults of :class:`EngineSettings` without it.
-        observer: is notified of what happens in both engines; nobody is without it.
+        encoder: The runner that computes tokens.
+        decoder: The runner that computes sampler steps; often the same as ``encoder``.
+        settings: How the engines work; the defaults of :class:`EngineSettings` without it.
+        observer: Is notified of what happens in both engines; nobody is without it.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class BucketTimes:
     so that buckets which have not been used lately stay comparable.
 
     Args:
-        seconds: the measured time of a batch, in seconds above 0, by its bucket.
+        seconds: The measured time of a batch, in seconds above 0, by its bucket.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -58,8 +58,8 @@ class BucketTimes:
         It counts for as long as it took: one slow tick among hundreds of quick ones says little.
 
         Args:
-            bucket: the bucket of the batch.
-            seconds: the time that the batch took.
+            bucket: The bucket of the batch.
+            seconds: The time that the batch took.
         """
         weight = min(_MOST_WEIGHT, self.seconds(bucket) / _MEMORY)
         self._factor += weight * (seconds / self._base[bucket] - self._factor)
@@ -69,8 +69,8 @@ def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
     """The buckets worth using: those that finish more rows a second than every smaller one.
 
     Args:
-        seconds: the measured time of a batch, in seconds, by its bucket.
-        keep: the size up to which buckets stay in any case.
+        seconds: The measured time of a batch, in seconds, by its bucket.
+        keep: The size up to which buckets stay in any case.
 
     Returns:
         The times of the buckets that are worth using.
@@ -90,8 +90,8 @@ class Tick:
     """The batch to run next.
 
     Attributes:
-        chosen: the indices, in the list of waiting steps, of those that are in the batch.
-        bucket: the size of the batch; its rows beyond those of ``chosen`` are padding.
+        chosen: The indices, in the list of waiting steps, of those that are in the batch.
+        bucket: The size of the batch; its rows beyond those of ``chosen`` are padding.
     """
 
     chosen: tuple[int, ...]
@@ -106,8 +106,8 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
     bucket, which is one of ``times``.
 
     Args:
-        rows: the rows of each waiting step, 1 or 2, the oldest first; not empty.
-        times: how long a batch of each bucket takes; the largest bucket holds ``rows[0]``.
+        rows: The rows of each waiting step, 1 or 2, the oldest first; not empty.
+        times: How long a batch of each bucket takes; the largest bucket holds ``rows[0]``.
     """
     best: Tick | None = None
     best_rate = 0.0
@@ -139,8 +139,8 @@ class Load:
     """What is left of a decode.
 
     Attributes:
-        steps: the steps that are still to be made, one after the other.
-        rows: the network evaluations of these steps, guided steps counting twice.
+        steps: The steps that are still to be made, one after the other.
+        rows: The network evaluations of these steps, guided steps counting twice.
     """
 
     steps: int
@@ -154,9 +154,9 @@ def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
     of as many rows as there are, at most the largest bucket.
 
     Args:
-        ahead: what is left of each piece of work that goes first.
-        new: the work whose completion is asked for.
-        times: how long a batch of each bucket takes.
+        ahead: What is left of each piece of work that goes first.
+        new: The work whose completion is asked for.
+        times: How long a batch of each bucket takes.
     """
     slots = times.buckets[-1]
     together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))

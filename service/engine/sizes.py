@@ -9,10 +9,10 @@ GPU_MAX_BATCH = 16
 
 
 def buckets_of(device: str, max_batch: int | None) -> tuple[int, ...]:
-    """Batch sizes of a kind of device, ascending.
+    """The batch sizes for a kind of device, ascending.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        max_batch: the largest; what suits the device by default.
+        max_batch: The largest batch size; what suits the device by default.
     """
     return powers_of_two(max_batch or (GPU_MAX_BATCH if device == "cuda" else CPU_MAX_BATCH))

@@ -17,13 +17,13 @@ from flowmo.service.engine.sizes import TORCH, buckets_of
 
 
 class TorchRunner:
-    """Both halves of a codec over an :class:`InferenceModel`.
+    """Encodes and decodes with an :class:`InferenceModel`.
 
     Args:
-        model: the network; used from one thread at a time.
-        max_batch: most rows of one batch, at least 2; by default what suits the device.
-        runner: what the model is computed by, for people.
-        is_fallback: whether that is not what was asked for.
+        model: The network; used from one thread at a time.
+        max_batch: The most rows of one batch, at least 2; what suits the device by default.
+        runner: The name of what computes the model, for people.
+        is_fallback: Whether that is not what was asked for.
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class TorchRunner:
 
     @property
     def info(self) -> CodecInfo:
-        """What it is; constant."""
+        """The model's shapes, weights and device; constant."""
         return self._info
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes, ascending."""
+        """The batch sizes that are computed, ascending."""
         return self._buckets
 
     def synchronize(self) -> None:
@@ -80,14 +80,14 @@ class TorchRunner:
 
 
 def to_images(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [-1, 1]."""
+    """Turn uint8 [B, S, S, 3] into float32 [B, 3, S, S] in [-1, 1], on a device."""
     # A copy, because Pillow's buffers are read-only and torch has no such tensors.
     images = torch.from_numpy(np.array(pixels)).to(device)
     return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
 def to_pixels(images: Tensor) -> Pixels:
-    """Float [B, 3, S, S] in [-1, 1], clipped, to uint8 [B, S, S, 3]."""
+    """Turn float [B, 3, S, S] in [-1, 1], clipped, into uint8 [B, S, S, 3]."""
     levels = ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
     result: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return result

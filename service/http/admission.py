@@ -14,14 +14,14 @@ class AdmissionLimiter:
     Used from the event loop's thread only.
 
     Args:
-        max_requests: how many requests may be inside at once.
-        max_bytes: how many bytes the bodies of these requests may have together.
+        max_requests: How many requests may be inside at once.
+        max_bytes: How many bytes the bodies of these requests may have together.
 
     Attributes:
         capacity: ``max_requests`` as given.
         capacity_bytes: ``max_bytes`` as given.
-        admitted: how many requests are inside now.
-        admitted_bytes: how many bytes their bodies may have together.
+        admitted: How many requests are inside now.
+        admitted_bytes: How many bytes their bodies may have together.
     """
 
     def __init__(self, max_requests: int, max_bytes: int) -> None:
@@ -36,12 +36,12 @@ class AdmissionLimiter:
         The block begins before the request's body is read, and ends when it has been answered.
 
         Args:
-            size: the most bytes that the request's body may have.
-            backlog_seconds: the time that the work inside will take, which a refused client is
+            size: The most bytes that the request's body may have.
+            backlog_seconds: The time that the work inside will take, which a refused client is
                 asked to wait.
 
         Raises:
-            QueueFullError: as many requests, or bytes, as there may be are inside already.
+            QueueFullError: As many requests, or bytes, as there may be are inside already.
         """
         full = self.admitted >= self.capacity
         # One request may always come in, however large; the body limit bounds it.

@@ -38,19 +38,20 @@ def create_app(
     *,
     in_cluster: bool = False,
 ) -> FastAPI:
-    """An application that serves some models.
+    """Make an application that serves some models.
 
     Their engines start, and warm up, with the application; they finish what they have on shutdown.
     On SIGHUP they are loaded again.
 
     Args:
-        models: what is served.
-        metrics: where to count.
-        settings: limits; from the environment by default.
-        in_cluster: it is one of several gateways: others replace models and read the metrics.
+        models: The models that are served.
+        metrics: The series in which everything is counted.
+        settings: The operator's settings; from the environment by default.
+        in_cluster: Whether this is one of several gateways: then others replace models and export
+            the metrics.
 
     Raises:
-        KeysError: the API keys cannot be read.
+        KeysError: The API keys cannot be read.
     """
     settings = settings or Settings()
     keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)

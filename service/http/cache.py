@@ -30,8 +30,8 @@ class CacheEntry(Generic[T]):
     """One entry of the cache.
 
     Attributes:
-        value: the cached value.
-        size: the memory that the entry takes, in bytes; None for a value that is not to be cached.
+        value: The cached value.
+        size: The memory that the entry takes, in bytes; None for a value that is not to be cached.
     """
 
     value: T
@@ -43,8 +43,8 @@ class CacheResult(Generic[T]):
     """What the cache gave.
 
     Attributes:
-        value: the value that was asked for.
-        outcome: whether it was there, was being made for another request, or was made for this one.
+        value: The value that was asked for.
+        outcome: Whether it was there, was being made for another request, or was made for this one.
     """
 
     value: T
@@ -65,8 +65,8 @@ class SharedCache(Generic[T]):
     Used from the event loop's thread only.
 
     Attributes:
-        max_bytes: the most memory of all entries together; 0 caches nothing, and shares nothing.
-        size: the memory of all entries now, in bytes.
+        max_bytes: The most memory of all entries together; 0 caches nothing, and shares nothing.
+        size: The memory of all entries now, in bytes.
     """
 
     max_bytes: int
@@ -85,11 +85,11 @@ class SharedCache(Generic[T]):
         A value is made until the last request that waits for it has left.
 
         Args:
-            key: everything that the value depends on.
-            make: makes the value; called when it is neither cached nor being made.
+            key: Everything that the value depends on.
+            make: Makes the value; called when it is neither cached nor being made.
 
         Raises:
-            Exception: whatever ``make`` raised.
+            Exception: Whatever ``make`` raised.
         """
         if not self.max_bytes:
             return CacheResult(value=(await make()).value, outcome="miss")

@@ -15,14 +15,14 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
     """Wait for ``work``, and cancel it when the client leaves.
 
     Args:
-        request: the request that asked for the work; its body must have been read.
-        work: the computation that nobody needs once the client has left.
+        request: The request that asked for the work; its body must have been read.
+        work: The computation that nobody needs once the client has left.
 
     Returns:
         The work's result.
 
     Raises:
-        ClientLeftError: the client closed the connection first.
+        ClientLeftError: The client closed the connection first.
     """
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnected(request))

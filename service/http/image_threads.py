@@ -16,7 +16,7 @@ class ImageThreads:
     Used from the event loop's thread only.
 
     Args:
-        limit: how many images may be decoded or encoded at once, at least 1.
+        limit: How many images may be decoded or encoded at once, at least 1.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,9 +26,9 @@ class ImageThreads:
         """Run ``work`` in a thread as soon as a slot is free.
 
         Args:
-            work: a function that decodes or encodes one image.
-            stage: the name under which ``clock`` counts the work's time.
-            clock: the clock of the request that needs the result.
+            work: A function that decodes or encodes one image.
+            stage: The name under which ``clock`` counts the work's time.
+            clock: The clock of the request that needs the result.
 
         Returns:
             The work's result.

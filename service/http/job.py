@@ -29,12 +29,12 @@ class Job:
     """What one request has done with one model.
 
     Args:
-        service: the parts that all routes share.
-        scope: the request that the work is for.
-        served: the model that does the work; :meth:`begin` keeps it from being closed meanwhile.
+        service: The parts that all routes share.
+        scope: The request that the work is for.
+        served: The model that does the work; :meth:`begin` keeps it from being closed meanwhile.
 
     Attributes:
-        clock: how long each stage of the request took.
+        clock: How long each stage of the request took.
         fingerprint: 32 hex digits that name the weights that the work was done with.
     """
 
@@ -59,11 +59,11 @@ class Job:
         """Decode an uploaded file and fit it to the model's square.
 
         Args:
-            data: the bytes of an image file.
-            fit: how a picture that is no square becomes one.
+            data: The bytes of an image file.
+            fit: How a picture that is no square becomes one.
 
         Raises:
-            ImageError: the file is no image that can be used.
+            ImageError: The file is no image that can be used.
         """
         size, limit = self.info.image_size, self._service.settings.max_pixels
 
@@ -80,7 +80,7 @@ class Job:
             pixels: uint8 [S, S, 3].
 
         Raises:
-            RequestError: see :meth:`EncoderEngine.encode`.
+            RequestError: See :meth:`EncoderEngine.encode`.
         """
         encoded = await self.engines.encoder.encode(pixels, self._scope.call)
         self.clock.add({"queue": encoded.timings.queue, "encode": encoded.timings.run})
@@ -97,13 +97,13 @@ class Job:
 
         Args:
             pixels: uint8 [S, S, 3].
-            options: how the tokens are decoded.
-            format: the format of the resulting file.
+            options: How the tokens are decoded.
+            format: The format of the resulting file.
             quality: 1 to 100, for formats that lose something.
 
         Raises:
-            OtherWeightsError: encoders and decoders stay at different weights.
-            DeadlineExceededError: another request was decoding the same picture, and did not finish
+            OtherWeightsError: Encoders and decoders stay at different weights.
+            DeadlineExceededError: Another request was decoding the same picture, and did not finish
                 in time.
         """
         until = time.monotonic() + UPDATE_SECONDS
@@ -121,14 +121,14 @@ class Job:
         """Decode a token set to a file, unless the cache has the file or will soon have it.
 
         Args:
-            tokens: a token set of the model.
-            options: how the tokens are decoded.
-            format: the format of the resulting file.
+            tokens: A token set of the model.
+            options: How the tokens are decoded.
+            format: The format of the resulting file.
             quality: 1 to 100, for formats that lose something.
 
         Raises:
-            OtherWeightsError: no decoder has the weights that the tokens are for.
-            DeadlineExceededError: another request was decoding the same picture, and did not finish
+            OtherWeightsError: No decoder has the weights that the tokens are for.
+            DeadlineExceededError: Another request was decoding the same picture, and did not finish
                 in time.
         """
 
@@ -170,7 +170,7 @@ class Job:
         """Decode a token set to pixels, past the cache.
 
         Raises:
-            RequestError: see :meth:`DecoderEngine.decode`.
+            RequestError: See :meth:`DecoderEngine.decode`.
         """
         own = replace(options, weights=self.fingerprint)
         decoded = await self.engines.decoder.decode(tokens, own, self._scope.call)

@@ -12,8 +12,8 @@ class Upload:
     """A picture as the client sent it, and as the model takes it.
 
     Attributes:
-        image: the uploaded image, decoded.
-        fitted: the square that the model sees, and how it was cut from the image.
+        image: The uploaded image, decoded.
+        fitted: The square that the model sees, and how it was cut from the image.
     """
 
     image: DecodedImage
@@ -25,8 +25,8 @@ class Picture:
     """A decoded picture as an image file.
 
     Attributes:
-        data: the bytes of the file.
-        sampler: the time grid and guidance that the picture was decoded with.
+        data: The bytes of the file.
+        sampler: The time grid and guidance that the picture was decoded with.
     """
 
     data: bytes

@@ -60,10 +60,10 @@ class Answer:
     """How an error is answered.
 
     Attributes:
-        status: of HTTP.
-        code: stable name for programs.
-        title: stable sentence for people.
-        hint: what the client can do.
+        status: The HTTP status.
+        code: A stable name, for programs.
+        title: A stable sentence, for people.
+        hint: What the client can do about it.
     """
 
     status: int
@@ -138,7 +138,7 @@ class FieldMessage(BaseModel):
 
 
 class Problem(BaseModel):
-    """Any error, as RFC 9457 has it."""
+    """A problem document: any error, as RFC 9457 has it."""
 
     type: str
     title: str
@@ -154,13 +154,13 @@ class Problem(BaseModel):
 def problem(
     answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
 ) -> Problem:
-    """An error as a message.
+    """Make the problem document of an error.
 
     Args:
-        answer: the row of the table.
-        detail: what happened this time.
-        request_id: names the occurrence (``instance``).
-        error: adds its fields and its Retry-After.
+        answer: The row of the table that answers the error.
+        detail: What happened this time.
+        request_id: The id that names the occurrence (``instance``).
+        error: The error itself, which adds its fields and its Retry-After.
     """
     fields = error.problems if isinstance(error, InvalidFieldsError) else ()
     return Problem(
@@ -179,7 +179,7 @@ def problem(
 def problem_response(
     answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
 ) -> Response:
-    """An error as RFC 9457 JSON; arguments of :func:`problem`."""
+    """Answer an error with RFC 9457 JSON; the arguments are those of :func:`problem`."""
     message = problem(answer, detail, request_id=request_id, error=error)
     return Response(
         message.model_dump_json(exclude_none=True),
@@ -190,7 +190,7 @@ def problem_response(
 
 
 def error_headers(answer: Answer, error: BaseException | None) -> dict[str, str]:
-    """Headers that go with an error, whatever the form of its text."""
+    """The headers that go with an error, whatever the form of its text."""
     headers = {}
     if isinstance(error, RowError):
         error = error.error

@@ -14,9 +14,9 @@ class RequestScope:
     """One admitted request and what it holds, as a context manager.
 
     Attributes:
-        request: the request as the client sent it.
-        call: the request's deadline and priority.
-        resources: what is released at the end of the scope: the admission, and the models in use.
+        request: The request as the client sent it.
+        call: The request's deadline and priority.
+        resources: What is released at the end of the scope: the admission, and the models in use.
             An answer that is still being made when the route returns takes them over with
             ``resources.pop_all()``.
     """

@@ -25,14 +25,14 @@ class Service:
     """The parts of one application that its routes share.
 
     Args:
-        models: the models that are served.
-        limiter: admits requests.
-        settings: the limits that the operator has set.
-        metrics: the series in which everything is counted.
+        models: The models that are served.
+        limiter: Admits requests.
+        settings: The limits that the operator has set.
+        metrics: The series in which everything is counted.
 
     Attributes:
-        pictures: decoded pictures as files, for requests that repeat.
-        image_threads: the threads that read and write image files.
+        pictures: Decoded pictures as files, for requests that repeat.
+        image_threads: The threads that read and write image files.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class Service:
         """Admit a request, before its body is read.
 
         Args:
-            request: the request as the client sent it.
-            priority: how urgent the request is if its headers do not say.
+            request: The request as the client sent it.
+            priority: How urgent the request is if its headers do not say.
 
         Returns:
             The request's scope; the request counts as inside until it is closed.
 
         Raises:
-            InvalidFieldsError: a header that says how to treat the request cannot be used.
-            QueueFullError: as many requests as there may be are inside already.
+            InvalidFieldsError: A header that says how to treat the request cannot be used.
+            QueueFullError: As many requests as there may be are inside already.
         """
         settings = self.settings
         call = call_of(

@@ -13,9 +13,9 @@ class StageClock:
     """The seconds of each stage of one request, for its ``Server-Timing`` header.
 
     Attributes:
-        metrics: the series in which every stage is counted too.
-        model: the name of the model that the request uses.
-        seconds: the sum of each stage so far, by its name.
+        metrics: The series in which every stage is counted too.
+        model: The name of the model that the request uses.
+        seconds: The sum of each stage so far, by its name.
     """
 
     metrics: Metrics
@@ -28,8 +28,8 @@ class StageClock:
         A stage that a request passes twice (the queue, in reconstruct) adds up in the header.
 
         Args:
-            stages: the seconds of each stage, in the order in which they happened.
-            attributes: what the spans of these stages say in addition to the model's name.
+            stages: The seconds of each stage, in the order in which they happened.
+            attributes: What the spans of these stages say in addition to the model's name.
         """
         record_stages(stages, **{"flowmo.model": self.model, **attributes})
         for stage, seconds in stages.items():

@@ -32,7 +32,7 @@ class EngineMetrics:
     """The series of engines, each with its model's label.
 
     Args:
-        instruments: make the series.
+        instruments: Make the series.
     """
 
     def __init__(self, instruments: Instruments) -> None:
@@ -100,8 +100,8 @@ class ModelObserver:
     """Counts what happens in the engines of one model: an :class:`EngineObserver`.
 
     Args:
-        metrics: the series of all engines.
-        model: the value of the label ``model``.
+        metrics: The series of all engines.
+        model: The value of the label ``model``.
     """
 
     def __init__(self, metrics: EngineMetrics, model: str) -> None:
@@ -147,8 +147,8 @@ class Metrics:
     """The series of one gateway, and of the engines that it has in its process.
 
     Args:
-        instruments: make the series.
-        in_cluster: whether the engines are in other processes, and have series of their own.
+        instruments: Make the series.
+        in_cluster: Whether the engines are in other processes, and have series of their own.
     """
 
     def __init__(self, instruments: Instruments, *, in_cluster: bool = False) -> None:
@@ -235,8 +235,8 @@ class Metrics:
         Ray forgets those that have not been set since it last reported them.
 
         Args:
-            models: the models that are served.
-            limiter: the limiter of this gateway.
+            models: The models that are served.
+            limiter: The limiter of this gateway.
         """
         self._build.set(VERSION, platform.python_version(), to=1)
         self._cache_bytes.set(to=self._cached_bytes)

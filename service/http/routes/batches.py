@@ -47,7 +47,7 @@ A = TypeVar("A", bound=ItemAnswer)
 
 
 def _body(body: type[BaseModel]) -> dict[str, object]:
-    """OpenAPI request body in its two forms."""
+    """Make the OpenAPI request body in its two forms."""
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     form = {"type": "object", "properties": {"item": files}, "required": ["item"]}
     content = {FORM: {"schema": form}, JSON: {"schema": schema_ref(body)}}
@@ -141,7 +141,17 @@ async def _run(
     work: Callable[[RequestScope, I], Awaitable[A]],
     answer: type[A],
 ) -> Response:
-    """A batch request from its body to its answer."""
+    """Answer a batch request.
+
+    Args:
+        request: A request whose body has not been read.
+        service: The parts that all routes share.
+        query: The options from the query string.
+        kind: The type of one item.
+        field: The field of ``kind`` that a file of a form becomes.
+        work: Makes the outcome of one item.
+        answer: The type of one item's outcome.
+    """
     settings = service.settings
     # Whoever sends many pictures at once waits for the whole; whoever sends one is waited for.
     with service.admit(request, priority="batch") as scope:

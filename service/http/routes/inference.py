@@ -54,7 +54,7 @@ class InferenceErrorAnswer(BaseModel):
 
 
 def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for errors in the protocol's form."""
+    """Make the OpenAPI entries of errors in the protocol's form."""
     return {status: {"model": InferenceErrorAnswer} for status in statuses}
 
 
@@ -90,7 +90,7 @@ async def server_metadata() -> dict[str, Any]:
 
 @router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
-    """As /healthz."""
+    """Whether the process should go on living, as /healthz."""
     if not service.models.alive:
         raise NotReadyError("a device thread has ended")
     return {"live": True}
@@ -98,7 +98,7 @@ async def live(service: ServiceOf) -> dict[str, bool]:
 
 @router.get("/health/ready", responses=error_responses(503))
 async def ready(service: ServiceOf) -> dict[str, bool]:
-    """As /readyz."""
+    """Whether to send requests here, as /readyz."""
     if not service.models.ready:
         raise NotReadyError("the models are warming up")
     return {"ready": True}
@@ -109,7 +109,7 @@ async def ready(service: ServiceOf) -> dict[str, bool]:
 async def model_metadata(
     service: ServiceOf, name: str, version: str | None = None
 ) -> dict[str, Any]:
-    """Tensors of a model, and its versions: the models that are served."""
+    """The tensors of a model, and its versions: the models that are served."""
     _check_name(name)
     served = service.models.choose(version)
     return models.metadata(name, served.engines.info, [s.name for s in service.models])
@@ -168,7 +168,7 @@ async def infer(
 
 
 def error_response(answer: Answer, detail: str, error: Exception) -> Response:
-    """An error in the protocol's form; status and headers are those of the other routes."""
+    """Answer an error in the protocol's form; status and headers are those of the other routes."""
     text = f"{answer.code}: {detail} {answer.hint}"
     return JSONResponse({"error": text}, answer.status, headers=error_headers(answer, error))
 
@@ -229,11 +229,11 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
 
 
 async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
-    """``work`` on every row at once, so that they share the engines' batches.
+    """Do ``work`` for every row at once, so that they share the engines' batches.
 
     Raises:
-        TensorError: too many rows.
-        RowError: one failed.
+        TensorError: There are too many rows.
+        RowError: A row failed.
     """
     limit = service.settings.max_items
     if len(rows) > limit:

@@ -172,7 +172,7 @@ async def _stream(
     wanted: DetokenizeOptions,
     media_type: str,
 ) -> Response:
-    """The decode as events."""
+    """Answer with the decode as events."""
     if media_type == streaming.MEDIA_TYPE:
         media_type = IMAGE_OFFERS[0]
     stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
