@@ -44,6 +44,15 @@ def test_panels_say_what_they_show(dashboard: Dashboard) -> None:
 
 
 @every_dashboard
+def test_legends_name_labels_that_sums_keep(dashboard: Dashboard) -> None:
+    for panel in dashboard.panels:
+        for query in panel.queries:
+            shown = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+            for kept in re.findall(r"by \(([^)]*)\)", query.expression):
+                assert shown <= set(kept.split(", ")), f"{panel.title}: {query.expression}"
+
+
+@every_dashboard
 def test_panels_do_not_overlap(dashboard: Dashboard) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(dashboard.to_json())["panels"]:

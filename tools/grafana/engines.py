@@ -7,7 +7,7 @@ _DECODER = {"engine": "decoder"}
 
 _ROWS = rate("flowmo_batch_rows_sum", "model", "engine")
 # On Ray there is no series before the first row of padding.
-_FILLING = f"({rate('flowmo_batch_padding_rows_total', 'model', 'half')} or 0 * {_ROWS})"
+_FILLING = f"({rate('flowmo_batch_padding_rows_total', 'model', 'engine')} or 0 * {_ROWS})"
 _PADDING = f"{_FILLING} / ({_FILLING} + {_ROWS})"
 
 ENGINES = Dashboard(
