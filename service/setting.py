@@ -15,9 +15,9 @@ from pydantic.config import JsonDict
 from pydantic.fields import FieldInfo
 
 PREFIX = "FLOWMO_"
-# Variables of this prefix that are not the server's: the client's key, and those that Kubernetes
-# sets for a Service whose name begins with "flowmo".
-_OTHERS = re.compile(r"FLOWMO_(API_KEY|(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d+_.+)?))")
+# Variables of this prefix that are not the server's: the client's key, the folder of converted
+# checkpoints, and those that Kubernetes sets for a Service whose name begins with "flowmo".
+_OTHERS = re.compile(r"FLOWMO_(API_KEY|CACHE|(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d+_.+)?))")
 
 
 class Panel(StrEnum):

@@ -271,7 +271,7 @@ def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
 
 
 def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outcome:
-    """Several times as many clients as may be inside."""
+    """Several times as many clients as are admitted."""
     with load(bench.application.url, bench.upload, SEEDS, clients=16) as answers:
         time.sleep(2)
         begin = time.monotonic()
@@ -290,7 +290,7 @@ def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outco
     goodput = during.tally(begin, bench.known).ok / lasted
     return Outcome(
         fault="overload",
-        injected=f"{clients} clients, 32 may be inside; capacity measured with 16",
+        injected=f"{clients} clients, 32 admitted at once; capacity measured with 16",
         target="90 % of capacity, the rest 429, memory within 10 %",
         met=_clean(tally) and tally.refused > 0 and goodput >= 0.9 * capacity and growth < 0.1,
         tally=tally,

@@ -46,7 +46,7 @@ class TorchRunner:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes, ascending."""
+        """The batch sizes that are computed, ascending."""
         return self._buckets
 
     def synchronize(self) -> None:
@@ -56,7 +56,7 @@ class TorchRunner:
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
         """See :meth:`EncoderRunner.encode`."""
-        return self._model.tokenize(to_images(pixels, self._model.device))
+        return self._model.tokens_of(self._model.encode(to_images(pixels, self._model.device)))
 
     def check(self, tokens: Tokens) -> None:
         """See :meth:`DecoderRunner.check`."""
@@ -72,7 +72,7 @@ class TorchRunner:
 
     def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:
         """See :meth:`DecoderRunner.velocity`."""
-        return self._model.velocity(x, times, condition)
+        return self._model.velocity_modulated(x, self._model.modulation(times), condition)
 
     def pixels(self, x: Tensor) -> Pixels:
         """See :meth:`DecoderRunner.pixels`."""

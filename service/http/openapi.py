@@ -69,8 +69,8 @@ def describe(app: FastAPI, info: ModelInfo) -> None:
     """Add schemas of request bodies and problems, and examples, to the application's document.
 
     Args:
-        app: with all its routes.
-        info: of the default model, whose tokens the examples are.
+        app: The application, with all its routes.
+        info: The default model, whose tokens the examples are.
     """
     generate = app.openapi
 

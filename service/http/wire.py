@@ -1,4 +1,4 @@
-"""What travels as JSON and as query parameters."""
+"""The JSON and the query parameters of requests and answers."""
 
 import base64
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -38,7 +38,7 @@ class _Message(BaseModel):
 
 
 class ModelOptions(_Message):
-    """Which model."""
+    """Which model does the work."""
 
     model: str | None = Field(
         default=None,
@@ -90,10 +90,10 @@ class SamplingOptions(_Message):
     )
 
     def sampler(self, default: SamplerConfig) -> SamplerConfig:
-        """The default sampler with what was asked for changed.
+        """Change the default sampler as the client asked.
 
         Raises:
-            ConfigError: the choices do not go together.
+            ConfigError: The choices do not go together.
         """
         return default.changed(
             steps=self.steps, schedule=self.schedule, rho=self.rho, guidance=self.guidance
@@ -190,7 +190,14 @@ class TokensMessage(_Message):
 
     @classmethod
     def of(cls, name: str, tokens: Tokens, info: ModelInfo, fingerprint: str) -> Self:
-        """Tokens that weights of ``fingerprint`` made, which are served under ``name``."""
+        """Make the message of tokens.
+
+        Args:
+            name: The name under which the model is served.
+            tokens: A token set of the model.
+            info: The model's shapes.
+            fingerprint: The fingerprint of the weights that made the tokens.
+        """
         config = info.config
         return cls(
             ids=tokens.ids.tolist(),
@@ -203,11 +210,11 @@ class TokensMessage(_Message):
         )
 
     def to_tokens(self, info: ModelInfo) -> Tokens:
-        """Tokens for ``info``'s model.
+        """Take the tokens as ``info``'s model can decode them.
 
         Raises:
-            ContainerMismatchError: the message names another model's weights.
-            TokenError: ids of a wrong shape or range.
+            ContainerMismatchError: The message names another model's weights.
+            TokenError: The ids have another shape or are out of range.
         """
         if self.fingerprint is not None and self.fingerprint.lower() != info.fingerprint:
             raise ContainerMismatchError(
@@ -241,7 +248,7 @@ class FitMessage(_Message):
 
 
 class UploadMessage(_Message):
-    """What came."""
+    """What the client uploaded."""
 
     width: int = Field(description="In pixels, after the orientation was applied.")
     height: int = Field(description="In pixels, after the orientation was applied.")
@@ -325,7 +332,7 @@ class ModelMessage(_Message):
 
     @classmethod
     def of(cls, name: str, info: ModelInfo, *, max_steps: int, ready: bool) -> Self:
-        """A codec under its name."""
+        """Make the message of a model that is served under a name."""
         config: FlowMoConfig = info.config
         return cls(
             name=name,

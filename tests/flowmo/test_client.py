@@ -84,7 +84,7 @@ def test_refusals_carry_the_servers_words(ask: Asker, server: ServerProcess) -> 
     error = caught.value
     assert (error.status, error.code) == (415, "unsupported-image")
     assert error.request_id == "mine"
-    assert error.mend in str(error)
+    assert error.hint in str(error)
     assert error.retry_after is None
     with pytest.raises(ServerRefusedError) as caught:
         ask(server, "reconstruct", PNG, sampling=Sampling(steps=5000))

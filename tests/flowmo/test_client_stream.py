@@ -110,7 +110,7 @@ def test_a_stream_that_is_left_is_given_up_by_the_server(
         wait_for(http, "flowmo_steps_saved_total", saved + 1, model="nano", reason="cancelled")
         # The client itself goes on.
         assert client.is_ready()
-    assert value(http, "flowmo_admitted_requests") == 0
+    assert value(http, "flowmo_requests_admitted") == 0
 
 
 def test_so_it_is_by_coroutines(

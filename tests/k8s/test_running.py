@@ -122,7 +122,7 @@ def test_the_one_process_of_a_pod(checkpoint: Path, tmp_path: Path) -> None:
 
         begun = threading.Thread(target=ask)
         begun.start()
-        in_flight = "flowmo_admitted_requests 1.0"
+        in_flight = "flowmo_requests_admitted 1.0"
         while in_flight not in httpx.get(f"{server.url}/metrics").text:
             assert begun.is_alive()
         os.kill(server.pid, signal.SIGTERM)

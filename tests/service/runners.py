@@ -15,7 +15,7 @@ from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
 from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.model_info import ModelInfo
-from flowmo.service.engine.observer import Half, Refusal, Silent
+from flowmo.service.engine.observer import EngineKind, NullObserver, RefusalReason
 from flowmo.service.engine.runner import Runner
 from flowmo.service.http.app import create_app
 from flowmo.service.models import Models
@@ -91,27 +91,27 @@ class Gated:
         self.entered.clear()
 
 
-class Recorder(Silent):
+class Recorder(NullObserver):
     """An observer that remembers."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Half, int, int]] = []
-        self.refusals: list[tuple[Half, Refusal]] = []
+        self.batches: list[tuple[EngineKind, int, int]] = []
+        self.refusals: list[tuple[EngineKind, RefusalReason]] = []
         self.saved: list[int] = []
         self.failures = 0
         self.degradations: list[int] = []
 
-    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+    def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         assert seconds > 0
-        self.batches.append((half, rows, bucket))
+        self.batches.append((engine, rows, bucket))
 
-    def refused(self, half: Half, why: Refusal) -> None:
-        self.refusals.append((half, why))
+    def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
+        self.refusals.append((engine, reason))
 
-    def cancelled(self, half: Half, steps_saved: int) -> None:
+    def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         self.saved.append(steps_saved)
 
-    def failed(self, half: Half, works: int, error: Exception) -> None:
+    def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
         self.failures += works
 
     def degraded(self, steps_saved: int) -> None:

@@ -72,7 +72,7 @@ def test_tokens_go_to_the_model_that_made_them(two: httpx.Client) -> None:
     del json["tokens"]["fingerprint"]
     by_name = two.post("/v1/detokenize", json={"tokens": json["tokens"]})
     assert (by_name.headers["Flowmo-Model"], by_name.content) == ("other", answer.content)
-    # Asking for another one by name is a mistake that is told.
+    # Asking for another one by name is a mistake that is reported.
     wrong = two.post("/v1/detokenize", json={"tokens": {**json["tokens"]}, "model": "first"})
     assert wrong.headers["Flowmo-Model"] == "first"  # ids alone say nothing of their model
     clash = two.post(
@@ -96,9 +96,9 @@ def test_each_has_its_own_series(two: httpx.Client) -> None:
     found = samples(two)
     for model in ("first", "other"):
         assert ("flowmo_ready", (("model", model),)) in found
-        labels = (("half", "decode"), ("model", model), ("reason", "deadline"))
+        labels = (("engine", "decoder"), ("model", model), ("reason", "deadline"))
         assert found[("flowmo_engine_refused_total", labels)] == 0
-    rows = ("flowmo_batch_rows_count", (("half", "encode"), ("model", "other")))
+    rows = ("flowmo_batch_rows_count", (("engine", "encoder"), ("model", "other")))
     assert found[rows] >= 1
 
 
@@ -191,7 +191,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
         options = DecodeOptions(seed=0, sampler=runner.info.sampler)
         gated.gate.clear()
         gated.entered.clear()
-        decode = asyncio.create_task(old.engines.decode(some_tokens(), options, Call()))
+        decode = asyncio.create_task(old.engines.decoder.decode(some_tokens(), options, Call()))
         await until(gated.entered.is_set)
         with models.use(old):
             await models.reload(60.0)
@@ -199,7 +199,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
             gated.gate.set()
             assert (await decode).pixels.shape == (32, 32, 3)
             # A request that holds it may still begin something.
-            await old.engines.decode(some_tokens(), options, Call())
+            await old.engines.decoder.decode(some_tokens(), options, Call())
         await until(lambda: not old.engines.alive)
         await models.close(10.0)
 

@@ -32,7 +32,7 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert message["instance"] == f"urn:flowmo:request:{answer.headers['X-Request-ID']}"
     assert message["title"]
     assert message["detail"]
-    assert message["mend"].endswith(".")
+    assert message["hint"].endswith(".")
     return message
 
 
