@@ -116,7 +116,7 @@ _add(
     _TRAIN,
     "train",
     train_command,
-    "flowmo train tiny-demo --data photos/ --out runs/tiny",
+    "flowmo train finetune --data photos/",
     "flowmo train tiny-demo --data photos/ --out runs/tiny --resume",
 )
 _add(
