@@ -15,7 +15,7 @@ each kind is answered.
      ├── BodyTimeoutError        the body did not arrive in time
      ├── UnauthorizedError       no key, or an unknown one
      ├── UnavailableError        not now, but later
-     │    ├── QueueFullError          all places are taken
+     │    ├── QueueFullError          as much is inside as may be
      │    ├── RateLimitedError        the key has used up what it may
      │    ├── DeadlineUnreachableError  it would be done too late
      │    └── NotReadyError           the warm-up is not done

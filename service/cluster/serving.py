@@ -30,9 +30,9 @@ def run(
     At SIGHUP the config is read again and deployed, replica after replica.
 
     Args:
-        read: Gives the config of everything.
-        host: The address of the HTTP proxies.
-        port: The port of the HTTP proxies.
+        read: Gives the whole cluster's configuration.
+        host: The address that the HTTP proxies listen on.
+        port: The port that the HTTP proxies listen on.
         announce: Called when requests are answered.
         cpus: Processors that this machine's own cluster may share out; not for one that is there.
 

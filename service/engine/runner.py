@@ -97,4 +97,4 @@ class DecoderRunner(RunnerBase, Protocol):
 
 
 class Runner(EncoderRunner, DecoderRunner, Protocol):
-    """Both runners on one device."""
+    """The encoder and the decoder of one model on one device."""

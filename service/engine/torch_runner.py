@@ -17,12 +17,12 @@ from flowmo.service.engine.sizes import TORCH
 
 
 class TorchRunner:
-    """Encoder and decoder of an :class:`InferenceModel`.
+    """Encodes and decodes with an :class:`InferenceModel`.
 
     Args:
         model: The network; used from one thread at a time.
-        buckets: Batch sizes that it is asked for, ascending.
-        runner: What the model is computed by, for people.
+        buckets: The batch sizes that are asked for, ascending.
+        runner: The name of what computes the model, for people.
         is_fallback: Whether that is not what was asked for.
     """
 
@@ -41,7 +41,7 @@ class TorchRunner:
 
     @property
     def info(self) -> ModelInfo:
-        """The card of the model; constant."""
+        """The model's shapes, weights and device; constant."""
         return self._info
 
     @property
