@@ -11,7 +11,7 @@ from tests.packaging.environments import ROOT, Environment, run
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """The archives that a release would publish, and a wheel as a clone's ``pip install .`` makes it."""
+    """What a release would publish, and a wheel as ``pip install .`` in a clone makes it."""
 
     sdist: Path
     wheel: Path  # built from the unpacked sdist

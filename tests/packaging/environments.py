@@ -1,8 +1,8 @@
-"""Environments as a stranger's: the core's libraries and nothing else, and the project from a wheel.
+"""Environments like a stranger's: the project from a wheel, the core's libraries, nothing else.
 
-Nothing is downloaded. The libraries are links to those of the environment that runs the tests, chosen
-by what pyproject.toml and the libraries themselves declare, so that an import of anything that only
-an extra brings fails here as it would there.
+Nothing is downloaded. The libraries are links to those of the environment that runs the tests,
+chosen by what pyproject.toml and the libraries themselves declare, so that an import of anything
+that only an extra brings fails here as it would there.
 """
 
 import os

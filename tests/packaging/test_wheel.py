@@ -1,4 +1,4 @@
-"""The wheel, installed where only the core's libraries are, in a folder full of the user's own names."""
+"""The wheel beside the core's libraries alone, in a folder full of the user's own names."""
 
 import subprocess
 from pathlib import Path
