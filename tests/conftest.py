@@ -13,10 +13,13 @@ import pytest
 import torch
 from hypothesis import settings
 
-# For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
+# For the processes that tests start, and for this one: see tests/site/sitecustomize.py. A worker of
+# pytest-xdist is such a process, and has run it.
 _SITE = Path(__file__).parent / "site"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
-runpy.run_path(str(_SITE / "sitecustomize.py"))
+_PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if str(_SITE) not in _PATH:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), *_PATH]))
+    runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 # Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
 settings.register_profile("local", deadline=None)

@@ -23,16 +23,9 @@ def test_every_linked_package_is_banned_as_a_name_of_its_own() -> None:
 @pytest.mark.parametrize("statement", ["import {}", "from {} import x", "import {}.x as x"])
 @pytest.mark.parametrize("name", sorted(BANNED))
 def test_the_linter_refuses_the_name(name: str, statement: str) -> None:
+    ruff = [sys.executable, "-m", "ruff", "check", "--select=TID251"]
     found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "ruff",
-            "check",
-            "--select=TID251",
-            "--stdin-filename=benchmarks/some.py",
-            "-",
-        ],
+        [*ruff, "--stdin-filename=benchmarks/some.py", "-"],
         input=statement.format(name) + "\n",
         cwd=ROOT,
         capture_output=True,

@@ -35,4 +35,4 @@ def test_settings_are_frozen() -> None:
 
 def test_the_default_checkpoint_lies_beside_the_packages() -> None:
     root = Path(__file__).parents[2]
-    assert Settings().checkpoint == str(root / "checkpoints" / "tiny")
+    assert Settings().checkpoint == str(root / "flowmo" / "checkpoints" / "tiny")
