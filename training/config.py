@@ -116,7 +116,7 @@ class OptimizerConfig:
         weight_decay: decoupled (AdamW) decay of matrices, 0 in the published recipe.
         grad_clip: largest global gradient norm; None does not clip.
         parametrization: ``mup`` scales hidden and readout matrices with width; ``standard`` does
-            not (see docs/decisions/0020).
+            not (see docs/decisions/0016).
         base_width: width at which both parametrizations agree.
         fix_weight_norm: rescale block matrices to their initial Frobenius norm after each step.
         initial_gate: value of the residual gates before the first step; 0 is adaLN-zero.
@@ -180,7 +180,7 @@ class LossWeights:
         flow: of the mean squared velocity error, in every stage.
         entropy: lambda_ent of lookup-free quantization (stage 1A; supplement, Table 1).
         commitment: lambda_commit of lookup-free quantization (1A; Table 1).
-        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0023).
+        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0016).
         perceptual: lambda_lpips, between image and one-step estimate (1A; Table 1).
         sample_perceptual: between image and sample of the chain (1B; supplement, Table 2).
         sample_mse: squared error of the sample (1B, distillation; not in the paper).
