@@ -77,10 +77,10 @@ def test_onnx_runtime_computes_in_float32_only(small_checkpoint: Path, tmp_path:
         install(model, str(small_checkpoint), runtime, (1, 2))
 
 
-COMPILES = (
+COMPILES = [
     pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning"),  # PyTorch's own use of it
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler"),
-)
+]
 
 
 def compiled(checkpoint: Path, dtype: torch.dtype) -> tuple[InferenceModel, CompiledSteps]:

@@ -62,7 +62,7 @@ def test_a_run_whose_worker_is_killed_goes_on_and_gives_the_numbers_of_one_proce
 ) -> None:
     pictures = tmp_path / "pictures"
     write_pictures(pictures)
-    steps, out = 120, tmp_path / "ray"
+    steps, out = 200, tmp_path / "ray"
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "flowmo", *_command(pictures, out, steps)]
     command += ["--ray-workers", "2", "--ray-retries", "1"]
