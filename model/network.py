@@ -3,8 +3,6 @@
 Shape legend: B batch, K latent tokens, D bits a token, H x W pixels.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -13,8 +11,6 @@ from flowmo.model.errors import ConfigError
 from flowmo.model.patches import patchify, unpatchify
 from flowmo.model.quantizer import GaussianPosterior, signs, straight_through
 from flowmo.model.transformer import Transformer, TransformerShape
-
-Half = Literal["encoder", "decoder"]
 
 
 def encoder_shape(config: FlowMoConfig) -> TransformerShape:

@@ -7,7 +7,7 @@ import torch
 from flowmo.model.checkpoint import inspect_checkpoint, load_weights
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import ConfigError
-from flowmo.model.hub import find_checkpoint
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.training.config import TrainConfig
 
 
@@ -24,7 +24,7 @@ def start_from(config: TrainConfig, checkpoint: str) -> TrainConfig:
     Raises:
         CheckpointError: there is none.
     """
-    model = inspect_checkpoint(find_checkpoint(checkpoint)).config
+    model = inspect_checkpoint(resolve_checkpoint(checkpoint)).config
     if config.stage == "distill":
         model = replace(model, sampler=config.model.sampler)
     return replace(config, init=checkpoint, model=model)
@@ -44,7 +44,7 @@ def load_initial(model: torch.nn.Module, checkpoint: str) -> None:
     """
     config = model.config
     assert isinstance(config, FlowMoConfig)
-    info = inspect_checkpoint(find_checkpoint(checkpoint))
+    info = inspect_checkpoint(resolve_checkpoint(checkpoint))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     different = sorted(
         n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)

@@ -19,15 +19,15 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
+from flowmo.imaging.tensors import to_images
 from flowmo.model.checkpoint import CheckpointInfo, inspect_checkpoint, load_weights
 from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.files import replacing_folder
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.sampler import noise
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
-from flowmo.training.checkpointing.files import replacing_folder
 from flowmo.training.checkpointing.model_card import TEMPLATE, facts, figures
 from flowmo.training.config import TrainConfig, ValidationConfig
-from flowmo.training.data.batches import to_model_range
 from flowmo.training.data.held_out import HELD_OUT_SHA256
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.samples import grid, save_picture
@@ -160,8 +160,7 @@ def _measure(model: FlowMo, config: ValidationConfig) -> dict[str, float]:
 @torch.no_grad()
 def _draw(model: FlowMo, config: ValidationConfig, path: Path) -> None:
     pictures = held_out_pictures(config.paths, model.config.image_size, limit=len(HELD_OUT_SHA256))
-    images = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) for p in pictures])
-    images = to_model_range(images)
+    images = to_images(pictures)
     start = noise(range(len(images)), tuple(images.shape[1:]))
     came = model.decode(model.quantize(model.encode(images)), start=start)
     save_picture(grid(images, came), path)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from flowmo.imaging.tensors import to_model_range
 from flowmo.training.errors import LibraryError
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.extractors import INCEPTION, VGG16, Extractor
@@ -86,7 +87,7 @@ class Networks:
         """LPIPS of every pair of uint8 [B, 3, S, S]; None without the network."""
         if self._lpips is None:
             return None
-        pair = (levels.to(self.device).float() / 127.5 - 1.0 for levels in (a, b))
+        pair = (to_model_range(levels.to(self.device)) for levels in (a, b))
         distance: Tensor = self._lpips(*pair)
         return [float(value) for value in distance.cpu()]
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowmo.model.files import write_file
 from flowmo.training.environment import environment
 from flowmo.training.evaluation.distances import Statistics, frechet, precision_recall, statistics
 from flowmo.training.evaluation.errors import EvaluationError
@@ -18,7 +19,7 @@ from flowmo.training.evaluation.extractors import INCEPTION, VGG16
 from flowmo.training.evaluation.page import page
 from flowmo.training.evaluation.protocol import FID_PICTURES, PROTOCOL
 from flowmo.training.evaluation.shown import extremes
-from flowmo.training.evaluation.store import Row, ShardResult, Store, write_whole
+from flowmo.training.evaluation.store import Row, ShardResult, Store
 from flowmo.training.json_report import write_json
 from flowmo.training.perceptual.weights import NONE, RANDOM
 
@@ -71,8 +72,8 @@ def merge(out: Path) -> dict[str, Any]:
     report["caveats"] = [*notes["caveats"], *_caveats(report)]
     report["environment"] = environment()
     write_json(out / "report.json", report)
-    write_whole(out / "pictures.csv", _table(rows).encode())
-    write_whole(
+    write_file(out / "pictures.csv", _table(rows).encode())
+    write_file(
         out / "report.html", page(report, shown, rows, first=settings["plan"]["shown"]).encode()
     )
     return report

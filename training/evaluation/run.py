@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowmo.training.data.images import Pixels, UnreadableImageError
+from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
+from flowmo.imaging.reading import ImageError, Pixels
+from flowmo.imaging.tensors import as_levels
 from flowmo.training.data.pictures import PictureList
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came, Method
-from flowmo.training.evaluation.metrics import as_tensor, psnr, ssim
+from flowmo.training.evaluation.metrics import ssim
 from flowmo.training.evaluation.networks import Networks
 from flowmo.training.evaluation.protocol import VERSION
 from flowmo.training.evaluation.ranks import Ranks
@@ -180,7 +182,7 @@ def _batches(
             try:
                 squares.append(pictures.square(number))
                 numbers.append(number)
-            except (UnreadableImageError, OSError):
+            except (ImageError, OSError):
                 unreadable.append(pictures.name(number))
         if numbers:
             yield numbers, squares
@@ -196,7 +198,7 @@ def _features_only(
     features: list[dict[str, Tensor]] = []
     for numbers, squares in batches:
         rows += [Row(number=n, name=pictures.name(n)) for n in numbers]
-        features.append(networks.features(as_tensor(squares)))
+        features.append(networks.features(as_levels(squares)))
     return ShardResult(rows=rows, features=_joined(features), unreadable=unreadable)
 
 
@@ -220,8 +222,8 @@ def _measured(
         ]
         if not found:
             continue
-        originals = as_tensor([original for _, original, _ in found])
-        levels = as_tensor([came.pixels for _, _, came in found])
+        originals = as_levels([original for _, original, _ in found])
+        levels = as_levels([came.pixels for _, _, came in found])
         similarities = ssim(originals, levels, networks.device)
         distances = networks.distances(originals, levels)
         features.append(networks.features(levels))
@@ -231,7 +233,7 @@ def _measured(
                 Row(
                     number=number,
                     name=pictures.name(number),
-                    psnr=psnr(original, came.pixels),
+                    psnr=psnr(original, came.pixels, identical=IDENTICAL_PSNR),
                     ssim=similarities[place],
                     lpips=None if distances is None else distances[place],
                     size=came.size,

@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import as_levels, psnr_of_images, to_levels, to_model_range
 from flowmo.model.config import SamplerConfig
+from flowmo.model.files import replacing_file
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
-from flowmo.training.checkpointing.files import replacing_file
 from flowmo.training.errors import DataError
 from flowmo.training.libraries import library
-from flowmo.training.loop.samples import psnr, to_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +83,7 @@ def settings(
 
 def sweep(
     model: InferenceModel,
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[Pixels],
     samplers: Iterable[SamplerConfig],
     *,
     batch: int = 16,
@@ -102,9 +101,9 @@ def sweep(
     structural_similarity = library(
         "torchmetrics.functional.image"
     ).structural_similarity_index_measure
-    originals = torch.from_numpy(np.stack(images).copy()).permute(0, 3, 1, 2).float()
+    originals = as_levels(images)
     tokens = []
-    for part in (originals / 127.5 - 1.0).split(batch):
+    for part in to_model_range(originals).split(batch):
         tokens.extend(model.tokenize(part))
     points = []
     for sampler in samplers:
@@ -114,11 +113,12 @@ def sweep(
             came = model.detokenize(
                 tokens[begin : begin + batch], seeds=list(seeds), sampler=sampler
             )
-            levels = to_levels(came.cpu()).float()
+            came = came.cpu()
             expected = originals[begin : begin + batch]
-            ssim = structural_similarity(levels, expected, data_range=255.0, reduction="none")
-            ratio = psnr(levels / 127.5 - 1.0, expected / 127.5 - 1.0)
-            quality += zip(ratio.tolist(), ssim.tolist(), strict=True)
+            pair = to_levels(came).float(), expected.float()
+            ssim = structural_similarity(*pair, data_range=255.0, reduction="none")
+            ratio = psnr_of_images(to_model_range(expected), came)
+            quality += zip(ratio, ssim.tolist(), strict=True)
         ratios, similarities = zip(*quality, strict=True)
         point = Point(
             sampler=sampler,

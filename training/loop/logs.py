@@ -16,9 +16,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import ConfigError
-from flowmo.training.checkpointing.files import replacing_file
-from flowmo.training.data.images import Pixels
+from flowmo.model.files import replacing_file
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -20,13 +20,16 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
+from flowmo.imaging.tensors import psnr_of_images, to_model_range
 from flowmo.model.errors import ConfigError
+from flowmo.model.files import discard, replacing_file, replacing_folder
 from flowmo.model.flowmo import FlowMo
 from flowmo.training.checkpointing.checkpoint import (
     Checkpoint,
@@ -34,7 +37,6 @@ from flowmo.training.checkpointing.checkpoint import (
     checkpoint_folders,
     checkpoint_step,
 )
-from flowmo.training.checkpointing.files import discard, replacing_file, replacing_folder
 from flowmo.training.checkpointing.mirror import Mirror
 from flowmo.training.checkpointing.resume import changed_fields, check_alike, find_checkpoint
 from flowmo.training.checkpointing.retention import superfluous
@@ -46,7 +48,6 @@ from flowmo.training.data.batches import (
     corrupt_error,
     decode_all,
     fixed_images,
-    to_model_range,
 )
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.errors import DivergedError
@@ -55,7 +56,7 @@ from flowmo.training.loop.interrupt import StopRequest
 from flowmo.training.loop.logs import NoLog, RunLog
 from flowmo.training.loop.mesh import Mesh, open_mesh
 from flowmo.training.loop.meters import Meters
-from flowmo.training.loop.samples import grid, psnr, save_picture
+from flowmo.training.loop.samples import grid, save_picture
 from flowmo.training.loop.schedule import learning_rate_factor, progress
 from flowmo.training.loop.sharding import last_only, whole
 from flowmo.training.loop.state import TrainState
@@ -393,7 +394,7 @@ class Trainer:
         with self.state.ema.swapped_in(), self._autocast():
             reconstructions = model.reconstruct(images)
         model.train()
-        self._sample_psnr = psnr(images, reconstructions).mean().item()
+        self._sample_psnr = fmean(psnr_of_images(images, reconstructions))
         if not self.mesh.is_main:
             return
         pixels = grid(images, reconstructions)

@@ -1,14 +1,14 @@
 """Indexes of tars on disk, so that a tar's headers are read once and not at every start."""
 
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from flowmo.model.files import write_file
 from flowmo.training.data.sources.extents import Members
 from flowmo.training.data.sources.names import PackedNames
 
@@ -52,20 +52,18 @@ class IndexCache:
         if self.folder is None or version is None:
             return
         path = self._path(tar)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            version=np.array(f"{_VERSION} {version}"),
+            text=members.names.text,
+            ends=members.names.ends,
+            offset=members.offset,
+            size=members.size,
+        )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Several processes of a run may write the same file at the same time.
-            handle, temporary = tempfile.mkstemp(suffix=".npz", dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    version=np.array(f"{_VERSION} {version}"),
-                    text=members.names.text,
-                    ends=members.names.ends,
-                    offset=members.offset,
-                    size=members.size,
-                )
-            Path(temporary).replace(path)
+            write_file(path, content.getvalue(), flush_to_disk=False)
         except OSError as error:
             if not self._told:
                 self._tell(
