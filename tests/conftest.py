@@ -27,8 +27,16 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests marked ``gpu`` where there is no CUDA device."""
+    """Keep a file with one worker; leave out tests marked ``gpu`` where there is no CUDA device.
+
+    Files whose tests start Ray clusters are of one group, ``ray``: such a cluster takes both cores,
+    and some of those tests count its processes on the whole machine.
+    """
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
     if torch.cuda.is_available():
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]
