@@ -54,7 +54,7 @@ serve: $(CORE)
 	$(BIN)/flowmo serve $(ARGS)
 
 test: setup tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

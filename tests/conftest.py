@@ -12,6 +12,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from xdist.remote import Producer
+
+from tests.sharing import FileScheduling
 
 # For the processes that tests start, and for this one: see tests/site/sitecustomize.py. A worker of
 # pytest-xdist is such a process, and has run it.
@@ -27,16 +30,14 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a file with one worker; leave out tests marked ``gpu`` where there is no CUDA device.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    """How tests are shared out where there are several processes (``make test``)."""
+    return FileScheduling(config, log)
 
-    Files whose tests start Ray clusters are of one group, ``ray``: such a cluster takes both cores,
-    and some of those tests count its processes on the whole machine.
-    """
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(config.rootpath))))
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests marked ``gpu`` where there is no CUDA device."""
     if torch.cuda.is_available():
         return
     left_out = [item for item in items if item.get_closest_marker("gpu")]

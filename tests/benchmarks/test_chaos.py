@@ -15,8 +15,6 @@ from benchmarks.chaos.checked_load import Answer, Answers, either
 from benchmarks.chaos.faults import Outcome
 from benchmarks.chaos.processes import resident_bytes, titles
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 RIGHT, OTHER = b"right", b"other"
 KNOWN = {0: frozenset([RIGHT])}
 

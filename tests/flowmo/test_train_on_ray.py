@@ -18,8 +18,6 @@ from flowmo.model.errors import ConfigError
 from flowmo.training import TrainConfig, train
 from tests.training.conftest import write_pictures
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 _SMALL = (
     "model.image_size=16", "model.patch_size=4", "model.code_length=4",
     "model.encoder.width=32", "model.encoder.heads=2", "model.encoder.depth=1",

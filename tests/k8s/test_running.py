@@ -22,8 +22,6 @@ from flowmo.service.http.keys import digest_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
 from tests.service.pictures import as_file, gradient
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
 PARTS = ("gateway", "encoder", "decoder")

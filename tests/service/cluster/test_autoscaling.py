@@ -13,8 +13,6 @@ from tests.service.clusters import load, wait_until, write_config
 from tests.service.fake_nodes import cluster_of_fake_nodes
 from tests.service.pictures import as_file, gradient
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PNG = as_file(gradient())
 
 

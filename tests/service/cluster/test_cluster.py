@@ -31,8 +31,6 @@ from tests.service.clusters import (
 from tests.service.monitoring import documented, exported, recorded, without_data
 from tests.service.pictures import as_file, from_file, gradient
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
 PACKED = {"Content-Type": MEDIA_TYPE}
