@@ -7,7 +7,7 @@ config that exists can be built.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isqrt
 from typing import Any, Literal, Self, get_args
@@ -78,7 +78,7 @@ class SamplerConfig:
     schedule: Schedule = "power"
     steps: int = DEFAULT_STEPS
     rho: float = DEFAULT_RHO
-    times: tuple[float, ...] = ()
+    times: tuple[float, ...] = field(default=(), repr=False)
     guidance: float = DEFAULT_GUIDANCE
     guidance_interval: tuple[float, float] = DEFAULT_GUIDANCE_INTERVAL
 
@@ -266,6 +266,15 @@ class FlowMoConfig:
         _require(
             self.token_positions == "diagonal" or isqrt(self.code_length) ** 2 == self.code_length,
             f"token_positions='grid' needs a square code_length, got {self.code_length}",
+        )
+
+    def __repr__(self) -> str:
+        encoder, decoder = self.encoder, self.decoder
+        return (
+            f"FlowMoConfig({self.name!r}, {self.image_size} x {self.image_size} pixels in patches "
+            f"of {self.patch_size}, {self.code_length} x {self.token_bits} bits, "
+            f"{self.quantizer}, encoder {encoder.depth} x {encoder.width}, "
+            f"decoder {decoder.depth} x {decoder.width})"
         )
 
     @property
