@@ -45,6 +45,19 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not list(_broken(page))
 
 
+def test_files_that_pages_name_are_there() -> None:
+    folders = "|".join(sorted(path.name for path in ROOT.iterdir() if path.is_dir()))
+    quoted = re.compile(rf"`((?:{folders})/[\w./-]+)`")
+    named = {
+        (str(page.relative_to(ROOT)), name)
+        for page in PAGES
+        if page.name != "CHANGELOG.md"  # it speaks of what was
+        for name in quoted.findall(page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert {(page, name) for page, name in named if not (ROOT / name).exists()} == set()
+
+
 def test_a_broken_link_is_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A title\n\n[a](none.md) [b](#a-title) [c](#another)\n")

@@ -29,7 +29,7 @@ def test_version_is_the_distributions() -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = (
         "import sys, flowmo.cli\n"
-        "slow = {'torch', 'service', 'fastapi', 'uvicorn', 'training'} & set(sys.modules)\n"
+        "slow = {'torch', 'flowmo.service', 'fastapi', 'uvicorn', 'flowmo.training'} & set(sys.modules)\n"
         "assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
