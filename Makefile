@@ -29,11 +29,12 @@ $(CORE): pyproject.toml constraints.txt
 	$(INSTALL) -e .
 	@touch $@
 
-# The same environment with training, Ray and the tools of developers.
-$(DEVELOPMENT): $(CORE)
+# The same environment with training, Ray and the tools of developers; the core is part of it.
+$(DEVELOPMENT): pyproject.toml constraints.txt
 	@echo "installing what tests and checks need into .venv (some minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) -e '.[dev]'
-	@touch $@
+	@touch $(CORE) $@
 
 setup: $(DEVELOPMENT)
 

@@ -25,7 +25,7 @@ def test_what_serves_needs_the_core_alone(target: str) -> None:
 
 @pytest.mark.parametrize("target", ["test", "check", "bench", "image-test"])
 def test_what_checks_fills_the_same_environment_up(target: str) -> None:
-    assert _installs(target) == [".", ".[dev]"]
+    assert _installs(target) == [".[dev]"]
 
 
 def test_everything_is_installed_in_the_tested_versions() -> None:
