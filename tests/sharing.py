@@ -14,7 +14,7 @@ ON_RAY = frozenset(
 )
 
 
-class FileScheduling(LoadFileScheduling):
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc]  # it comes without types
     """A file stays with one of the processes, and so do all files that start Ray clusters.
 
     pytest-xdist's own mark for this, ``xdist_group``, does nothing under pytest 9.2, whose items

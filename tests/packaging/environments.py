@@ -31,7 +31,7 @@ def link_libraries(requirements: list[str], folder: Path) -> set[str]:
     Raises:
         importlib.metadata.PackageNotFoundError: one of them is not installed.
     """
-    names = set()
+    names: set[str] = set()
     for found in _closure(requirements):
         names.add(canonicalize_name(found.metadata["Name"]))
         for file in found.files or []:
@@ -81,7 +81,14 @@ class Environment:
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
         self.site_packages = folder / "lib" / version / "site-packages"
         self.libraries = link_libraries(requirements, self.site_packages)
-        pip = [sys.executable, "-m", "pip", "--python", self.bin / "python", "--isolated"]
+        pip: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "pip",
+            "--python",
+            self.bin / "python",
+            "--isolated",
+        ]
         run([*pip, "install", "--quiet", "--no-deps", "--no-index", wheel], cwd=folder.parent)
 
     def run(self, *command: str, cwd: Path) -> str:
