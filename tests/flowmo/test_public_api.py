@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,7 +147,11 @@ def values() -> dict[str, object]:
     steps: list[flowmo.SamplerStep] = []
     sampler = flowmo.SamplerConfig(steps=2)
     model.detokenize([tokens], sampler=sampler, observer=steps.append)
-    answer = {"timings": dict.fromkeys("abcdefgh", 1.0), "seconds": 0.1, "request_id": "a" * 32}
+    answer: dict[str, Any] = {
+        "timings": dict.fromkeys("abcdefgh", 1.0),
+        "seconds": 0.1,
+        "request_id": "a" * 32,
+    }
     times = flowmo.time_grid(flowmo.SamplerConfig(steps=1000))
     return {
         "Client": flowmo.Client(),
