@@ -91,3 +91,12 @@ def test_constraints_name_no_place(pins: dict[str, str]) -> None:
     assert "://" not in text
     assert "--" not in text
     assert "+" not in "".join(pins.values())
+
+
+def test_benchmarks_hide_no_import_of_the_service_in_a_text() -> None:
+    """import-linter reads statements; a program in a string would pass it by."""
+    emulated = ROOT / "benchmarks" / "serving" / "emulated.py"
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        if path != emulated:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(from|import)\s+flowmo\.service|flowmo\.service\S*:", text), path

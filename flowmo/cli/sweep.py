@@ -16,16 +16,23 @@ def sweep_command(
         typer.Option(
             "--data",
             "-d",
-            help="Folder, image, tar or pattern of images; repeatable. Six held-out photographs.",
+            help="Folder, image, tar or pattern of images; repeatable.",
+            show_default="six held-out photographs",
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Most images, evenly spaced.", min=1)] = 64,
-    steps: Annotated[str, typer.Option(help="Numbers of steps.")] = "1,2,4,8,25",
-    guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
-    rho: Annotated[str, typer.Option(help="Exponents of the grid; its own by default.")] = "",
+    steps: Annotated[str, typer.Option(help="Numbers of steps, as 1,2,4.")] = "1,2,4,8,25",
+    guidance: Annotated[
+        str, typer.Option(help="Guidance weights, as 1,1.5.", show_default="the model's")
+    ] = "",
+    rho: Annotated[
+        str, typer.Option(help="Exponents of the time grid.", show_default="the model's")
+    ] = "",
     interval: Annotated[
         str,
-        typer.Option(help="Guidance intervals as 0.17:1.02,0:10, in sigma; its own by default."),
+        typer.Option(
+            help="Guidance intervals as 0.17:1.02,0:10, in sigma.", show_default="the model's"
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")
@@ -37,15 +44,17 @@ def sweep_command(
             help="Make the best sampler of at most so many evaluations a picture the folder's own.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
 ) -> None:
     """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
     import torch
 
+    from flowmo.model import registry
     from flowmo.model.flowmo import FlowMo
     from flowmo.model.inference import InferenceModel
     from flowmo.training.data.pictures import held_out_pictures
     from flowmo.training.evaluation import sweep
+    from flowmo.training.perceptual.ssim import Ssim
 
     if set_default is not None and not Path(checkpoint).is_dir():
         raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
@@ -53,7 +62,8 @@ def sweep_command(
     weights, exponents = numbers(guidance, float, "--guidance"), numbers(rho, float, "--rho")
     ranges = intervals(interval, "--interval")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=dtype, device=device)
+    network = registry.load(checkpoint, expected=FlowMo)
+    model = InferenceModel(network, dtype=dtype, device=device)
     samplers = sweep.settings(
         model.config.sampler,
         steps=step_counts,
@@ -66,7 +76,9 @@ def sweep_command(
     typer.echo(
         f"{'steps':>6}{'guidance':>10}{'interval':>14}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}"
     )
-    points = sweep.sweep(model, images, samplers, on_point=_tell)
+    if (reason := Ssim().missing) is not None:
+        typer.echo(f"note: no SSIM: {reason}", err=True)
+    points = sweep.sweep(model, images, samplers, on_point=_print_point)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         report = {
@@ -87,7 +99,7 @@ def sweep_command(
         )
 
 
-def _tell(point: object) -> None:
+def _print_point(point: object) -> None:
     from flowmo.training.evaluation.sweep import Point
 
     assert isinstance(point, Point)
@@ -95,5 +107,5 @@ def _tell(point: object) -> None:
     span = f"{s.guidance_interval[0]:g}:{s.guidance_interval[1]:g}"
     typer.echo(
         f"{s.steps:>6}{s.guidance:>10g}{span:>14}{s.rho:>8g}{point.forwards:>10}"
-        f"{point.psnr:>8.2f}{point.ssim:>8.3f}"
+        f"{point.psnr:>8.2f}{'-' if point.ssim is None else format(point.ssim, '.3f'):>8}"
     )

@@ -83,7 +83,7 @@ SLO = Dashboard(
                 ),
                 Panel(
                     title="Refused",
-                    description="Not an error of availability: the client is told when to come "
+                    description="Not an error of availability: the client learns when to come "
                     "back. It has alerts of its own.",
                     unit="reqps",
                     queries=[Query('flowmo:shed:rate5m{job=~"$job"}', "{{job}}")],
