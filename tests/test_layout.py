@@ -9,6 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.sharing import ON_RAY
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -52,6 +54,16 @@ def test_links_are_relative_and_lead_to_folders_of_the_repository() -> None:
         assert not link.readlink().is_absolute()
         assert link.resolve().is_relative_to(ROOT)
         assert link.is_dir()
+
+
+def test_files_on_ray_are_run_by_one_process() -> None:
+    starts_clusters = re.compile(r"--ray-(config|workers)|benchmarks\.chaos\.__main__")
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path != Path(__file__) and starts_clusters.search(path.read_text(encoding="utf-8"))
+    }
+    assert files == ON_RAY
 
 
 def _links() -> list[Path]:

@@ -54,7 +54,7 @@ def _row(title: str, slo: str, indicator: str, what: str) -> Row:
 SLO = Dashboard(
     uid="flowmo-slo",
     title="FlowMo: objectives",
-    description="Availability and latency against their objectives (docs/decisions/0082).",
+    description="Availability and latency against their objectives (docs/decisions/0012).",
     rows=[
         _row(
             "Availability",

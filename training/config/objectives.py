@@ -16,7 +16,7 @@ class LossWeights:
         flow: of the mean squared velocity error, in every stage.
         entropy: lambda_ent of lookup-free quantization (stage 1A; supplement, Table 1).
         commitment: lambda_commit of lookup-free quantization (1A; Table 1).
-        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0023).
+        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0016).
         perceptual: lambda_lpips, between image and one-step estimate (1A; Table 1).
         sample_perceptual: between image and sample of the chain (1B; supplement, Table 2).
         sample_mse: squared error of the sample (1B, distillation; not in the paper).
