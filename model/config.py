@@ -13,6 +13,7 @@ from math import isqrt
 from typing import Any, Literal, Self, get_args
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.strict import from_dict, to_dict
 
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
@@ -37,24 +38,6 @@ def _require_positive_int(owner: str, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{owner}.{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _strict_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that ``data`` names exactly known fields of the dataclass ``cls`` and all required."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{cls.__name__} needs a mapping of its fields, got {data!r}")
-    fields = dataclasses.fields(cls)
-    known = {field.name for field in fields}
-    required = {
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    if surplus := sorted(set(data) - known):
-        raise ConfigError(f"{cls.__name__} has no field {surplus}; it has {sorted(known)}")
-    if missing := sorted(required - set(data)):
-        raise ConfigError(f"{cls.__name__} lacks the fields {missing}")
-    return dict(data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,17 +127,17 @@ class SamplerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        for name in ("times", "guidance_interval"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        """The sampler as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,15 +191,17 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        if "rope_dims" in values:
-            values["rope_dims"] = tuple(values["rope_dims"])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {**dataclasses.asdict(self), "rope_dims": list(self.rope_dims)}
+        """The transformer's shape as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
+        return values
 
 
 def _default_rope_dims(head_dim: int) -> tuple[int, int, int]:
@@ -239,8 +224,10 @@ class FlowMoConfig:
         encoder: shape of the encoder.
         decoder: shape of the decoder.
         code_length: K, tokens an image.
-        token_bits: D, bits a token (``context_dim`` of the published configuration).
-        group_bits: G, bits of one id (``codebook_size_for_entropy``); divides D.
+        token_bits: D, bits a token (``context_dim`` of the published configuration); of a Gaussian
+            latent, its dimensions.
+        group_bits: G, bits of one id (``codebook_size_for_entropy``); divides D. A Gaussian latent
+            has no ids, and this number no meaning.
         token_positions: rotary positions of the latent tokens. ``diagonal`` is the published
             (i, i, i); ``grid`` spreads them over the image as sqrt(K) x sqrt(K) points, which
             ties each token to a place and learns in a small fraction of the steps.
@@ -277,7 +264,8 @@ class FlowMoConfig:
             f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}",
         )
         _require(
-            self.token_bits % self.group_bits == 0,
+            # A Gaussian latent has dimensions instead of bits, and no ids that would group them.
+            self.quantizer == "gaussian" or self.token_bits % self.group_bits == 0,
             f"group_bits {self.group_bits} must divide token_bits {self.token_bits}",
         )
         _require(self.group_bits <= 24, f"group_bits must be at most 24, got {self.group_bits}")
@@ -306,7 +294,7 @@ class FlowMoConfig:
 
     @property
     def ids_per_token(self) -> int:
-        """D / G: ids of G bits that make one token."""
+        """The number D / G of ids, of G bits each, that make one token (``lfq`` only)."""
         return self.token_bits // self.group_bits
 
     @property
@@ -331,19 +319,16 @@ class FlowMoConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        for name in ("encoder", "decoder"):
-            values[name] = TransformerConfig.from_dict(values[name])
-        if "sampler" in values:
-            values["sampler"] = SamplerConfig.from_dict(values["sampler"])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("encoder", "decoder", "sampler"):
-            values[name] = values[name].to_dict()
+        """The whole model's config as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
         return values
 
 

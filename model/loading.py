@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from flowmo.model import registry
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
@@ -79,7 +80,7 @@ def load_inference_model(
     # the thread that will serve the device gets one, not the one that loads.
     torch.set_num_threads(1)
     try:
-        network = FlowMo.from_pretrained(checkpoint)
+        network = registry.load(checkpoint, expected=FlowMo)
         return InferenceModel(network, dtype=chosen_dtype, device=chosen_device)
     finally:
         torch.set_num_threads(wanted)

@@ -90,7 +90,7 @@ _add(
     "reconstruct",
     reconstruct_command,
     "flowmo reconstruct photo.jpg --out again.png",
-    "flowmo reconstruct photos/ --out images/ --checkpoint checkpoints/tiny",
+    "flowmo reconstruct photos/ --checkpoint ksarge/FlowMo:flowmo_lo.pth --preset lo",
 )
 
 _SERVE = "Serve"
@@ -116,7 +116,7 @@ _add(
     _TRAIN,
     "train",
     train_command,
-    "flowmo train tiny-demo --data photos/ --out runs/tiny",
+    "flowmo train finetune --data photos/",
     "flowmo train tiny-demo --data photos/ --out runs/tiny --resume",
 )
 _add(

@@ -21,9 +21,12 @@ def doctor_command(
         typer.Option(
             "--checkpoint",
             "-c",
-            help="Checkpoint folder or hub repository.",
+            help="Checkpoint folder, hub repository, or OWNER/NAME:FILE.pth of one.",
             show_default="the demo model",
         ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="What a published .pth file holds, such as lo or hi.")
     ] = None,
     engine_cache: Annotated[
         Path | None, typer.Option(help="Folder of engines.", show_default="that of flowmo serve")
@@ -61,6 +64,7 @@ def doctor_command(
 
     wanted = Wanted(
         checkpoint=checkpoint or DEMO_MODEL,
+        preset=preset,
         cache=engine_cache,
         batch=max_batch,
         host=host or DEFAULT_HOST,

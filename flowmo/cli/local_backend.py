@@ -124,12 +124,20 @@ class LocalBackend:
 
 
 def local_backend(
-    checkpoint: str | None, *, device: str, dtype: str, threads: int | None, batch_size: int
+    checkpoint: str | None,
+    *,
+    preset: str | None,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    batch_size: int,
 ) -> LocalBackend:
     """Load a model into this process.
 
     Args:
-        checkpoint: Any name of a checkpoint; None is the demo model.
+        checkpoint: Any name of a checkpoint (:func:`flowmo.model.hub.resolve_checkpoint`); None is
+            the demo model.
+        preset: The config of a published file.
         device: See :func:`flowmo.model.loading.choose_device`.
         dtype: See :func:`flowmo.model.loading.choose_dtype`.
         threads: CPU threads for one operation; None is PyTorch's choice.
@@ -139,10 +147,12 @@ def local_backend(
         CheckpointError: The checkpoint cannot be loaded, or has no tokens.
         ConfigError: The device or the dtype cannot be used.
     """
+    from flowmo.model.hub import resolve_checkpoint
     from flowmo.model.loading import check_has_tokens, load_inference_model
 
     name = DEMO_MODEL if checkpoint is None else checkpoint
-    model = load_inference_model(name, device=device, dtype=dtype, threads=threads)
+    folder = resolve_checkpoint(name, preset=preset)
+    model = load_inference_model(folder, device=device, dtype=dtype, threads=threads)
     check_has_tokens(model, name)
     return LocalBackend(model, batch_size=batch_size)
 

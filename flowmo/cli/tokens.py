@@ -54,9 +54,12 @@ Checkpoint = Annotated[
     typer.Option(
         "--checkpoint",
         "-c",
-        help="Checkpoint folder or hub repository.",
+        help="Checkpoint folder, hub repository, or OWNER/NAME:FILE.pth of one.",
         show_default="the demo model",
     ),
+]
+Preset = Annotated[
+    str | None, typer.Option(help="What a published .pth file holds, such as lo or hi.")
 ]
 Device = Annotated[str, typer.Option(help="Device of the model: auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[str, typer.Option(help="Dtype of the model: auto, float32, bfloat16 or float16.")]
@@ -102,6 +105,7 @@ def tokenize_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -109,7 +113,7 @@ def tokenize_command(
 ) -> None:
     """Turn images into tokens: photo.jpg becomes photo.jpg.flowmo."""
     work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             work,
@@ -135,6 +139,7 @@ def detokenize_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -144,7 +149,7 @@ def detokenize_command(
     chosen = _format(format, out)
     work = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             work,
@@ -173,6 +178,7 @@ def reconstruct_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -183,7 +189,7 @@ def reconstruct_command(
     added = f"{FILE_SUFFIX}.{chosen}"
     work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             work,
@@ -201,6 +207,7 @@ class _Here:
     """A model in this process."""
 
     checkpoint: str | None
+    preset: str | None
     device: str
     dtype: str
     threads: int | None
@@ -227,14 +234,17 @@ def _backend(here: _Here, there: _There) -> Iterator[Backend]:
             )
         yield local_backend(
             here.checkpoint,
+            preset=here.preset,
             device=here.device,
             dtype=here.dtype,
             threads=here.threads,
             batch_size=here.batch_size,
         )
         return
-    if here.checkpoint is not None:
-        raise typer.BadParameter("--checkpoint is for a model here, --url for a server: give one")
+    if here.checkpoint is not None or here.preset is not None:
+        raise typer.BadParameter(
+            "--checkpoint and --preset are for a model here, --url is for a server: give one"
+        )
     with ExitStack() as inside:
         try:
             backend = inside.enter_context(

@@ -30,7 +30,7 @@ from flowmo.doctor.facts import (
     version_of,
 )
 from flowmo.model.checkpoint import inspect_checkpoint, load_weights
-from flowmo.model.errors import CheckpointError, CompilationError
+from flowmo.model.errors import CheckpointError, CompilationError, ConfigError
 from flowmo.model.fingerprint import compute_fingerprint
 from flowmo.model.hub import resolve_checkpoint
 
@@ -48,6 +48,7 @@ class Wanted:
 
     Attributes:
         checkpoint: Any name of a checkpoint.
+        preset: The config of a published file; None for other checkpoints.
         cache: The folder of engines; that of ``flowmo serve`` by default.
         batch: Rows of the largest batch.
         host: The address to listen on.
@@ -58,6 +59,7 @@ class Wanted:
     """
 
     checkpoint: str
+    preset: str | None
     cache: Path | None
     batch: int
     host: str
@@ -86,7 +88,7 @@ def probe(wanted: Wanted) -> Facts:
         ray=_installed("ray"),
         least_ray=_least("ray"),
         compiler=shutil.which("g++") is not None,
-        checkpoint=look_at_checkpoint(wanted.checkpoint),
+        checkpoint=look_at_checkpoint(wanted.checkpoint, wanted.preset),
         batch=wanted.batch,
         cache=cache,
         engines=look_at_engines(cache),
@@ -100,12 +102,12 @@ def probe(wanted: Wanted) -> Facts:
     )
 
 
-def look_at_checkpoint(place: str) -> Checkpoint:
+def look_at_checkpoint(place: str, preset: str | None = None) -> Checkpoint:
     """Read all of a checkpoint, which is fetched if it has to be, as ``flowmo serve`` does."""
     try:
-        info = inspect_checkpoint(resolve_checkpoint(place))
+        info = inspect_checkpoint(resolve_checkpoint(place, preset=preset))
         fingerprint = compute_fingerprint(info.config, load_weights(info))
-    except (CheckpointError, OSError) as error:
+    except (CheckpointError, ConfigError, OSError) as error:
         return Checkpoint(place=place, problem=str(error))
     return Checkpoint(
         place=place,

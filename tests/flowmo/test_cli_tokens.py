@@ -1,5 +1,6 @@
 """Files and folders to tokens and back, by a model here and through a server."""
 
+import io
 import os
 import subprocess
 import sys
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from flowmo.cli import app
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import Container
+from tests.model.checkpoints import made_model, made_state
+from tests.model.fake_hub import FakeHub
 from tests.service.fixtures import save_model
 from tests.service.pictures import as_file, from_file, gradient
 
@@ -285,6 +289,39 @@ def test_the_demo_model_needs_no_option_and_no_service(photos: Path) -> None:
     assert from_file((photos / "a.png.flowmo.png").read_bytes()).shape == (128, 128, 3)
 
 
+def test_a_published_file_of_the_hub_is_used_by_its_preset(photos: Path, tmp_path: Path) -> None:
+    published = io.BytesIO()
+    torch.save({"model_ema_state_dict": made_state()}, published)
+    code = (
+        "import sys\n"
+        "from flowmo.cli import app\n"
+        "from flowmo.model.config import PRESETS\n"
+        "from tests.model.checkpoints import CONFIG\n"
+        "PRESETS['pico'] = CONFIG\n"
+        "app(sys.argv[1:])\n"
+    )
+    arguments = ["tokenize", str(photos / "a.png"), "-c", "owner/name:pico.pth"]
+    with FakeHub() as hub:
+        hub.repositories = {"owner/name": {"pico.pth": published.getvalue()}}
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+
+        def run(*options: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-c", code, *arguments, *options],
+                env={**os.environ, **environment, "FLOWMO_CACHE": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        refused, done = run(), run("--preset", "pico")
+    assert refused.returncode == 1
+    assert "name its preset (--preset" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    container = Container.from_bytes((photos / "a.png.flowmo").read_bytes())
+    assert container.fingerprint == made_model().fingerprint()
+
+
 # --- through a server ---------------------------------------------------------------------------
 
 
@@ -322,7 +359,13 @@ def test_no_server_is_reported_once(run: Run, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--url", "ftp://x"), ("--url", "http://127.0.0.1:9", "--checkpoint", "x")]
+    "arguments",
+    [
+        ("--url", "ftp://x"),
+        ("--url", "http://127.0.0.1:9", "--checkpoint", "x"),
+        ("--url", "http://127.0.0.1:9", "--preset", "lo"),
+        ("--model", "x"),
+    ],
 )
 def test_contradictory_options_are_a_usage_error(
     run: Run, photos: Path, arguments: tuple[str, ...]

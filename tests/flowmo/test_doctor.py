@@ -20,7 +20,6 @@ from flowmo.doctor.checks import CHECKS, examine
 from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server, Torchvision, version_of
 from flowmo.doctor.probe import look_at_checkpoint, look_at_engines, look_at_torchvision
 from flowmo.model.config import preset
-from tests.service.fixtures import save_model
 
 RUN = CliRunner()
 GB = 10**9
@@ -249,11 +248,6 @@ def test_engines_are_known_by_their_manifests(tmp_path: Path) -> None:
 # --- on this machine ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("checkpoint"), seed=5)
-
-
 @pytest.fixture(autouse=True)
 def _no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
     """Importing it takes seconds, and its check has tests of its own."""
@@ -279,10 +273,11 @@ def test_a_taken_port_and_a_missing_checkpoint_end_with_status_1(
     assert "choose another --port" in result.stdout
 
 
-def test_a_server_of_its_own_is_recognised_on_the_port(checkpoint: Path, tmp_path: Path) -> None:
-    with ServerProcess([f"--checkpoint={checkpoint}"], log=tmp_path / "server.log") as server:
-        port = server.url.rpartition(":")[2]
-        result = RUN.invoke(app, ["doctor", "-c", str(checkpoint), "--port", port])
+def test_a_server_of_its_own_is_recognised_on_the_port(
+    checkpoint: Path, server: ServerProcess
+) -> None:
+    port = server.url.rpartition(":")[2]
+    result = RUN.invoke(app, ["doctor", "-c", str(checkpoint), "--port", port])
     assert result.exit_code == 0, result.output
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("WARN  port")]
     assert f"in use by flowmo-serve {metadata.version('flowmo-serve')}; models: nano" in line

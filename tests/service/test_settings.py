@@ -166,7 +166,8 @@ def test_mistakes_are_a_line_each_and_misspelt_variables_are_named() -> None:
 def test_variables_of_the_client_and_of_kubernetes_are_no_mistakes() -> None:
     names = (
         "FLOWMO_API_KEY FLOWMO_CACHE FLOWMO_SERVICE_HOST FLOWMO_SERVICE_PORT_HTTP "
-        "FLOWMO_PORT_8000_TCP_ADDR FLOWMO_SERVE_SVC_PORT FLOWMO_HEAD_SVC_SERVICE_PORT FLOWMO_PORT"
+        "FLOWMO_PORT_8000_TCP_ADDR "
+        "FLOWMO_SERVE_SVC_PORT FLOWMO_HEAD_SVC_SERVICE_PORT FLOWMO_PORT"
     )
     assert not list(unknown_variables(Settings, dict.fromkeys(names.split(), "")))
     assert len(list(unknown_variables(Settings, {"FLOWMO_QUEUE_SIZE": "1", "OTHER": "1"}))) == 1

@@ -1,6 +1,4 @@
-"""Weights that a run begins with, out of a checkpoint, and a config of its sizes."""
-
-from dataclasses import replace
+"""Weights that a run begins with, out of a checkpoint."""
 
 import torch
 
@@ -8,26 +6,6 @@ from flowmo.model.checkpoint import inspect_checkpoint, load_weights
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.hub import resolve_checkpoint
-from flowmo.training.config import TrainConfig
-
-
-def start_from(config: TrainConfig, checkpoint: str) -> TrainConfig:
-    """A config whose run begins with a checkpoint's weights, and so has its sizes.
-
-    The default sampler is the checkpoint's too, except in distillation: there it is the grid that
-    the student learns.
-
-    Args:
-        config: of a recipe.
-        checkpoint: folder or hub repository.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    model = inspect_checkpoint(resolve_checkpoint(checkpoint)).config
-    if config.stage == "distill":
-        model = replace(model, sampler=config.model.sampler)
-    return replace(config, init=checkpoint, model=model)
 
 
 @torch.no_grad()

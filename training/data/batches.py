@@ -172,7 +172,7 @@ def decode_all(
         index: the images.
         size: side of the crops in pixels.
         config: bounds the decoded size (``min_crop_scale``) and the memory.
-        progress: told (images done, images in all).
+        progress: Is notified of (images done, images in all).
 
     Raises:
         DataError: the images need more than ``cache_limit_gib``, or the storage fails.

@@ -26,11 +26,12 @@ from flowmo.training.perceptual.weights import NONE, RANDOM
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"
 
-# What a network's figure is called, and the option that gives its weights.
+# What is left out without a network or library, and the option that gives a network's weights.
 _NEEDED_FOR = {
     "inception": ("rFID", "--inception"),
     "vgg16": ("precision and recall", "--vgg"),
     "lpips": ("LPIPS", "--lpips"),
+    "ssim": ("SSIM", "which torchmetrics computes"),
 }
 
 
@@ -178,8 +179,8 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"nothing, they only show that the computation runs."
         )
     for name, reason in report["missing"].items():
-        figure, option = _NEEDED_FOR[name.partition("-")[0]]
-        found.append(f"No {figure} ({option}): {reason}.")
+        figure, needs = _NEEDED_FOR[name.partition("-")[0]]
+        found.append(f"No {figure} ({needs}): {reason}.")
     fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
     if report["networks"][INCEPTION] != NONE and fewest < FID_PICTURES:
         found.append(

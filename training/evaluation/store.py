@@ -68,7 +68,7 @@ class Store:
 
         Args:
             settings: all that figures depend on, JSON-safe.
-            notes: what the report should tell beside.
+            notes: what the report should say beside.
 
         Raises:
             EvaluationError: the folder is of other settings; the message lists which differ.

@@ -20,7 +20,7 @@ from flowmo.model.files import replacing_file
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
 from flowmo.training.errors import DataError
-from flowmo.training.libraries import library
+from flowmo.training.perceptual.ssim import Ssim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,13 +31,13 @@ class Point:
         sampler: what was set.
         forwards: evaluations of the decoder a picture, guided steps twice.
         psnr: mean over the pictures, in dB, of 8-bit pictures.
-        ssim: likewise, with the usual 11-pixel Gaussian window.
+        ssim: likewise, with the usual 11-pixel Gaussian window; None without torchmetrics.
     """
 
     sampler: SamplerConfig
     forwards: int
     psnr: float
-    ssim: float
+    ssim: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -96,18 +96,17 @@ def sweep(
         images: uint8 [S, S, 3], S the model's size.
         samplers: to try.
         batch: pictures at a time.
-        on_point: is told each result as it comes.
+        on_point: Is notified of each result as it comes.
     """
-    structural_similarity = library(
-        "torchmetrics.functional.image"
-    ).structural_similarity_index_measure
+    structural_similarity = Ssim()
     originals = as_levels(images)
     tokens = []
     for part in to_model_range(originals).split(batch):
         tokens.extend(model.tokenize(part))
     points = []
     for sampler in samplers:
-        quality: list[tuple[float, float]] = []
+        ratios: list[float] = []
+        similarities: list[float] = []
         for begin in range(0, len(tokens), batch):
             seeds = range(begin, min(begin + batch, len(tokens)))
             came = model.detokenize(
@@ -115,16 +114,13 @@ def sweep(
             )
             came = came.cpu()
             expected = originals[begin : begin + batch]
-            pair = to_levels(came).float(), expected.float()
-            ssim = structural_similarity(*pair, data_range=255.0, reduction="none")
-            ratio = psnr_of_images(to_model_range(expected), came)
-            quality += zip(ratio, ssim.tolist(), strict=True)
-        ratios, similarities = zip(*quality, strict=True)
+            ratios += psnr_of_images(to_model_range(expected), came)
+            similarities += structural_similarity(to_levels(came), expected) or []
         point = Point(
             sampler=sampler,
             forwards=count_forwards(sampler),
             psnr=float(np.mean(ratios)),
-            ssim=float(np.mean(similarities)),
+            ssim=float(np.mean(similarities)) if similarities else None,
         )
         points.append(point)
         if on_point is not None:

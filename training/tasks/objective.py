@@ -1,19 +1,10 @@
-"""What is minimized: terms of every stage, and the stage 1A objective (SPEC "Training objective").
-
-Shape legend: B batch, K tokens, D bits a token, S image side.
-"""
+"""What is minimized, in the form that the loop logs: named, weighted terms."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from flowmo.model.flowmo import FlowMo
-from flowmo.model.network import with_mask
-from flowmo.model.quantizer import GaussianPosterior, lfq_losses, straight_through
-from flowmo.training.config import LossWeights, TrainConfig
-from flowmo.training.loop.generators import Generators
 
 
 class LossTerm(NamedTuple):
@@ -28,7 +19,7 @@ class Objective(NamedTuple):
     """What a micro-batch gives: the terms of the loss, and numbers worth watching."""
 
     terms: tuple[LossTerm, ...]
-    watched: tuple[tuple[str, Tensor], ...]
+    watched: tuple[tuple[str, Tensor], ...] = ()
 
     @property
     def total(self) -> Tensor:
@@ -36,210 +27,6 @@ class Objective(NamedTuple):
         return weighted_sum(self.terms)
 
 
-class Draws(NamedTuple):
-    """The random numbers of a batch, drawn before it is cut into micro-batches.
-
-    Attributes:
-        t: times, [B] in [0, 1].
-        noise: unit normal, [B, 3, S, S].
-        keep: false where the condition is dropped, bool [B].
-        posterior: unit normal of the Gaussian posterior, [B, K, D]; None for lookup-free
-            quantization.
-        start: state at t = 1 of a sampling chain, unit normal [B, 3, S, S]; None in stage 1A.
-        spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
-        target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
-            else None.
-    """
-
-    t: Tensor
-    noise: Tensor
-    keep: Tensor
-    posterior: Tensor | None = None
-    start: Tensor | None = None
-    spacing: Tensor | None = None
-    target: Tensor | None = None
-
-    def split(self, parts: int) -> list["Draws"]:
-        """Equal consecutive micro-batches."""
-        columns = [[None] * parts if field is None else field.chunk(parts) for field in self]
-        return [Draws(*row) for row in zip(*columns, strict=True)]
-
-
-class Perceptual(Protocol):
-    """How different images look to a frozen network."""
-
-    def __call__(self, a: Tensor, b: Tensor, /) -> Tensor:
-        """Mean distance of [B, 3, S, S] twice in about [-1, 1]; a scalar with gradients."""
-
-
 def weighted_sum(terms: Sequence[LossTerm]) -> Tensor:
-    """Sum of weight x value."""
+    """The sum of weight x value over terms, a scalar."""
     return torch.stack([term.weight * term.value for term in terms]).sum()
-
-
-def fat_logit_normal(n: int, generator: torch.Generator, *, uniform_share: float = 0.1) -> Tensor:
-    """Times of the "fat" logit-normal: sigmoid of a unit normal, with a share of uniform ones.
-
-    Its distribution function is (1 - u) Phi(log(t / (1 - t))) + u t. The uniform share reaches
-    the ends, where the logit-normal has no mass and the sampler still goes.
-
-    Args:
-        n: how many.
-        generator: its device is the result's.
-        uniform_share: u.
-
-    Returns:
-        float32 [n] in [0, 1].
-    """
-    device = generator.device
-    normal = torch.randn(n, generator=generator, device=device).sigmoid()
-    uniform = torch.rand(n, generator=generator, device=device)
-    choice = torch.rand(n, generator=generator, device=device)
-    return torch.where(choice < uniform_share, uniform, normal)
-
-
-def shift_times(t: Tensor, shift: float) -> Tensor:
-    """Times moved towards noise: s t / (1 + (s - 1) t), a map of [0, 1] onto itself.
-
-    It is the change of signal-to-noise ratio that a change of resolution makes (Esser et al.,
-    "Scaling Rectified Flow Transformers", section 5.3.2).
-
-    Args:
-        t: in [0, 1].
-        shift: s > 0; the inverse is 1 / s.
-    """
-    return shift * t / (1 + (shift - 1) * t)
-
-
-def interpolate(images: Tensor, noise: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Rectified flow: x_t = (1 - t) x + t eps and its velocity v = eps - x.
-
-    Args:
-        images: x, [B, 3, S, S].
-        noise: eps, of the same shape.
-        t: [B].
-
-    Returns:
-        x_t and v.
-    """
-    t = t[:, None, None, None]
-    return (1 - t) * images + t * noise, noise - images
-
-
-def drop_condition(condition: Tensor, keep: Tensor) -> Tensor:
-    """The null condition, all zeros with the mask channel, where ``keep`` is false.
-
-    Args:
-        condition: [B, K, D + 1].
-        keep: bool [B].
-    """
-    return condition * keep[:, None, None].to(condition.dtype)
-
-
-def draw(config: TrainConfig, generators: Generators) -> Draws:
-    """The random numbers of one optimizer step, for ``config.batch_size`` samples."""
-    n, model, device = config.batch_size, config.model, generators.device
-    shape = (n, 3, model.image_size, model.image_size)
-    code_shape = (n, model.code_length, model.token_bits)
-    chain = config.stage == "1b"
-    spacing_shape = (n, config.post_train.steps)
-    return Draws(
-        t=shift_times(
-            fat_logit_normal(n, generators.time, uniform_share=config.uniform_share),
-            config.time_shift,
-        ),
-        noise=torch.randn(shape, generator=generators.noise, device=device),
-        keep=torch.rand(n, generator=generators.dropout, device=device) >= config.condition_dropout,
-        posterior=torch.randn(code_shape, generator=generators.posterior, device=device)
-        if model.quantizer == "gaussian"
-        else None,
-        start=torch.randn(shape, generator=generators.chain, device=device) if chain else None,
-        spacing=torch.rand(spacing_shape, generator=generators.chain, device=device)
-        if chain
-        else None,
-    )
-
-
-def stage_1a(
-    model: FlowMo,
-    images: Tensor,
-    draws: Draws,
-    weights: LossWeights,
-    perceptual: Perceptual | None = None,
-) -> Objective:
-    """Flow loss, quantizer losses and perceptual loss of one micro-batch.
-
-    Args:
-        model: in training form.
-        images: [B, 3, S, S] in [-1, 1].
-        draws: this micro-batch's random numbers.
-        weights: of the terms.
-        perceptual: compares the image with its one-step estimate x_t - t v; None leaves that out.
-    """
-    quantized, terms, watched = quantize(model, images, draws, weights)
-    flow, estimate = flow_loss(model, images, quantized, draws, weights)
-    terms = (flow, *terms)
-    if perceptual is not None and weights.perceptual > 0:
-        term = LossTerm("perceptual", perceptual(estimate, images), weights.perceptual)
-        terms = (*terms, term)
-    return Objective(terms=terms, watched=watched)
-
-
-def flow_loss(
-    model: FlowMo, images: Tensor, quantized: Tensor, draws: Draws, weights: LossWeights
-) -> tuple[LossTerm, Tensor]:
-    """Mean squared error of the velocity at one time an image, and the one-step estimates.
-
-    Args:
-        model: in training form.
-        images: [B, 3, S, S] in [-1, 1].
-        quantized: [B, K, D]; dropped where the draws say so.
-        draws: times, noise and dropout.
-        weights: of the terms.
-
-    Returns:
-        The term, and x_t - t v, [B, 3, S, S].
-    """
-    condition = drop_condition(with_mask(quantized), draws.keep)
-    x_t, v = interpolate(images, draws.noise, draws.t)
-    v_hat = model.velocity(x_t, draws.t, condition).float()
-    estimate = x_t - draws.t[:, None, None, None] * v_hat
-    return LossTerm("flow", (v - v_hat).square().mean(), weights.flow), estimate
-
-
-class Quantized(NamedTuple):
-    """The latent that the decoder sees, [B, K, D], and what the quantizer adds to the loss."""
-
-    latent: Tensor
-    terms: tuple[LossTerm, ...]
-    watched: tuple[tuple[str, Tensor], ...]
-
-
-def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) -> Quantized:
-    """Encode and quantize, with straight-through gradients or the draws' posterior noise.
-
-    Args:
-        model: in training form.
-        images: [B, 3, S, S] in [-1, 1].
-        draws: the posterior's noise.
-        weights: of the quantizer's terms.
-    """
-    code = model.encode(images)
-    # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.
-    with torch.autocast(code.device.type, enabled=False):
-        code = code.float()
-        if model.config.quantizer == "gaussian":
-            assert draws.posterior is not None
-            posterior = GaussianPosterior(code)
-            latent = posterior.mean + (0.5 * posterior.log_variance).exp() * draws.posterior
-            return Quantized(latent, (LossTerm("kl", posterior.kl(), weights.kl),), ())
-        lfq = lfq_losses(code, model.config.group_bits)
-        terms = (
-            LossTerm("entropy", lfq.entropy, weights.entropy),
-            LossTerm("commitment", lfq.commitment, weights.commitment),
-        )
-        watched = (
-            ("per_sample_entropy", lfq.per_sample_entropy.detach()),
-            ("codebook_entropy", lfq.codebook_entropy.detach()),
-        )
-        return Quantized(straight_through(code), terms, watched)

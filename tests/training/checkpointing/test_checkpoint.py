@@ -23,6 +23,8 @@ from flowmo.training.config import TrainConfig
 from flowmo.training.loop.generators import Generators
 from flowmo.training.loop.mesh import Mesh
 from flowmo.training.loop.state import TrainState
+from flowmo.training.tasks.flow import GENERATORS
+from flowmo.training.tasks.pretrain import PretrainTask
 from tests.training.processes import log_of, tensors_of
 from tests.training.students import quiet
 
@@ -141,14 +143,14 @@ def test_a_state_restores_generators_and_refuses_other_shapes(
     run_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     config = run_config()
-    state = TrainState.fresh(config, MESH)
-    torch.rand(5, generator=state.generators.noise)
+    state = TrainState.fresh(PretrainTask(config, CPU), MESH)
+    torch.rand(5, generator=state.generators["noise"])
     saved = state.tensors()
     checkpoint = _checkpoint(tmp_path / "whole", saved, state)
-    expected = torch.rand(5, generator=state.generators.noise)
-    fresh = TrainState.fresh(run_config(seed=9), MESH)
+    expected = torch.rand(5, generator=state.generators["noise"])
+    fresh = TrainState.fresh(PretrainTask(run_config(seed=9), CPU), MESH)
     fresh.restore(checkpoint)
-    assert torch.equal(torch.rand(5, generator=fresh.generators.noise), expected)
+    assert torch.equal(torch.rand(5, generator=fresh.generators["noise"]), expected)
     assert all(torch.equal(fresh.tensors()[n], t) for n, t in saved.items() if "model" in n)
 
     name = "model.encoder.img_in.weight"
@@ -166,7 +168,7 @@ def _checkpoint(run: Path, tensors: dict[str, torch.Tensor], state: TrainState) 
 
 
 def test_a_generator_of_another_kind_of_device_is_explained() -> None:
-    generators = Generators.seeded(0, CPU)
+    generators = Generators.seeded(0, CPU, GENERATORS)
     states = generators.state() | {"time": torch.zeros(16, dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="time generator does not fit a cpu generator"):
         generators.load_state(states)

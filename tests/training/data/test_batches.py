@@ -157,14 +157,14 @@ def test_the_cache_changes_nothing_but_speed(damaged: Path) -> None:
     config = DataConfig(min_crop_scale=0.8)
     plain = _dataset(damaged, config=config)
     index = ImageIndex([str(damaged)])
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     decoded = decode_all(
-        index, size=SIZE, config=config, progress=lambda done, all_: told.append((done, all_))
+        index, size=SIZE, config=config, progress=lambda done, all_: reported.append((done, all_))
     )
     cached = CropDataset(index, size=SIZE, config=config, seed=0, decoded=decoded)
     assert torch.equal(_crops(plain, range(20)), _crops(cached, range(20)))
     assert [plain[p].unreadable for p in range(20)] == [cached[p].unreadable for p in range(20)]
-    assert told[-1] == (10, 10)
+    assert reported[-1] == (10, 10)
 
 
 def test_a_cache_over_its_limit_is_refused(pictures: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from flowmo.imaging.reading import read_image
 from flowmo.model.errors import ConfigError
 from flowmo.model.files import replacing_contents
+from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.collection import Collection
 from flowmo.training.data.demo.cutting import CutTask, cut_picture
 from flowmo.training.data.demo.manifest import (
@@ -24,7 +25,6 @@ from flowmo.training.data.demo.parts import write_parts
 from flowmo.training.data.demo.sources import SourcePackage, read_sources
 from flowmo.training.data.held_out import held_out_photographs
 from flowmo.training.errors import DataError
-from flowmo.training.strict import to_dict
 
 LICENCES = "licences"
 

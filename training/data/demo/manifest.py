@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.parts import Part
-from flowmo.training.strict import to_dict
 
 MANIFEST = "manifest.json"
 

@@ -1,4 +1,4 @@
-"""File contents to RGB pictures: transparency laid over a plain colour, drawings told apart.
+"""File contents to RGB pictures: transparency laid over a plain colour, drawings recognized.
 
 A photograph has noise: its neighbouring pixels differ, and it uses many levels. Drawings, icons
 and screenshots have areas of one exact value. The tests here are cheap and err on the side of

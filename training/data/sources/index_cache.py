@@ -20,21 +20,21 @@ class IndexCache:
 
     Args:
         folder: where the files lie; made when needed. None keeps nothing.
-        tell: is told when the folder cannot be written, which costs time and stops nothing.
+        report: Is notified when the folder cannot be written, which costs time and stops nothing.
     """
 
-    def __init__(self, folder: str | None, *, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: str | None, *, report: Callable[[str], None]) -> None:
         self.folder = Path(folder).expanduser() if folder else None
-        self._tell = tell
-        self._told = False
+        self._report = report
+        self._reported = False
 
     def load(self, tar: str, version: str | None) -> Members | None:
         """The index of a tar, if it is known.
 
         Args:
             tar: path or URL.
-            version: what tells this content from another (size and entity tag, say); None where
-                nothing does: such an index is not kept.
+            version: What distinguishes this content from another (size and entity tag, say); None
+                where nothing does: such an index is not kept.
         """
         if self.folder is None or version is None:
             return None
@@ -65,12 +65,12 @@ class IndexCache:
             # Several processes of a run may write the same file at the same time.
             write_file(path, content.getvalue(), flush_to_disk=False)
         except OSError as error:
-            if not self._told:
-                self._tell(
+            if not self._reported:
+                self._report(
                     f"indexes of tars cannot be kept in {self.folder} ({error}); every start "
                     "reads them anew: set data.index_cache to a folder that can be written"
                 )
-            self._told = True
+            self._reported = True
 
     def _path(self, tar: str) -> Path:
         assert self.folder is not None

@@ -6,15 +6,18 @@ supplement A.2), so stage 1B and distillation are watched by a metric that they 
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flowmo.imaging.tensors import as_levels, psnr_of_images, to_levels, to_model_range
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.sampler import noise
 from flowmo.training.config import ValidationConfig
 from flowmo.training.data.pictures import held_out_pictures
-from flowmo.training.libraries import library
+from flowmo.training.errors import LibraryError
 from flowmo.training.perceptual.lpips import Lpips
+from flowmo.training.perceptual.ssim import Ssim
+
+METRICS = ("psnr", "ssim", "lpips")
+"""What ``validation.metric`` may be for a tokenizer."""
 
 _BATCH = 16
 
@@ -29,15 +32,23 @@ class Validator:
 
     Raises:
         DataError: There are no pictures.
-        LibraryError: LPIPS is asked for and its weights cannot be had.
+        LibraryError: The deciding metric needs a library or weights that cannot be had.
+
+    Attributes:
+        missing: Why a metric is left out, by its name.
     """
 
     def __init__(self, config: ValidationConfig, *, size: int, device: torch.device) -> None:
         pictures = held_out_pictures(config.paths, size, limit=config.count)
         self._originals = as_levels(pictures)
         self._device = device
-        self._ssim = library("torchmetrics.functional.image").structural_similarity_index_measure
-        self._metric = config.metric
+        self._ssim = Ssim(device)
+        self.missing = {} if self._ssim.missing is None else {"ssim": self._ssim.missing}
+        if config.metric in self.missing:
+            raise LibraryError(
+                f"validation.metric={config.metric} cannot be measured: "
+                f"{self.missing[config.metric]}; or choose validation.metric=psnr"
+            )
         self._lpips = (
             Lpips("vgg", config.lpips_weights).to(device) if config.metric == "lpips" else None
         )
@@ -45,6 +56,8 @@ class Validator:
     @torch.no_grad()
     def measure(self, model: FlowMo) -> dict[str, float]:
         """Means over the pictures by metric: ``psnr`` (dB), ``ssim``, and ``lpips`` if it decides.
+
+        SSIM is left out where torchmetrics cannot be imported.
 
         Args:
             model: A model with the weights to judge; it is left in the mode it came in.
@@ -59,17 +72,12 @@ class Validator:
             start = noise(seeds, tuple(images.shape[1:])).to(images)
             quantized = model.quantize(model.encode(images))
             came = to_levels(model.decode(quantized, start=start))
-            pair = came.float(), levels.float()
-            similarity: Tensor = self._ssim(*pair, data_range=255.0, reduction="none")
             rounded = to_model_range(came)
             values.setdefault("psnr", []).extend(psnr_of_images(rounded, images))
-            values.setdefault("ssim", []).extend(similarity.tolist())
+            similarities = self._ssim(came, levels)
+            if similarities is not None:
+                values.setdefault("ssim", []).extend(similarities)
             if self._lpips is not None:
                 values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
         model.train(training)
         return {name: float(np.mean(each)) for name, each in values.items()}
-
-    def score(self, values: dict[str, float]) -> float:
-        """The deciding metric as a number that is better when higher."""
-        value = values[self._metric]
-        return -value if self._metric == "lpips" else value

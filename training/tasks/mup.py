@@ -15,13 +15,14 @@ table 3). At r = 1 it is the standard parametrization.
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
 from flowmo.training.config import OptimizerConfig
+from flowmo.training.tasks.task import ParameterGroup
 
 Role = Literal["input", "hidden", "readout", "vector"]
 
@@ -34,14 +35,6 @@ _READOUTS = ("final_layer_img.linear", "final_layer_txt.linear")
 _CODE_READOUT = "encoder.final_layer_txt.linear"
 _MODULATION = (".img_mod.lin", ".txt_mod.lin", ".adaLN_modulation.1")
 _GATE_CHUNKS = (2, 5)  # of the six chunks of a block's modulation: shift, scale, gate, twice
-
-
-class ParameterGroup(NamedTuple):
-    """Tensors that share a learning rate and a weight decay."""
-
-    multiplier: float
-    weight_decay: float
-    parameters: list[nn.Parameter]
 
 
 def role(name: str, parameter: Tensor) -> Role:
