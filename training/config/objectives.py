@@ -12,16 +12,23 @@ PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
 class LossWeights:
     """Weights of the named loss terms; a term of weight 0 is not computed.
 
+    Each task reads some of them; one that it ignores must stay at its default. Numbers in brackets
+    are the tables of the supplement.
+
     Args:
-        flow: of the mean squared velocity error, in every stage.
-        entropy: lambda_ent of lookup-free quantization (stage 1A; supplement, Table 1).
-        commitment: lambda_commit of lookup-free quantization (1A; Table 1).
-        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0016).
-        perceptual: lambda_lpips, between image and one-step estimate (1A; Table 1).
-        sample_perceptual: between image and sample of the chain (1B; supplement, Table 2).
-        sample_mse: squared error of the sample (1B, distillation; not in the paper).
-        teacher_l1: absolute error between student's and teacher's sample (distillation).
-        teacher_perceptual: perceptual distance between the two (distillation).
+        flow: The weight of the mean squared velocity error; all tasks.
+        entropy: lambda_ent of lookup-free quantization; ``pretrain`` (Table 1).
+        commitment: lambda_commit of lookup-free quantization; ``pretrain`` (Table 1).
+        kl: The weight of the Gaussian posterior's KL in nats an image; ``pretrain`` (our choice:
+            docs/decisions/0016).
+        perceptual: lambda_lpips, between image and one-step estimate; ``pretrain`` (Table 1).
+        sample_perceptual: The weight of the perceptual distance between image and sample of the
+            chain; ``post-train`` (Table 2), ``distill``.
+        sample_mse: The weight of that sample's squared error; ``post-train`` and ``distill`` (not
+            in the paper).
+        teacher_l1: The weight of the absolute error between student's and teacher's sample;
+            ``distill``.
+        teacher_perceptual: The weight of the perceptual distance between the two; ``distill``.
 
     Raises:
         ConfigError: a weight is negative.
@@ -90,7 +97,7 @@ class DistillConfig:
 
     Args:
         teacher: checkpoint folder or hub repository; None is the run's ``init``.
-        teacher_steps: of the teacher's grid; None is the teacher's own number.
+        teacher_steps: The number of steps of the teacher's grid; None is the teacher's own number.
         teacher_guidance: its guidance weight; None is its own. The student learns the guided
             result and needs no guidance itself.
         cache: folder for the teacher's samples, so that each is computed once; None for none.

@@ -21,7 +21,8 @@ class LpipsLoss(nn.Module):
     """Mean LPIPS-VGG of pairs.
 
     Args:
-        source: of the backbone's weights, as :mod:`flowmo.training.perceptual.weights` says.
+        source: The source of the backbone's weights
+            (:mod:`flowmo.training.perceptual.weights`).
 
     Raises:
         LibraryError: torchmetrics, torchvision or the weights cannot be had.
@@ -42,8 +43,8 @@ class ResNetLogits(nn.Module):
     """Mean squared difference of ResNet-50's logits at 224 x 224 (stage 1B, after MaskBit).
 
     Args:
-        source: of the weights, as :mod:`flowmo.training.perceptual.weights` says; torchvision's are
-            IMAGENET1K_V1.
+        source: The source of the weights (:mod:`flowmo.training.perceptual.weights`);
+            torchvision's are IMAGENET1K_V1.
 
     Raises:
         LibraryError: torchvision or the weights cannot be had.

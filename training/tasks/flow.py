@@ -152,7 +152,7 @@ def flow_loss(
         images: [B, 3, S, S] in [-1, 1].
         quantized: [B, K, D]; dropped where the draws say so.
         draws: times, noise and dropout.
-        weights: of the terms.
+        weights: The weights of the terms.
 
     Returns:
         The term, and x_t - t v, [B, 3, S, S].
@@ -179,7 +179,7 @@ def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) 
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
         draws: the posterior's noise.
-        weights: of the quantizer's terms.
+        weights: The weights of the quantizer's terms.
     """
     code = model.encode(images)
     # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.

@@ -34,8 +34,8 @@ class CutTask:
         data: the file's bytes.
         selection: that the file belongs to.
         size: side of the crops, pixels.
-        quality: of the WebP files, 0 ... 100.
-        seed: of all random choices, with the package and the path.
+        quality: The quality of the WebP files, 0 ... 100.
+        seed: The seed of all random choices, with the package and the path.
     """
 
     package: str

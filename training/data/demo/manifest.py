@@ -17,9 +17,9 @@ class DemoDataConfig:
 
     Args:
         size: side of the crops, pixels.
-        quality: of the WebP files, 0 ... 100.
+        quality: The quality of the WebP files, 0 ... 100.
         part_bytes: no tar is larger.
-        seed: of crops, backgrounds of cut-outs, and order.
+        seed: The seed of crops, backgrounds of cut-outs, and order.
 
     Raises:
         ConfigError: a value out of range.
