@@ -68,7 +68,7 @@ def tiny_demo() -> TrainConfig:
     """The demo checkpoint: minutes on a GPU, five hours on two CPU cores.
 
     The budget is time: the learning rate falls over ``max_minutes``, however many steps fit. It
-    departs from Table 1 in what so short a run needs (docs/decisions/0052).
+    departs from Table 1 in what so short a run needs (docs/decisions/0020).
     """
     return TrainConfig(
         # The velocity is learned best near t = 1; more steps lean on the rest and add up its error.
