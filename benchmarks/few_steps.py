@@ -48,7 +48,7 @@ class Comparison:
     Args:
         teacher: whose tokens they are.
         images: [B, 3, S, S] in [-1, 1].
-        sampler: of the teacher's reference samples.
+        sampler: The sampler of the teacher's reference samples.
     """
 
     def __init__(self, teacher: InferenceModel, images: Tensor, sampler: SamplerConfig) -> None:

@@ -63,7 +63,7 @@ def measure_latency(model: InferenceModel, steps: Sequence[int], repeats: int) -
 
     Args:
         model: on any device; results are on the CPU when a repetition ends.
-        steps: of the settings beside the default; guidance is off in all of these.
+        steps: The step counts beside the default; guidance is off in all of these.
         repeats: timed runs of each setting.
     """
     picture = held_out_squares(SIDE)[PHOTOGRAPH]

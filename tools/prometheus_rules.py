@@ -26,7 +26,7 @@ def prometheus_rule(name: str) -> str:
     """One rules file as a PrometheusRule, its comments kept.
 
     Args:
-        name: of the file, without suffix.
+        name: The file's name, without suffix.
     """
     lines = (RULES / f"{name}.yml").read_text(encoding="utf-8").splitlines()
     return _HEADER.format(name=name) + "".join(f"  {line}".rstrip() + "\n" for line in lines)

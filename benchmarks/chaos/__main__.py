@@ -47,7 +47,7 @@ def run(names: Sequence[str], folder: Path, *, before: float, after: float) -> l
     """Inject faults, the lost node in a cluster of its own.
 
     Args:
-        names: of the faults.
+        names: The names of the faults.
         folder: for files.
         before: seconds of load before an injection.
         after: seconds of load after recovery.

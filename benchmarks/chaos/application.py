@@ -109,8 +109,8 @@ def running(folder: Path, *, address: str | None = None, **settings: Any) -> Ite
 
     Args:
         folder: for checkpoint, config and log; made.
-        address: of a Ray cluster that is there; one of its own by default.
-        settings: of the gateways.
+        address: The address of a Ray cluster that is there; one of its own by default.
+        settings: The gateways' settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

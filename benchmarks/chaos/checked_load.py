@@ -24,9 +24,9 @@ class Answer:
 
     Attributes:
         sent, ended: times of the monotonic clock.
-        seed: of the picture.
-        status: of the last attempt; None where the connection broke.
-        digest: of the answer's content.
+        seed: The seed of the picture's noise.
+        status: The HTTP status of the last attempt; None where the connection broke.
+        digest: The digest of the answer's content.
         first_failed: how the first attempt ended, if otherwise than with 200 or 429.
     """
 
@@ -128,7 +128,7 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
     comes again after a second where the answer says so (429).
 
     Args:
-        url: of the service.
+        url: The address of the service.
         upload: the picture that is reconstructed.
         seeds: one after the other.
         clients: how many.

@@ -59,9 +59,9 @@ class Outcome:
         injected: what was done.
         target: what is wanted.
         met: whether it came to that.
-        tally: of the requests from the injection on.
+        tally: The tally of the requests from the injection on.
         recovery_seconds: until what was broken was replaced; None where nothing is.
-        memory_growth: of all processes of the cluster, as a share of before.
+        memory_growth: The growth of all the cluster's processes, as a share of before.
         note: what else is worth saying.
     """
 
@@ -101,7 +101,7 @@ class Bench:
 
         Args:
             inject: breaks it, and gives what says that it is over.
-            clients: of the load.
+            clients: The number of the load's clients.
 
         Returns:
             The answers, when it was broken, seconds until it was over, growth of memory.

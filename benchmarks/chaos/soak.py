@@ -80,7 +80,7 @@ class Mix:
     """Requests of every kind in turn, each with the statuses that it should get.
 
     Args:
-        url: of the service.
+        url: The address of the service.
     """
 
     def __init__(self, url: str) -> None:
@@ -107,7 +107,7 @@ class Mix:
 
         Args:
             done: ends it.
-            number: of the client; the first kind and the seeds.
+            number: The client's number, which decides its first kind and its seeds.
             ends: counts "kind: status", with "expected" or "UNEXPECTED" before it.
             retry: what breaks or is unavailable (503) is asked for again: something is killed.
         """

@@ -69,8 +69,8 @@ def measure(checkpoint: Path, out: Path, panels: list[Panel], *, seconds: float,
         checkpoint: what is served.
         out: PNG file to write; its folder is made.
         panels: what is drawn.
-        seconds: of each load.
-        seed: of arrivals and requests.
+        seconds: The length of each load in seconds.
+        seed: The seed of arrivals and requests.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

@@ -49,7 +49,7 @@ def draw(
         start: in Unix time.
         end: in Unix time.
         phases: begin and name of each part of the time.
-        rate_interval: of rates.
+        rate_interval: The window of rates, as Prometheus writes it.
     """
     import matplotlib as mpl
 

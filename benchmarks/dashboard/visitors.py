@@ -16,7 +16,7 @@ def visitors(url: str) -> Iterator[None]:
     """One request after the other while the block runs.
 
     Args:
-        url: of the server.
+        url: The address of the server.
     """
     done = threading.Event()
     photographs = [path.read_bytes() for path in photograph_paths()]

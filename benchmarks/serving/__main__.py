@@ -46,8 +46,8 @@ def measure(checkpoint: Path, out: Path, plan: Plan, *, threads: int, seed: int)
         checkpoint: what is served.
         out: path of the report without suffix; its folder is made.
         plan: durations.
-        threads: of one operation of torch, in servers and offline.
-        seed: of arrivals and requests.
+        threads: The threads of one operation of torch, in servers and offline.
+        seed: The seed of arrivals and requests.
     """
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))

@@ -40,7 +40,7 @@ class Phase:
     """A load.
 
     Attributes:
-        kind: of the requests.
+        kind: The kind of the requests.
         load: in full decoders.
         seconds: that it lasts.
     """

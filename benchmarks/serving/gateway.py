@@ -22,8 +22,8 @@ class Gateway:
     """Requests of one step, one at a time, each after one picture computed without a service.
 
     Attributes:
-        latency: of the requests, in seconds.
-        direct: of tokens to PNG bytes in a process without a service, in seconds.
+        latency: The latency of the requests in seconds.
+        direct: Seconds from tokens to PNG bytes in a process without a service.
         added: to each request beyond what the server's own stages ``sample`` and ``encode_image``
             took, in seconds: HTTP on both sides, reading the container, hand-overs between
             threads, the wait for the device.
@@ -49,9 +49,9 @@ def gateway(
     Args:
         server: idle.
         offline: the same model with as many threads.
-        workload: of one step, answered with PNG.
+        workload: The requests: one step each, answered with PNG.
         plan: how many.
-        seed: of the requests.
+        seed: The seed of the requests.
 
     Raises:
         ConnectionError: the server did not answer with a picture.

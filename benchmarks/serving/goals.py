@@ -41,8 +41,8 @@ def goals(
 
     Args:
         saturation: beside the offline sampler.
-        points: of the sweep.
-        load: of the points that are compared.
+        points: The points of the sweep.
+        load: The load at which points are compared.
         gateway: at one request at a time.
         overload: with a deadline.
     """

@@ -29,10 +29,10 @@ class Outcome:
             behind (the server's fault or its own) cannot hide waiting.
         sent: when it was sent.
         done: when the whole answer was there, or it was clear that none would come.
-        status: of HTTP; None if no answer came.
+        status: The HTTP status; None if no answer came.
         problem: what the server called it, or the error that kept the answer from coming.
         stages: the server's own times by stage, in seconds.
-        size: of the body, in bytes.
+        size: The size of the body in bytes.
     """
 
     ask: Ask
@@ -79,7 +79,7 @@ async def open_loop(
     """Send each request at its instant, whether or not others have been answered.
 
     Args:
-        client: of the server.
+        client: A client of the server.
         asks: the requests.
         arrivals: their instants, ascending, in seconds from now.
         deadline: the seconds that each request allows the server.
@@ -113,7 +113,7 @@ async def send(
     """Send one request now.
 
     Args:
-        client: of the server.
+        client: A client of the server.
         ask: the request.
         begin: what instants count from, in ``time.monotonic()``.
         planned: when it was to be sent; now by default.
@@ -151,7 +151,7 @@ class Saturated:
     """A server that always had enough to do.
 
     Attributes:
-        outcomes: of all requests, those before and after the measured time too.
+        outcomes: The outcomes of all requests, those before and after the measured time too.
         computed: in the measured time.
     """
 
@@ -170,7 +170,7 @@ async def closed_loop(
     """Keep so many requests inside all the time, and see how much is computed.
 
     Args:
-        client: of the server.
+        client: A client of the server.
         asks: without end.
         concurrency: requests inside at once.
         ramp: seconds before the measured time.

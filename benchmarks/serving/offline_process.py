@@ -13,7 +13,7 @@ class OfflineProcess:
 
     Args:
         checkpoint: the model.
-        threads: of one operation of torch.
+        threads: The threads of one operation of torch.
     """
 
     def __init__(self, checkpoint: Path, *, threads: int) -> None:

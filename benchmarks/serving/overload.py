@@ -14,7 +14,7 @@ class Overload:
     """What became of it.
 
     Attributes:
-        deadline: of every request, in seconds; also the limit of a good answer.
+        deadline: Every request's deadline in seconds; also the limit of a good answer.
         capacity_rows: evaluations of the network a second at saturation, the mean of two
             measurements around this one.
         point: what came.
@@ -41,8 +41,8 @@ def overload(
         server: idle.
         workload: what is asked for.
         plan: factor and durations.
-        deadline: of every request, in seconds.
-        seed: of arrivals and requests.
+        deadline: Every request's deadline in seconds.
+        seed: The seed of arrivals and requests.
     """
 
     def capacity_rows() -> float:

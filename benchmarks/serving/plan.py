@@ -23,7 +23,7 @@ class Plan:
     """Durations are in seconds; a ramp is not counted.
 
     Attributes:
-        unloaded_repeats: of each kind of request, alone.
+        unloaded_repeats: How often each kind of request is sent alone.
         limit_factor: the limit of a good answer, in times of the slowest kind alone.
         capacity_ramp, capacity_seconds, concurrency: of saturation with the mix.
         ramp, points: of the sweep.

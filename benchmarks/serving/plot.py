@@ -10,7 +10,7 @@ def draw(points: Sequence[SweepPoint], out: Path, *, limit: float) -> None:
     """Draw p50 and p95.
 
     Args:
-        points: of the sweep.
+        points: The points of the sweep.
         out: PNG file to write.
         limit: latency of a good answer, in seconds.
     """

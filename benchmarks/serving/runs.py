@@ -17,7 +17,7 @@ class Run:
     """One stretch of load, from idle to idle.
 
     Attributes:
-        outcomes: of all requests, the ramp's first.
+        outcomes: The outcomes of all requests, the ramp's first.
         measured: those planned after the ramp.
         computed: for all of them.
     """

@@ -27,7 +27,7 @@ class Saturation:
     """All rounds.
 
     Attributes:
-        batch: of the offline sampler: the one of the table nearest to the server's mean batch.
+        batch: The offline sampler's batch, that of the table nearest to the server's mean.
         rounds: in order.
         ratio: the median of the rounds'.
         offline_table: rate of the offline sampler by batch size, measured once.
@@ -49,7 +49,7 @@ def saturation(
         offline: the same model with as many threads.
         workload: what every request asks for; the model's defaults, as the offline sampler does.
         plan: rounds and durations.
-        seed: of the requests.
+        seed: The seed of the requests.
     """
     table = {
         batch: offline.rows_a_second(batch, plan.table_seconds) for batch in plan.table_batches

@@ -23,9 +23,9 @@ class Snapshot:
         rows: evaluations of the network, padding left out.
         padding: rows computed only to fill a batch size.
         ticks: batches.
-        busy_seconds: of the batches.
-        cpu_seconds: of the server's process, all threads.
-        generator_cpu_seconds: of this process.
+        busy_seconds: The seconds that batches took.
+        cpu_seconds: The CPU seconds of the server's process, all threads.
+        generator_cpu_seconds: The CPU seconds of this process.
         machine_cpu_seconds: the same of this machine; None where the system does not say.
         ticks_up_to: how many ticks had at most so many rows.
     """

@@ -34,7 +34,7 @@ class Summary:
         goodput_rows: evaluations of the network a second that were spent on these.
         late: pictures that came after the limit.
         latency: seconds from the planned instant to the whole picture; None without any.
-        latency_by_kind: of each kind of request that got a picture.
+        latency_by_kind: The latency of each kind of request that got a picture.
         queue: seconds that the server says these waited for the device.
         lag: seconds by which requests were sent late.
     """
@@ -90,7 +90,7 @@ def summarize(outcomes: Sequence[Outcome], *, seconds: float, limit: float) -> S
     """Figures of requests.
 
     Args:
-        outcomes: of the requests planned in the measured time.
+        outcomes: The outcomes of the requests planned in the measured time.
         seconds: length of that time.
         limit: latency up to which an answer is a good one, in seconds.
     """

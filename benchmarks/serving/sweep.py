@@ -16,9 +16,9 @@ class SweepPoint:
     """One discipline at one load.
 
     Attributes:
-        discipline: of the server.
+        discipline: The server's batching discipline.
         load: offered, as a share of what step-level batching can do.
-        summary: of the measured requests.
+        summary: The summary of the measured requests.
         computed: by the server, ramps and the time until it was idle included.
         wasted_rows: computed for requests that got no picture.
         peak_bytes: the server's memory, the most so far.
@@ -49,7 +49,7 @@ def sweep(
         plan: loads and durations.
         capacity: requests a second of which loads are shares.
         limit: latency of a good answer, in seconds.
-        seed: of arrivals and requests; they are the same for every discipline.
+        seed: The seed of arrivals and requests, which are the same for every discipline.
     """
     points: list[SweepPoint] = []
     turn = 0

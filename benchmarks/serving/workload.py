@@ -19,8 +19,8 @@ class Kind:
 
     Attributes:
         name: in the reports.
-        share: of all requests, relative to the other kinds' shares.
-        steps: of the sampler; the model's own number by default.
+        share: The share of all requests, relative to the other kinds' shares.
+        steps: The sampler's steps; the model's own number by default.
         guidance: the model's own by default.
         accept: media type of the answer.
     """
@@ -58,9 +58,9 @@ class Ask:
     """One request.
 
     Attributes:
-        kind: of its options.
+        kind: The kind of its options.
         rows: evaluations of the network that it takes.
-        params: of the query.
+        params: The parameters of the query.
         headers: media types.
         body: a container.
     """
@@ -103,7 +103,7 @@ class Workload:
 
         Args:
             number: how many.
-            seed: of the order and of the sampler's seeds.
+            seed: The seed of the order and of the sampler's seeds.
         """
         generator = np.random.default_rng(seed)
         bounds = list(accumulate(kind.share for kind in self.kinds))

@@ -15,7 +15,7 @@ class Timing:
     """Seconds of one way.
 
     Attributes:
-        median: of all rounds.
+        median: The median of all rounds.
         low: a tenth of the rounds were quicker.
         high: a tenth were slower.
         rounds: how many.

@@ -109,7 +109,7 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Comp
 
     Args:
         name: :data:`PLAIN`, or one of :func:`names`.
-        subject: of which network.
+        subject: The network that is measured.
         batches: sizes that will be asked for.
 
     Raises:
@@ -171,7 +171,7 @@ def outside(path: str, subject: Subject) -> dict[Half, Compute]:
     Args:
         path: ``module:function``; the function takes the network's config and its state dict (the
             published names) on the device, and gives a mapping from half to a function as above.
-        subject: of which network.
+        subject: The network that is measured.
     """
     module, _, function = path.partition(":")
     made: Mapping[str, Any] = getattr(importlib.import_module(module), function)(

@@ -123,9 +123,9 @@ def refusal_of(
 
     Args:
         problem: as in RFC 9457, with ``code`` and ``hint``.
-        status: of HTTP; the document's own by default.
-        request_id: of the answer; the document's own by default.
-        retry_after: of the answer; the document's own by default.
+        status: The HTTP status; the document's own by default.
+        request_id: The answer's request id; the document's own by default.
+        retry_after: The answer's Retry-After; the document's own by default.
     """
     if retry_after is None and "retry_after" in problem:
         retry_after = retry_after_seconds(str(problem["retry_after"]))

@@ -28,7 +28,7 @@ class ServerRefusedError(ClientError):
     """The server answered with a problem.
 
     Attributes:
-        status: of HTTP.
+        status: The HTTP status.
         code: stable name of the problem, e.g. ``image-too-large``.
         detail: what happened.
         hint: what to do about it.

@@ -245,7 +245,7 @@ class Asker:
     """Calls one method of a client of either kind.
 
     Attributes:
-        clock: of its clients.
+        clock: The clock of its clients.
     """
 
     def __init__(self, kind: str) -> None:
@@ -264,10 +264,10 @@ class Asker:
 
         Args:
             server: to ask.
-            method: of the client.
-            *arguments: of the method.
+            method: The name of the client's method.
+            *arguments: The arguments of the method.
             client: options of the client.
-            **options: of the method.
+            **options: The keyword arguments of the method.
         """
         if self._kind == "sync":
             with Client(server.url, clock=self.clock, **client or {}) as it:

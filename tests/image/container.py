@@ -40,7 +40,7 @@ class Container:
 
     Args:
         root: the image's file system.
-        configuration: of the image (:func:`tests.image.build.configuration`).
+        configuration: The image's configuration (:func:`tests.image.build.configuration`).
     """
 
     def __init__(self, root: Path, configuration: Mapping[str, Any]) -> None:

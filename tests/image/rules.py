@@ -55,7 +55,7 @@ def violations(
 
     Args:
         dockerfile: its text.
-        ignored: of .dockerignore.
+        ignored: The text of .dockerignore.
         root: the context.
         port: on which the service listens if nothing else is said.
         routes: paths that it answers.

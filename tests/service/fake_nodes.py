@@ -27,7 +27,7 @@ def cluster_of_fake_nodes(folder: Path, *, cpus: int, gpu_nodes: int) -> Iterato
 
     Args:
         folder: for its config; short, because sockets lie under it.
-        cpus: of the head node; further nodes have 1 CPU and 1 GPU.
+        cpus: The CPUs of the head node; further nodes have 1 CPU and 1 GPU.
         gpu_nodes: most of them.
 
     Yields:

@@ -67,9 +67,9 @@ def without_data(
 
     Args:
         prometheus: has scraped a server.
-        job: of the server.
+        job: The server's job label.
         have: what there is.
-        rate_interval: of rates.
+        rate_interval: The window of rates, as Prometheus writes it.
 
     Raises:
         PrometheusError: an expression cannot be evaluated.

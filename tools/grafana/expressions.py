@@ -5,7 +5,7 @@ def series(name: str, **labels: str) -> str:
     """A selector of both forms, in the jobs that the page shows.
 
     Args:
-        name: of the series, without ``ray_``.
+        name: The name of the series, without ``ray_``.
         labels: patterns that must match.
     """
     matchers = "".join(f', {label}=~"{pattern}"' for label, pattern in labels.items())

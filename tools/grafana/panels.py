@@ -26,7 +26,7 @@ class Query:
 
     Attributes:
         expression: PromQL with Grafana's ``$__rate_interval`` and our ``$job``.
-        legend: of its series; ``{{label}}`` is replaced.
+        legend: The legend of its series; ``{{label}}`` is replaced.
         needs: what must be there for it to have data.
     """
 
@@ -51,7 +51,7 @@ class Panel:
     Attributes:
         title: what it shows.
         description: how to read it.
-        unit: of its values.
+        unit: The unit of its values.
         queries: what is drawn.
         kind: how.
         width: in 24ths of the page.
