@@ -19,7 +19,7 @@ TINY = [
     "steps=4",
     "log_interval=1",
     "validation.interval=2",
-    "distill.teacher_steps=2",
+    "tiny-distill:distill.teacher_steps=2",
     "precision=float32",
 ]
 
