@@ -45,4 +45,4 @@ def test_examples(
     body = json.dumps({"succeeded": 0, "failed": 1, "items": [item]}).encode()
     with script(Reply(200, body)) as scripted, Client(scripted.url) as client:
         exec(many, namespace | {"client": client})
-    assert capsys.readouterr().out == "unsupported-image Mend it.\n"
+    assert capsys.readouterr().out == "unsupported-image Send it again.\n"

@@ -195,7 +195,7 @@ def test_what_would_fail_again_is_not_tried_again(ask: Asker, status: int, code:
         ask(server, "detokenize", CONTAINER)
     error = caught.value
     assert (error.status, error.code, error.request_id) == (status, code, "from-server")
-    assert str(error) == f"{status} {code}: detail of {code} Mend it."
+    assert str(error) == f"{status} {code}: detail of {code} Send it again."
     assert len(server.requests) == 1
 
 

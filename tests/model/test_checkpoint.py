@@ -189,7 +189,7 @@ def test_a_fingerprint_may_be_absent(folder: Path) -> None:
         ({"config": CONFIG.to_dict() | {"code_length": -1}}, "code_length must be"),
         ({"config": CONFIG.to_dict() | {"code_lenght": 2}}, r"no field \['code_lenght'\]"),
         ({"config": CONFIG.to_dict() | {"image_size": "16"}}, "image_size must be"),
-        ({"config": CONFIG.to_dict() | {"encoder": 3}}, "needs a mapping"),
+        ({"config": CONFIG.to_dict() | {"encoder": 3}}, "must be a mapping"),
         (
             {"config": CONFIG.to_dict() | {"sampler": CONFIG.sampler.to_dict() | {"rho": "x"}}},
             "invalid config",
