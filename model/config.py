@@ -17,6 +17,7 @@ from flowmo.model.errors import ConfigError
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
 TokenPositions = Literal["diagonal", "grid"]
+Prediction = Literal["velocity", "image"]
 
 DEFAULT_STEPS = 25
 DEFAULT_RHO = 0.25
@@ -217,6 +218,13 @@ class FlowMoConfig:
         token_positions: rotary positions of the latent tokens. ``diagonal`` is the published
             (i, i, i); ``grid`` spreads them over the image as sqrt(K) x sqrt(K) points, which
             ties each token to a place and learns in a small fraction of the steps.
+        prediction: what the decoder's network computes. ``velocity`` is the published form. An
+            ``image`` x becomes the velocity (x_t - x) / max(t, 0.05): the noise need not pass
+            through the network to be in the result.
+        stem: channels of convolutions before the encoder's patches are cut, each halving the
+            sides; empty is the published form, none.
+        head: channels of convolutions between the decoder's patches and the pixels, at each scale
+            from the coarsest to the image's own; empty is the published form, none.
         quantizer: ``lfq`` (signs) or ``gaussian`` (continuous posterior, no tokens to transmit).
         sampler: what decoding does when nobody asks for anything else.
 
@@ -234,6 +242,9 @@ class FlowMoConfig:
     group_bits: int
     quantizer: QuantizerKind = "lfq"
     token_positions: TokenPositions = "diagonal"
+    prediction: Prediction = "velocity"
+    stem: tuple[int, ...] = ()
+    head: tuple[int, ...] = ()
     sampler: SamplerConfig = SamplerConfig()
 
     def __post_init__(self) -> None:
@@ -267,6 +278,19 @@ class FlowMoConfig:
             self.token_positions == "diagonal" or isqrt(self.code_length) ** 2 == self.code_length,
             f"token_positions='grid' needs a square code_length, got {self.code_length}",
         )
+        _require(
+            self.prediction in get_args(Prediction),
+            f"prediction must be one of {get_args(Prediction)}, got {self.prediction!r}",
+        )
+        for name, channels in (("stem", self.stem), ("head", self.head)):
+            for number in channels:
+                _require_positive_int("FlowMoConfig", **{f"{name} channels": number})
+        for name, shrink in (("stem", self._stem_shrink), ("head", self._head_shrink)):
+            _require(
+                self.patch_size % shrink == 0,
+                f"a {name} of {len(getattr(self, name))} scales needs a patch_size divisible by "
+                f"{shrink}, got {self.patch_size}",
+            )
 
     @property
     def ids_per_token(self) -> int:
@@ -285,8 +309,28 @@ class FlowMoConfig:
 
     @property
     def patch_dim(self) -> int:
-        """3 p^2: numbers in one patch."""
+        """3 p^2: numbers in one patch of an image."""
         return 3 * self.patch_size**2
+
+    @property
+    def encoder_patch_dim(self) -> int:
+        """Numbers in one patch that the encoder sees: 3 p^2 without a stem."""
+        channels = self.stem[-1] if self.stem else 3
+        return channels * (self.patch_size // self._stem_shrink) ** 2
+
+    @property
+    def decoder_patch_dim(self) -> int:
+        """Numbers that the decoder's transformer gives for one patch: 3 p^2 without a head."""
+        channels = self.head[0] if self.head else 3
+        return channels * (self.patch_size // self._head_shrink) ** 2
+
+    @property
+    def _stem_shrink(self) -> int:
+        return 2 ** len(self.stem)
+
+    @property
+    def _head_shrink(self) -> int:
+        return 2 ** max(len(self.head) - 1, 0)
 
     @property
     def code_dim(self) -> int:
@@ -299,6 +343,9 @@ class FlowMoConfig:
         values = _strict_fields(cls, data)
         for name in ("encoder", "decoder"):
             values[name] = TransformerConfig.from_dict(values[name])
+        for name in ("stem", "head"):
+            if name in values:
+                values[name] = tuple(values[name])
         if "sampler" in values:
             values["sampler"] = SamplerConfig.from_dict(values["sampler"])
         return cls(**values)
@@ -308,6 +355,8 @@ class FlowMoConfig:
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         for name in ("encoder", "decoder", "sampler"):
             values[name] = values[name].to_dict()
+        for name in ("stem", "head"):
+            values[name] = list(values[name])
         return values
 
 

@@ -12,6 +12,7 @@ Shape legend: B rows, N patches, K latent tokens, L = K + N, d width, H heads, C
 M numbers of modulation a row.
 """
 
+import copy
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Protocol
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 
 from flowmo.model.attention import attention
 from flowmo.model.config import FlowMoConfig, SamplerConfig
+from flowmo.model.convolutions import encoder_patches, in_two_parts, per_time, prediction
 from flowmo.model.errors import ConfigError, TokenError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import decoder_shape, encoder_shape, patch_grid, with_mask
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, ids_to_signs, signs
 from flowmo.model.rotary import apply_rotary
 from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
@@ -192,7 +194,8 @@ class InferenceDecoder(nn.Module):
         """[B, N, 3p^2], [B, K, D + 1], [B, M] and the rotary table of L to [B, N, 3p^2]."""
         split = self.depth * 12 * self.width
         blocks = modulation[:, :split].unflatten(1, (self.depth, 2, 6, 1, -1)).movedim(0, 3)
-        final = modulation[:, split:].unflatten(1, (2, 1, -1)).movedim(0, 1)
+        final = modulation[:, split : split + 2 * self.width]
+        final = final.unflatten(1, (2, 1, -1)).movedim(0, 1)
         img, txt = self.img_in(patches), self.txt_in(condition)
         for i, block in enumerate(self.blocks):
             img, txt = block(img, txt, table, blocks[i])
@@ -207,10 +210,12 @@ class Modulator(nn.Module):
 
     Args:
         decoder: the training form; its modulation and time weights are copied.
+        rate: whether rows end with 1 / t, for a network that predicts the image.
     """
 
-    def __init__(self, decoder: Transformer) -> None:
+    def __init__(self, decoder: Transformer, *, rate: bool) -> None:
         super().__init__()
+        self.rate = rate
         self.time_layers = nn.ModuleList(
             _frozen(layer) for layer in (decoder.time_in.in_layer, decoder.time_in.out_layer)
         )
@@ -224,10 +229,10 @@ class Modulator(nn.Module):
         self.final = _frozen(final)
 
     def forward(self, t: Tensor) -> Tensor:
-        """[R] times to float32 [R, M]: depth x (img, txt) x (attention, MLP) x 3, then final.
+        """[R] times to float32 [R, M]: depth x (img, txt) x (attention, MLP) x 3, final, rate.
 
         The three are shift, scale, gate; scales are kept as 1 + scale, which is what the network
-        multiplies by.
+        multiplies by. The rate 1 / t is two numbers to be added, since one would be coarse in bfloat16.
         """
         vec = time_embedding(t)
         for i, layer in enumerate(self.time_layers):
@@ -236,6 +241,8 @@ class Modulator(nn.Module):
         unit = torch.tensor([0.0, 1.0, 0.0] * 2, device=t.device)[:, None]
         parts = [_linear32(layer, vec).unflatten(1, (6, -1)) + unit for layer in self.layers]
         parts.append(_linear32(self.final, vec).unflatten(1, (2, -1)) + unit[:2])
+        if self.rate:
+            parts.append(in_two_parts(per_time(t.float()), torch.bfloat16))
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 
@@ -287,12 +294,16 @@ class InferenceModel:
         self.dtype, self.device = dtype, torch.device(device)
         self.encoder = InferenceEncoder(model.encoder)
         self.decoder = InferenceDecoder(model.decoder)
-        for half in (self.encoder, self.decoder):
-            _place(half, self.device, dtype)
+        self.stem, self.head = copy.deepcopy(model.stem), copy.deepcopy(model.head)
+        for part in (self.encoder, self.decoder, self.stem, self.head):
+            if part is not None:
+                _place(part.requires_grad_(False), self.device, dtype)
         self._steps: Steps | None = None
         self._rotary: dict[tuple[bool, int, int], Tensor] = {}
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
-        self._modulator: Modulator | None = Modulator(model.decoder).to(self.device, dtype)
+        self._modulator: Modulator | None = Modulator(
+            model.decoder, rate=model.config.prediction == "image"
+        ).to(self.device, dtype)
         if times is not None:
             self._rows.update(self._compute_modulation(times))
             self._modulator = None
@@ -348,7 +359,8 @@ class InferenceModel:
         grid = patch_grid(images, self.config.patch_size)
         if self._steps is not None:
             return self._steps.encode(images.to(self.device))
-        patches = patchify(images.to(self.device, self.dtype), self.config.patch_size)
+        images = images.to(self.device, self.dtype)
+        patches = encoder_patches(images, self.stem, self.config.patch_size)
         table = self.rotary(encoder=True, grid=grid)
         code: Tensor = self.encoder(patches, table, self.config.code_length)
         return code.float()
@@ -381,10 +393,12 @@ class InferenceModel:
         if self._steps is not None:
             rows = modulation.expand(x.shape[0], -1)
             return self._steps.velocity(x.to(self.device), condition, rows)
-        patches = patchify(x.to(self.device, self.dtype), self.config.patch_size)
+        x = x.to(self.device)
+        noisy = x.to(self.dtype)
+        patches = patchify(noisy, self.config.patch_size)
         table = self.rotary(encoder=False, grid=grid)
-        out: Tensor = self.decoder(patches, condition, modulation, table)
-        return unpatchify(out.float(), self.config.patch_size, grid)
+        out = self.decoder(patches, condition, modulation, table)
+        return velocity_of(self.config, out, x.float(), noisy, self.head, modulation)
 
     @torch.inference_mode()
     def decode(
@@ -490,6 +504,34 @@ class InferenceModel:
     @property
     def _is_continuous(self) -> bool:
         return self.config.quantizer == "gaussian"
+
+
+def velocity_of(
+    config: FlowMoConfig,
+    out: Tensor,
+    x: Tensor,
+    noisy: Tensor,
+    head: nn.Module | None,
+    modulation: Tensor,
+) -> Tensor:
+    """A decoder's output as a velocity.
+
+    Args:
+        config: of the model.
+        out: [B, N, dim], of the decoder's transformer.
+        x: its input, float32 [B, 3, H, W].
+        noisy: the same in the model's dtype.
+        head: convolutions to pixels, if there are any.
+        modulation: [B, M] or [1, M], that the output was computed with.
+
+    Returns:
+        float32 [B, 3, H, W].
+    """
+    said = prediction(out, noisy, head, config.patch_size).float()
+    if config.prediction == "velocity":
+        return said
+    rate = modulation[:, -2:].float().sum(1)
+    return (x - said) * rate[:, None, None, None]
 
 
 def _place(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

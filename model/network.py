@@ -9,8 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
+from flowmo.model.convolutions import (
+    build_head,
+    build_stem,
+    encoder_patches,
+    per_time,
+    prediction,
+)
 from flowmo.model.errors import ConfigError
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, signs, straight_through
 from flowmo.model.transformer import Transformer, TransformerShape
 
@@ -21,7 +28,8 @@ def encoder_shape(config: FlowMoConfig) -> TransformerShape:
     """Sizes of the encoder: K zero vectors of the code's width in, the code out."""
     return TransformerShape(
         transformer=config.encoder,
-        img_dim=config.patch_dim,
+        img_dim=config.encoder_patch_dim,
+        img_out_dim=config.patch_dim,
         txt_in_dim=config.code_dim,
         txt_out_dim=config.code_dim,
         token_positions=config.token_positions,
@@ -33,6 +41,7 @@ def decoder_shape(config: FlowMoConfig) -> TransformerShape:
     return TransformerShape(
         transformer=config.decoder,
         img_dim=config.patch_dim,
+        img_out_dim=config.decoder_patch_dim,
         txt_in_dim=config.token_bits + 1,
         txt_out_dim=config.token_bits + 1,
         token_positions=config.token_positions,
@@ -75,6 +84,8 @@ class FlowMoNetwork(nn.Module):
         self.config = config
         self.encoder = Transformer(encoder_shape(config))
         self.decoder = Transformer(decoder_shape(config))
+        self.stem = build_stem(config)
+        self.head = build_head(config)
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of images (SPEC "Encode").
@@ -89,7 +100,7 @@ class FlowMoNetwork(nn.Module):
             ConfigError: images of a wrong shape.
         """
         grid = patch_grid(images, self.config.patch_size)
-        patches = patchify(images, self.config.patch_size)
+        patches = encoder_patches(images, self.stem, self.config.patch_size)
         empty = patches.new_zeros(images.shape[0], self.config.code_length, self.config.code_dim)
         code: Tensor = self.encoder(patches, empty, grid, None).txt
         return code
@@ -122,5 +133,8 @@ class FlowMoNetwork(nn.Module):
         grid = patch_grid(x, self.config.patch_size)
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])
         patches = patchify(x, self.config.patch_size)
-        out: Tensor = self.decoder(patches, condition, grid, times).img
-        return unpatchify(out, self.config.patch_size, grid)
+        out = self.decoder(patches, condition, grid, times).img
+        said = prediction(out, x, self.head, self.config.patch_size)
+        if self.config.prediction == "velocity":
+            return said
+        return (x - said.to(x.dtype)) * per_time(times)[:, None, None, None].to(x.dtype)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
-from flowmo.model.inference import InferenceModel
+from flowmo.model.convolutions import encoder_patches
+from flowmo.model.inference import InferenceModel, velocity_of
 from flowmo.model.network import with_mask
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.patches import patchify
 
 Half = Literal["encoder", "decoder"]
 HALVES: tuple[Half, ...] = get_args(Half)
@@ -36,11 +37,12 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: InferenceModel) -> None:
         super().__init__()
         self.network, self.config, self.dtype = model.encoder, model.config, model.dtype
+        self.stem = model.stem
         self.register_buffer("table", model.rotary(encoder=True, grid=grid_of(model.config)))
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        patches = patchify(images.to(self.dtype), self.config.patch_size)
+        patches = encoder_patches(images.to(self.dtype), self.stem, self.config.patch_size)
         code: Tensor = self.network(patches, self.table, self.config.code_length)
         return code.float()
 
@@ -57,13 +59,15 @@ class DecoderStepGraph(nn.Module):
     def __init__(self, model: InferenceModel) -> None:
         super().__init__()
         self.network, self.config, self.dtype = model.decoder, model.config, model.dtype
+        self.head = model.head
         self.register_buffer("table", model.rotary(encoder=False, grid=grid_of(model.config)))
 
     def forward(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
         """See the class."""
-        patches = patchify(x.to(self.dtype), self.config.patch_size)
-        out: Tensor = self.network(patches, condition, modulation, self.table)
-        return unpatchify(out.float(), self.config.patch_size, grid_of(self.config))
+        noisy = x.to(self.dtype)
+        patches = patchify(noisy, self.config.patch_size)
+        out = self.network(patches, condition, modulation, self.table)
+        return velocity_of(self.config, out, x, noisy, self.head, modulation)
 
 
 def grid_of(config: FlowMoConfig) -> tuple[int, int]:

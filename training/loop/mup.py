@@ -28,7 +28,8 @@ Role = Literal["input", "hidden", "readout", "vector"]
 # Their input dimension does not grow with the width.
 _INPUTS = ("img_in", "txt_in", "time_in.in_layer")
 # Their output dimension does not.
-_READOUTS = ("final_layer_img.linear", "final_layer_txt.linear")
+_READOUTS = ("final_layer_img.linear", "final_layer_txt.linear", "out")
+_PATCH_READOUT = "decoder.final_layer_img.linear"
 # The only readout that training starts from a non-zero value: from a zero code every sign would
 # be the same. Velocity 0 on the other hand is the best constant guess.
 _CODE_READOUT = "encoder.final_layer_txt.linear"
@@ -94,8 +95,10 @@ def initialize(
             std = 1.0 if owner.endswith(".txt_in") else 0.0
             _normal(parameter, std, generator)
         else:
-            std = 1.0 / math.sqrt(parameter.shape[1])
-            if role(name, parameter) == "readout":
+            std = 1.0 / math.sqrt(parameter[0].numel())
+            if owner == _PATCH_READOUT and config.head:
+                pass  # a head's convolutions are the readout, and start at 0 themselves
+            elif role(name, parameter) == "readout":
                 ratio = width_ratio(name, config, optimizer)
                 std = std / math.sqrt(ratio) if owner == _CODE_READOUT else 0.0
             _normal(parameter, std, generator)

@@ -12,6 +12,7 @@ from pathlib import Path
 from flowmo.model.errors import ConfigError
 from flowmo.training.data.demo.collection import Collection
 from flowmo.training.data.demo.cutting import CutTask, cut_picture
+from flowmo.training.data.demo.held_out import write_held_out
 from flowmo.training.data.demo.manifest import (
     MANIFEST,
     DemoDataConfig,
@@ -27,9 +28,10 @@ from flowmo.training.errors import DataError
 from flowmo.training.strict import to_dict
 
 LICENCES = "licences"
+HELD_OUT = "held-out"
 _UNFINISHED = ".new-"
 
-_RULES = 1  # raised whenever the same packages and settings would give other crops
+_RULES = 2  # raised whenever the same packages and settings would give other crops
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,9 @@ def build_demo_data(
     strict: bool = False,
     workers: int = 1,
 ) -> Path:
-    """Make the data set: ``part-000.tar`` ..., ``manifest.json`` and ``licences/`` in ``out``.
+    """Make the data set in ``out``: ``part-000.tar`` ..., ``manifest.json``, ``licences/``.
+
+    The pictures of packages that are held out go to ``held-out/`` instead, for judging models.
 
     The same packages and settings give the same crops, whatever the number of workers. What is
     already there is not made again: package files stay in the cache, and a complete data set of
@@ -83,9 +87,17 @@ def build_demo_data(
         ThreadPoolExecutor(workers) as pool,
     ):
         new = Path(name)
+        # First, so that copies of them in other packages are recognized.
+        held_out = {
+            file: package.name
+            for source, package in packages
+            if source.held_out
+            for file in write_held_out(collection, source, package, new / HELD_OUT)
+        }
         records = tuple(
             _add_package(collection, source, package, config, folder=new, pool=pool)
             for source, package in packages
+            if not source.held_out
         )
         if not collection.crops:
             raise DataError(
@@ -100,6 +112,7 @@ def build_demo_data(
             packages=records,
             skipped_packages=skipped,
             pictures=tuple(collection.pictures),
+            held_out=held_out,
             dropped_pictures=dict(sorted(collection.dropped_pictures.items())),
             dropped_crops=dict(sorted(collection.dropped_crops.items())),
             parts=tuple(parts),
@@ -193,6 +206,7 @@ def _tasks(
                 data=data,
                 selection=selection,
                 size=config.size,
+                form=config.form,
                 quality=config.quality,
                 seed=config.seed,
             )
@@ -208,6 +222,7 @@ def _replace(out: Path, new: Path) -> None:
     (out / MANIFEST).unlink(missing_ok=True)
     for old in out.glob("part-*.tar"):
         old.unlink()
-    shutil.rmtree(out / LICENCES, ignore_errors=True)
+    for folder in (LICENCES, HELD_OUT):
+        shutil.rmtree(out / folder, ignore_errors=True)
     for entry in sorted(new.iterdir(), key=lambda entry: entry.name == MANIFEST):
         entry.rename(out / entry.name)
