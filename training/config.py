@@ -21,7 +21,9 @@ Parametrization = Literal["mup", "standard"]
 Precision = Literal["float32", "tf32", "bf16"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Stage = Literal["1a", "1b", "distill"]
-PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
+PerceptualNetwork = Literal[
+    "none", "lpips-vgg", "resnet50-logits", "vgg-edge", "efficientnet-lite0"
+]
 ValidationMetric = Literal["psnr", "ssim", "lpips"]
 
 DEFAULT_INDEX_CACHE = "~/.cache/flowmo/indexes"
@@ -65,6 +67,10 @@ class DataConfig:
         min_crop_scale: the side of a random crop is uniform between this share of the image's
             shorter side and all of it. 1 is the plain "resize the shorter side, crop a square".
         horizontal_flip: mirror half of the samples (never with a ``centre`` crop).
+        colour_jitter: largest relative change of contrast and saturation of a random crop, and,
+            smaller, of brightness and colour balance; 0 changes nothing.
+        repeat_by_area: a picture is in an epoch as many times as crops of the model's size cover
+            it. It needs ``cache=memory``.
         cache: ``memory`` decodes every image once, at the start, and keeps it as uint8 with the
             shorter side at most ceil(image size / min_crop_scale).
         cache_limit_gib: refuse to start when the cache would need more (GiB).
@@ -83,6 +89,8 @@ class DataConfig:
     crop: Crop = "random"
     min_crop_scale: float = 1.0
     horizontal_flip: bool = True
+    colour_jitter: float = 0.0
+    repeat_by_area: bool = False
     cache: Cache = "none"
     cache_limit_gib: float = 8.0
     workers: int = 4
@@ -98,6 +106,11 @@ class DataConfig:
             f"data.min_crop_scale must lie in (0, 1], got {self.min_crop_scale!r}",
         )
         _at_least(0, workers=self.workers, max_corrupt=self.max_corrupt)
+        _share(colour_jitter=self.colour_jitter)
+        _require(
+            not self.repeat_by_area or self.cache == "memory",
+            "data.repeat_by_area needs data.cache=memory: pictures' sizes are known only then",
+        )
         _require(
             self.cache_limit_gib > 0,
             f"data.cache_limit_gib must be positive, got {self.cache_limit_gib!r}",
@@ -210,11 +223,18 @@ class PerceptualConfig:
     """The frozen network that says how different two images look.
 
     Args:
-        network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B), or
-            ``none``: the perceptual terms are left out.
+        network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B),
+            ``vgg-edge`` or ``efficientnet-lite0`` (distances of features of networks that the
+            package index carries, :mod:`flowmo.training.perceptual.fetch`), or ``none``: the
+            perceptual terms are left out.
         weights: ``library`` fetches or finds them as torchvision does; otherwise the file of
             torchvision's weights (``vgg16-397923af.pth``, ``resnet50-0676ba61.pth``, or safetensors
-            of the same names). ``random`` is for tests: it measures nothing that people see.
+            of the same names). ``vgg-edge`` and ``efficientnet-lite0`` need the file that was
+            fetched. ``random`` is for tests: it measures nothing that people see.
+        blocks: of ``vgg-edge``, the first so many of its five.
+        window: ``vgg-edge`` compares a square of so many pixels, at a place drawn for each
+            micro-batch; 0 compares whole images.
+        below: stage 1A compares an image with its one-step estimate only where t is at most this.
 
     Raises:
         ConfigError: no such network.
@@ -222,9 +242,17 @@ class PerceptualConfig:
 
     network: PerceptualNetwork = "none"
     weights: str = "library"
+    blocks: int = 5
+    window: int = 0
+    below: float = 1.0
 
     def __post_init__(self) -> None:
         _one_of("perceptual.network", self.network, PerceptualNetwork)
+        _at_least(0, window=self.window)
+        _share(below=self.below)
+        _require(
+            1 <= self.blocks <= 5, f"perceptual.blocks must be 1 to 5, got {self.blocks!r}"
+        )
         _require(self.weights != "", "perceptual.weights must not be empty")
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from flowmo.training.config import DataConfig
+from flowmo.training.data.augmentation import jitter_colours
 
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 200_000_000
@@ -97,6 +98,8 @@ def augment(image: Pixels, size: int, config: DataConfig, generator: np.random.G
     side = max(side, min(short, size))  # a crop is not enlarged if the image has the pixels
     y, x = int(top * (height - side + 1)), int(left * (width - side + 1))
     crop = _resized(image[y : y + side, x : x + side], size)
+    if config.colour_jitter > 0:
+        crop = jitter_colours(crop, config.colour_jitter, generator)
     if config.horizontal_flip and mirror < 0.5:
         crop = crop[:, ::-1]
     return np.ascontiguousarray(crop.transpose(2, 0, 1))

@@ -3,18 +3,31 @@
 Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (docs/decisions/0075).
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowmo.training.config import PerceptualConfig
+from flowmo.training.errors import LibraryError
 from flowmo.training.libraries import library
+from flowmo.training.perceptual.efficientnet_lite import EfficientNetLite0
+from flowmo.training.perceptual.feature_distance import FeatureDistance
 from flowmo.training.perceptual.lpips import Lpips
-from flowmo.training.perceptual.weights import RANDOM, put_weights, randomize, read_weights
+from flowmo.training.perceptual.vgg_edge import VggEdge
+from flowmo.training.perceptual.weights import (
+    RANDOM,
+    Weights,
+    put_weights,
+    randomize,
+    read_weights,
+)
 
 # The mean and standard deviation of ImageNet's pixels, for images in [-1, 1].
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _RESNET_SIDE = 224
+_FETCH = "the files of `python -m flowmo.training.perceptual.fetch`"
 
 
 class LpipsLoss(nn.Module):
@@ -100,5 +113,35 @@ def perceptual_network(config: PerceptualConfig, device: torch.device) -> nn.Mod
     """
     if config.network == "none":
         return None
+    if config.network == "vgg-edge" or config.network == "efficientnet-lite0":
+        distance = feature_distance(config.network, config.weights, blocks=config.blocks)
+        return distance.to(device)
     kind = LpipsLoss if config.network == "lpips-vgg" else ResNetLogits
     return kind(config.weights).to(device)
+
+
+def feature_distance(
+    network: Literal["vgg-edge", "efficientnet-lite0"], source: str, *, blocks: int = 5
+) -> FeatureDistance:
+    """The distance that a fetched network gives.
+
+    Args:
+        network: which one.
+        source: the file that :mod:`flowmo.training.perceptual.fetch` wrote, or ``random``.
+        blocks: of ``vgg-edge``, the first so many.
+
+    Raises:
+        ConfigError: the file cannot be read or is of another network, or is not named.
+    """
+    with torch.random.fork_rng(devices=[]):
+        features = VggEdge(blocks) if network == "vgg-edge" else EfficientNetLite0()
+    if source == RANDOM:
+        randomize(features)
+    else:
+        state = read_weights(source, _not_in_a_library, name=network, url=_FETCH)
+        put_weights(features, state, name=network, source=source)
+    return FeatureDistance(features)
+
+
+def _not_in_a_library() -> Weights:
+    raise LibraryError("no library has them")

@@ -49,6 +49,7 @@ class Draws(NamedTuple):
         spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
         target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
             else None.
+        place: of a window in the images, uniform [B, 2] in [0, 1); None compares whole images.
     """
 
     t: Tensor
@@ -58,6 +59,7 @@ class Draws(NamedTuple):
     start: Tensor | None = None
     spacing: Tensor | None = None
     target: Tensor | None = None
+    place: Tensor | None = None
 
     def split(self, parts: int) -> list["Draws"]:
         """Equal consecutive micro-batches."""
@@ -157,6 +159,9 @@ def draw(config: TrainConfig, generators: Generators) -> Draws:
         spacing=torch.rand(spacing_shape, generator=generators.chain, device=device)
         if chain
         else None,
+        place=torch.rand((n, 2), generator=generators.dropout, device=device)
+        if config.perceptual.window > 0
+        else None,
     )
 
 
@@ -166,6 +171,9 @@ def stage_1a(
     draws: Draws,
     weights: LossWeights,
     perceptual: Perceptual | None = None,
+    *,
+    window: int = 0,
+    below: float = 1.0,
 ) -> Objective:
     """Flow loss, quantizer losses and perceptual loss of one micro-batch.
 
@@ -175,14 +183,39 @@ def stage_1a(
         draws: this micro-batch's random numbers.
         weights: of the terms.
         perceptual: compares the image with its one-step estimate x_t - t v; None leaves that out.
+        window: side of the square that is compared, pixels; 0 for the whole image.
+        below: times above this are not compared.
     """
     quantized, terms, watched = quantize(model, images, draws, weights)
     flow, estimate = flow_loss(model, images, quantized, draws, weights)
     terms = (flow, *terms)
     if perceptual is not None and weights.perceptual > 0:
-        term = LossTerm("perceptual", perceptual(estimate, images), weights.perceptual)
+        if below < 1.0:  # the distance of an image to itself is 0, and has no gradient
+            near = (draws.t <= below)[:, None, None, None]
+            estimate = torch.where(near, estimate, images)
+        seen = _windows((estimate, images), draws.place, window)
+        term = LossTerm("perceptual", perceptual(*seen), weights.perceptual)
         terms = (*terms, term)
     return Objective(terms=terms, watched=watched)
+
+
+def _windows(
+    images: tuple[Tensor, Tensor], place: Tensor | None, side: int
+) -> tuple[Tensor, Tensor]:
+    """The same square of ``side`` pixels of both, where the first of the draws says."""
+    if place is None or side == 0:
+        return images
+    a, b = images
+    # On a grid of 8 pixels, and gathered: a slice at a drawn place would wait for the device.
+    height, width = a.shape[2:]
+    steps = torch.tensor([(height - side) // 8 + 1, (width - side) // 8 + 1], device=a.device)
+    top, left = ((place[0] * steps).long() * 8).unbind()
+    span = torch.arange(side, device=a.device)
+    rows, columns = top + span, left + span
+    return (
+        a.index_select(2, rows).index_select(3, columns),
+        b.index_select(2, rows).index_select(3, columns),
+    )
 
 
 def flow_loss(

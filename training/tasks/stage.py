@@ -35,7 +35,13 @@ class Stage:
         self.teacher: Teacher | None = None
         self._objective: Callable[[FlowMo, Tensor, Draws], Objective]
         if config.stage == "1a":
-            self._objective = partial(stage_1a, weights=weights, perceptual=network)
+            self._objective = partial(
+                stage_1a,
+                weights=weights,
+                perceptual=network,
+                window=config.perceptual.window,
+                below=config.perceptual.below,
+            )
         elif config.stage == "1b":
             self._objective = partial(
                 stage_1b, weights=weights, perceptual=network, recompute=recompute

@@ -31,7 +31,7 @@ LICENCES = "licences"
 HELD_OUT = "held-out"
 _UNFINISHED = ".new-"
 
-_RULES = 2  # raised whenever the same packages and settings would give other crops
+_RULES = 3  # raised whenever the same packages and settings would give other crops
 
 _log = logging.getLogger(__name__)
 
