@@ -353,6 +353,8 @@ class TrainConfig:
             sampling chain, ``distill`` teaches a student of few steps.
         init: checkpoint folder or hub repository whose weights the run begins with; None begins
             with random ones. Stages ``1b`` and ``distill`` need it.
+        init_grown: the checkpoint of ``init`` may lack parts of the model, or have them in other
+            shapes; they begin with random weights.
         model: sizes of the network, and its default sampler: of the sample grids, of validation,
             of the exported checkpoint, and in distillation the grid that the student learns.
         data: the images.
@@ -404,6 +406,7 @@ class TrainConfig:
 
     stage: Stage = "1a"
     init: str | None = None
+    init_grown: bool = False
     model: FlowMoConfig
     data: DataConfig = DataConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

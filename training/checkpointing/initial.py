@@ -31,16 +31,18 @@ def start_from(config: TrainConfig, checkpoint: str) -> TrainConfig:
 
 
 @torch.no_grad()
-def load_initial(model: torch.nn.Module, checkpoint: str) -> None:
+def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False) -> None:
     """Copy a checkpoint's weights into a model of the same sizes.
 
     Args:
         model: a FlowMo network; its weights keep their dtype and device.
         checkpoint: folder or hub repository.
+        grown: keep the model's own weights where the checkpoint has none of the same name and
+            shape, for a model with parts that the checkpoint's lacks.
 
     Raises:
         CheckpointError: there is none.
-        ConfigError: it is of other sizes.
+        ConfigError: it is of other sizes; if ``grown``, it has no tensor in common with the model.
     """
     config = model.config
     assert isinstance(config, FlowMoConfig)
@@ -49,11 +51,15 @@ def load_initial(model: torch.nn.Module, checkpoint: str) -> None:
     different = sorted(
         n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)
     )
-    if different:
+    alike = [name for name in shapes if name not in different]
+    if grown and not alike:
+        raise ConfigError(f"init = {checkpoint} has no tensor in common with the run's model")
+    if different and not grown:
         raise ConfigError(
             f"init = {checkpoint} is a model of other sizes than the run's: {len(different)} "
             f"tensors differ, such as {different[0]}. Its sizes are taken over by --init, or by "
             f"flowmo.training.start_from"
         )
-    for name, weight in load_weights(info).items():
-        model.get_parameter(name).copy_(weight)
+    weights = load_weights(info)
+    for name in alike:
+        model.get_parameter(name).copy_(weights[name])

@@ -69,10 +69,10 @@ class TrainState:
             ConfigError: it is of other sizes than ``config.model``.
         """
         model = FlowMo(config.model).to(torch.float32)
-        if config.init is None:
+        if config.init is None or config.init_grown:
             initialize(model, config.model, config.optimizer, seed=config.seed)
-        else:
-            load_initial(model, config.init)
+        if config.init is not None:
+            load_initial(model, config.init, grown=config.init_grown)
         model.to(mesh.device).train()
         shard(model, mesh, precision=config.precision, compile_blocks=config.compile)
         options = config.optimizer
