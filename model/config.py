@@ -223,8 +223,8 @@ class FlowMoConfig:
             through the network to be in the result.
         stem: channels of convolutions before the encoder's patches are cut, each halving the
             sides; empty is the published form, none.
-        head: channels of convolutions between the decoder's patches and the pixels, at each scale
-            from the coarsest to the image's own; empty is the published form, none.
+        head: channels of convolutions that add to the pixels of the decoder's patches, at each
+            scale from the coarsest to the image's own; empty is the published form, none.
         quantizer: ``lfq`` (signs) or ``gaussian`` (continuous posterior, no tokens to transmit).
         sampler: what decoding does when nobody asks for anything else.
 
@@ -320,9 +320,9 @@ class FlowMoConfig:
 
     @property
     def decoder_patch_dim(self) -> int:
-        """Numbers that the decoder's transformer gives for one patch: 3 p^2 without a head."""
-        channels = self.head[0] if self.head else 3
-        return channels * (self.patch_size // self._head_shrink) ** 2
+        """Numbers that the decoder's transformer gives for one patch: 3 p^2, and a head's map."""
+        channels = self.head[0] if self.head else 0
+        return self.patch_dim + channels * (self.patch_size // self._head_shrink) ** 2
 
     @property
     def _stem_shrink(self) -> int:

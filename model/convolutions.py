@@ -59,9 +59,10 @@ class _Residual(nn.Module):
 
 
 class Head(nn.Module):
-    """A decoder's map to pixels: residual convolutions at each scale, then twice the sides.
+    """What a map adds to the pixels: residual convolutions at each scale, then twice the sides.
 
-    The noisy image joins at the last scale, which is the image's own.
+    The noisy image, and what the patches say by themselves, join at the last scale, which is the
+    image's own.
 
     Args:
         channels: of the map at each scale, the coarsest first.
@@ -69,6 +70,7 @@ class Head(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
+        self.channels = channels[0]
         self.shrink = 2 ** (len(channels) - 1)
         self.blocks = nn.ModuleList(_Residual(width) for width in channels)
         self.grow = nn.ModuleList(
@@ -76,18 +78,18 @@ class Head(nn.Module):
             for before, after in zip(channels, channels[1:], strict=False)
         )
         last = channels[-1]
-        self.noisy = nn.Conv2d(3, last, 3, padding=1)
+        self.pixels = nn.Conv2d(6, last, 3, padding=1)
         self.out = nn.Conv2d(last, 3, 3, padding=1)
 
-    def forward(self, x: Tensor, noisy: Tensor) -> Tensor:
-        """Map [B, C, H / s, W / s] and noisy image [B, 3, H, W] to [B, 3, H, W]."""
+    def forward(self, x: Tensor, said: Tensor, noisy: Tensor) -> Tensor:
+        """Map [B, C, H / s, W / s] and two images [B, 3, H, W] to [B, 3, H, W]."""
         for i, block in enumerate(self.blocks):
             if i == len(self.blocks) - 1:
-                x = x + self.noisy(noisy)
+                x = x + self.pixels(torch.cat([said, noisy], dim=1))
             x = block(x)
             if i < len(self.grow):
                 x = F.pixel_shuffle(self.grow[i](x), 2)
-        out: Tensor = self.out(F.silu(x))
+        out: Tensor = said + self.out(F.silu(x))
         return out
 
 
@@ -134,7 +136,9 @@ def prediction(
     grid = (noisy.shape[2] // patch_size, noisy.shape[3] // patch_size)
     if head is None:
         return unpatchify(patches, patch_size, grid)
-    out: Tensor = head(unpatchify(patches, patch_size // cast("int", head.shrink), grid), noisy)
+    pixels, rest = patches.split([3 * patch_size**2, patches.shape[2] - 3 * patch_size**2], dim=2)
+    said = unpatchify(pixels, patch_size, grid)
+    out: Tensor = head(unpatchify(rest, patch_size // cast("int", head.shrink), grid), said, noisy)
     return out
 
 

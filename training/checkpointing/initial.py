@@ -37,8 +37,8 @@ def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False
     Args:
         model: a FlowMo network; its weights keep their dtype and device.
         checkpoint: folder or hub repository.
-        grown: keep the model's own weights where the checkpoint has none of the same name and
-            shape, for a model with parts that the checkpoint's lacks.
+        grown: the model may have parts that the checkpoint's lacks: it keeps its own weights where
+            the checkpoint has none, and takes what there is as the first rows where its are more.
 
     Raises:
         CheckpointError: there is none.
@@ -51,7 +51,13 @@ def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False
     different = sorted(
         n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)
     )
-    alike = [name for name in shapes if name not in different]
+    alike = [
+        name
+        for name, shape in shapes.items()
+        if name in info.shapes
+        and shape[1:] == info.shapes[name][1:]
+        and shape[0] >= info.shapes[name][0]
+    ]
     if grown and not alike:
         raise ConfigError(f"init = {checkpoint} has no tensor in common with the run's model")
     if different and not grown:
@@ -62,4 +68,4 @@ def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False
         )
     weights = load_weights(info)
     for name in alike:
-        model.get_parameter(name).copy_(weights[name])
+        model.get_parameter(name)[: len(weights[name])].copy_(weights[name])

@@ -96,12 +96,14 @@ def initialize(
             _normal(parameter, std, generator)
         else:
             std = 1.0 / math.sqrt(parameter[0].numel())
-            if owner == _PATCH_READOUT and config.head:
-                pass  # a head's convolutions are the readout, and start at 0 themselves
-            elif role(name, parameter) == "readout":
+            if role(name, parameter) == "readout":
                 ratio = width_ratio(name, config, optimizer)
                 std = std / math.sqrt(ratio) if owner == _CODE_READOUT else 0.0
             _normal(parameter, std, generator)
+            if owner == _PATCH_READOUT and config.head:
+                # Its last rows feed the head, whose own readout starts at 0.
+                rest = parameter[config.patch_dim :]
+                _normal(rest, 1.0 / math.sqrt(parameter.shape[1]), generator)
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
