@@ -21,16 +21,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.web_store import Store
+from flowmo.imaging.reading import read_image
 from flowmo.photographs import photograph_paths
 from flowmo.training.config import DataConfig
 from flowmo.training.data.batches import CropDataset, batches
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.data.sources.source import Source
+from flowmo.training.json_report import write_json
 
 _WIDTH, _HEIGHT = 500, 375
 _CLASSES = 8
@@ -83,10 +83,7 @@ def write_places(folder: Path, count: int) -> dict[str, str]:
     import datasets
 
     generator = np.random.default_rng(0)
-    photographs = []
-    for path in photograph_paths():
-        with Image.open(path) as image:
-            photographs.append(image.convert("RGB"))
+    photographs = [read_image(path.read_bytes()).picture for path in photograph_paths()]
     files = folder / "folder"
     for i in range(count):
         photograph = photographs[i % len(photographs)]

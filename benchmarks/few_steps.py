@@ -13,13 +13,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
+from flowmo.imaging.tensors import psnr_of_images, to_images
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
@@ -27,7 +27,7 @@ from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
 from flowmo.model.tokens import Tokens
 from flowmo.training.data.pictures import held_out_pictures
-from flowmo.training.loop.samples import psnr, to_levels
+from flowmo.training.json_report import write_json
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,11 +90,11 @@ class Comparison:
             model.detokenize([item], seeds=[seed], sampler=sampler)
             for seed, item in enumerate(tokens)
         ]
-        return to_levels(torch.cat(parts).cpu()).float() / 127.5 - 1.0
+        return torch.cat(parts).cpu()
 
     @staticmethod
     def _psnr(a: Tensor, b: Tensor) -> float:
-        return psnr(a, b).mean().item()
+        return fmean(psnr_of_images(a, b))
 
 
 def draw(rows: Sequence[Row], out: Path) -> None:
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.teacher_guidance is not None:
         own = replace(own, guidance=options.teacher_guidance)
     pictures = held_out_pictures(options.data, teacher.config.image_size, limit=options.limit)
-    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    images = to_images(pictures)
     comparison = Comparison(teacher, images, own)
     rows = []
     print(f"{'':>6}{'to the teacher (dB)':>24}{'to the truth (dB)':>24}")

@@ -1,4 +1,4 @@
-"""Checkpoints beside codecs on two sets of held-out pictures, in pixels and in perceptual distances.
+"""Checkpoints beside codecs on two sets of held-out pictures, in two perceptual distances, too.
 
     python -m flowmo.training.perceptual.fetch --out networks
     python -m flowmo.training.data.demo --form pictures --size 128 --out data/demo
@@ -16,29 +16,26 @@ mean difference of neighbouring pixels across the borders of patches over that i
 """
 
 import argparse
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.reconstruction import CODECS, measure, picture_grid, reconstruct
+from flowmo.imaging.fit import read_square
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
-from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.data.held_out import held_out_squares
 from flowmo.training.evaluation.codecs import best_codec
+from flowmo.training.json_report import write_json
 from flowmo.training.perceptual.feature_distance import FeatureDistance
 from flowmo.training.perceptual.fetch import EFFICIENTNET_LITE0, VGG_EDGE
 from flowmo.training.perceptual.losses import feature_distance
-
-Pixels = NDArray[np.uint8]
 
 _COLUMNS = ("psnr", "ssim", "vgg_edge", "efficientnet_lite0", "seam")
 _HEADINGS = ("PSNR, dB", "SSIM", "VGG-edge distance", "EfficientNet-Lite0 distance", "seam")
@@ -75,13 +72,12 @@ def seam(pictures: Sequence[Pixels], patch: int) -> float:
 def distances(
     network: FeatureDistance, originals: Sequence[Pixels], came: Sequence[Pixels]
 ) -> list[float]:
-    """Distance of each pair of pictures."""
+    """The distance of each pair of pictures."""
     with torch.inference_mode():
-        return [network.pairs(_image(a), _image(b)).item() for a, b in zip(originals, came, strict=True)]
-
-
-def _image(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        return [
+            network.pairs(to_images([a]), to_images([b])).item()
+            for a, b in zip(originals, came, strict=True)
+        ]
 
 
 def methods(
@@ -171,8 +167,7 @@ def squares(folder: Path, side: int) -> dict[str, Pixels]:
     """
     found = {}
     for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as picture:
-            found[path.stem] = centred_square(picture, side)
+        found[path.stem] = read_square(path.read_bytes(), side)
     if not found:
         raise SystemExit(
             f"{folder} has no PNG files; `python -m flowmo.training.data.demo` writes the held-out "
@@ -189,7 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=Path, help="folder of held-out wallpapers")
     parser.add_argument("--out", type=Path, required=True, help="path of the report, no suffix")
     options = parser.parse_args(arguments)
-    models = {str(path): InferenceModel(FlowMo.from_pretrained(path)) for path in options.checkpoints}
+    models = {
+        str(path): InferenceModel(FlowMo.from_pretrained(path)) for path in options.checkpoints
+    }
     first = next(iter(models.values())).config
     side = first.image_size
     if any(model.config.image_size != side for model in models.values()):
@@ -201,10 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ),
     }
     sets = {
-        "photographs": {
-            Path(name).stem: centred_square(picture, side)
-            for name, picture in held_out_photographs().items()
-        }
+        "photographs": {Path(name).stem: square for name, square in held_out_squares(side).items()}
     }
     if options.pictures is not None:
         sets["wallpapers"] = squares(options.pictures, side)

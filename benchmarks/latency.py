@@ -16,14 +16,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from benchmarks.environment import environment
 from benchmarks.reconstruction import reconstruct
+from flowmo.imaging.fit import resize_square
+from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
-from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.data.held_out import held_out_squares
 
 PHOTOGRAPH, SIDE = "astronaut.png", 256
 
@@ -40,7 +41,7 @@ class Row:
 
 
 def time_reconstruction(
-    model: InferenceModel, picture: Image.Image, repeats: int, sampler: SamplerConfig
+    model: InferenceModel, picture: Pixels, repeats: int, sampler: SamplerConfig
 ) -> list[float]:
     """Seconds of each repetition, resizing included.
 
@@ -52,7 +53,7 @@ def time_reconstruction(
     seconds = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
-        reconstruct(model, [centred_square(picture, model.config.image_size)], sampler)
+        reconstruct(model, [resize_square(picture, model.config.image_size)], sampler)
         seconds.append(time.perf_counter() - begin)
     return seconds[1:]
 
@@ -65,7 +66,7 @@ def measure_latency(model: InferenceModel, steps: Sequence[int], repeats: int) -
         steps: of the settings beside the default; guidance is off in all of these.
         repeats: timed runs of each setting.
     """
-    picture = Image.fromarray(centred_square(held_out_photographs()[PHOTOGRAPH], SIDE))
+    picture = held_out_squares(SIDE)[PHOTOGRAPH]
     default = model.config.sampler
     settings = {"default": default} | {
         f"{count}_steps": replace(default, steps=count, guidance=1.0) for count in steps

@@ -24,7 +24,7 @@ from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
 from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, lfq_losses
-from flowmo.model.sampler import Preview
+from flowmo.model.sampler import SamplerStep
 
 TOLERANCE = 1e-4
 # Rounding errors add up over the steps of the default sampler.
@@ -66,8 +66,12 @@ class _Inference:
 
     def __init__(self, network: FlowMo) -> None:
         model = InferenceModel(network, device=next(network.parameters()).device)
-        self.encode, self.quantize, self.decode = model.encode, model.quantize, model.decode
-        self._velocity = model.velocity
+        self.quantize, self.decode = model.quantize, model.decode
+        self._encode, self._velocity = model.encode, model.velocity
+
+    def encode(self, images: Tensor) -> Tensor:
+        # The reference values are of images that are no squares.
+        return self._encode(images, size=(images.shape[2], images.shape[3]))
 
     def velocity(self, x: Tensor, t: Tensor, condition: Tensor) -> Tensor:
         return self._velocity(x, t.tolist(), condition)
@@ -120,7 +124,7 @@ def computed_values(file: ParityFile, form: _Training | _Inference) -> dict[str,
     values = {"encoder_output": code, "quantized": quantized, **_quantizer_values(file, code)}
     values["velocity_cond"] = form.velocity(noise, times, condition)
     values["velocity_null"] = form.velocity(noise, times, torch.zeros_like(condition))
-    iterates: list[Preview] = []
+    iterates: list[SamplerStep] = []
     if any(_ITERATE.fullmatch(name) for name in file.tensors):
         form.decode(quantized, start=noise, sampler=SamplerConfig(), observer=iterates.append)
     for name in file.tensors:

@@ -12,25 +12,24 @@ shrinking the picture first, since neither codec reaches such sizes at full reso
 
 import argparse
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.environment import environment
+from flowmo.imaging.fit import read_square
+from flowmo.imaging.quality import psnr
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import as_levels, to_images, to_pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
-from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.data.held_out import held_out_squares
 from flowmo.training.evaluation.codecs import best_codec
 from flowmo.training.evaluation.methods import mean_colour
-
-Pixels = NDArray[np.uint8]
 
 CODECS = ("JPEG", "WEBP")
 _MARGIN, _CAPTION = 8, 22
@@ -50,22 +49,18 @@ def measure(original: Pixels, came: Pixels, size: int | None) -> Quality:
     # Here, because it is slow to import and not needed by the other functions.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    error = np.mean((original.astype(np.float64) - came.astype(np.float64)) ** 2)
-    a, b = (torch.from_numpy(x.copy()).permute(2, 0, 1)[None].double() for x in (original, came))
+    a, b = (as_levels([picture]).double() for picture in (original, came))
     ssim = structural_similarity_index_measure(a, b, data_range=255.0)
     assert isinstance(ssim, torch.Tensor)
-    psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
-    return Quality(psnr=psnr, ssim=ssim.item(), size=size)
+    return Quality(psnr=psnr(original, came), ssim=ssim.item(), size=size)
 
 
 def reconstruct(
     model: InferenceModel, originals: Sequence[Pixels], sampler: SamplerConfig | None = None
 ) -> list[Pixels]:
     """Through tokens and back, each with the noise of seed 0; the model's sampler by default."""
-    images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    came = model.detokenize(model.tokenize(images), seeds=[0] * len(originals), sampler=sampler)
-    levels = ((came.cpu() + 1) * 127.5).round().to(torch.uint8)
-    return list(levels.permute(0, 2, 3, 1).numpy())
+    tokens = model.tokenize(to_images(originals))
+    return list(to_pixels(model.detokenize(tokens, seeds=[0] * len(originals), sampler=sampler)))
 
 
 def evaluate(
@@ -140,9 +135,13 @@ def write_report(checkpoint: Path, out: Path, *, paths: Sequence[Path] | None = 
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = InferenceModel(FlowMo.from_pretrained(checkpoint), device=device)
-    photographs = _opened(paths) if paths else held_out_photographs()
     side = model.config.image_size
-    originals = {Path(name).stem: centred_square(i, side) for name, i in photographs.items()}
+    squares = (
+        {path.name: read_square(path.read_bytes(), side) for path in paths}
+        if paths
+        else held_out_squares(side)
+    )
+    originals = {Path(name).stem: square for name, square in squares.items()}
     qualities, pictures = evaluate(model, originals)
     report = {
         "model": model.config.name,
@@ -160,14 +159,6 @@ def write_report(checkpoint: Path, out: Path, *, paths: Sequence[Path] | None = 
     out.parent.mkdir(parents=True, exist_ok=True)
     out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     picture_grid(pictures, qualities).save(out.with_suffix(".png"), optimize=True)
-
-
-def _opened(paths: Sequence[Path]) -> dict[str, Image.Image]:
-    pictures = {}
-    for path in paths:
-        with Image.open(path) as opened:
-            pictures[path.name] = opened.convert("RGB")
-    return pictures
 
 
 def main() -> None:

@@ -27,9 +27,9 @@ from PIL import Image
 from rich.console import Console
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from flowmo.model.config import preset
 from flowmo.training import DataConfig, TrainConfig, train
+from flowmo.training.json_report import write_json
 
 _PICTURES = 64
 

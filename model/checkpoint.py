@@ -10,7 +10,6 @@ strict: names, shapes and dtypes are exactly what the config asks for, or nothin
 """
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ from flowmo.model.checkpoint_files import (
 )
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.files import replacing_contents
 from flowmo.model.fingerprint import compute_fingerprint
 from flowmo.model.network import FlowMoNetwork
 
@@ -158,22 +158,16 @@ def save_checkpoint(
         "dtype": name,
         "config": config.to_dict(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+    stale = (WEIGHTS_FILE, INDEX_FILE, SHARD_PATTERN)
+    with replacing_contents(folder, key=CONFIG_FILE, stale=stale) as temporary:
         stored = {key: tensor.detach().to("cpu", dtype) for key, tensor in state.items()}
-        save_torch_state_dict(stored, temporary, max_shard_size=max_shard_size)
-        weights = list(Path(temporary).iterdir())
-        config_file = Path(temporary, CONFIG_FILE)
+        save_torch_state_dict(stored, str(temporary), max_shard_size=max_shard_size)
+        weights = list(temporary.iterdir())
+        config_file = temporary / CONFIG_FILE
         config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (folder / CONFIG_FILE).unlink(missing_ok=True)
-        for old in (folder / WEIGHTS_FILE, folder / INDEX_FILE, *folder.glob(SHARD_PATTERN)):
-            old.unlink(missing_ok=True)
-        for new in weights:
+        for file in weights:
             # safetensors lets the owner alone read; a server may run as somebody else.
-            new.chmod(config_file.stat().st_mode)
-            # Renaming leaves a replaced file to those who have it mapped, this model perhaps.
-            new.rename(folder / new.name)
-        config_file.rename(folder / CONFIG_FILE)
+            file.chmod(config_file.stat().st_mode)
     return fingerprint
 
 

@@ -37,9 +37,11 @@ def read_record(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(record, dict) or record.get("model_type") != MODEL_TYPE:
+    named = record.get("model_type") if isinstance(record, dict) else None
+    if not isinstance(record, dict) or named != MODEL_TYPE:
+        came = "missing" if named is None else repr(named)
         raise CheckpointError(
-            f"{path} is of no FlowMo checkpoint: its model_type is not {MODEL_TYPE!r}; "
+            f"{path} is of no FlowMo checkpoint: its model_type is {came}, not {MODEL_TYPE!r}; "
             f"`flowmo convert` makes one of a published .pth file"
         )
     if (version := record.get("format_version")) != FORMAT_VERSION:

@@ -13,6 +13,7 @@ from math import isqrt
 from typing import Any, Literal, Self, get_args
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.strict import from_dict, to_dict
 
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
@@ -38,24 +39,6 @@ def _require_positive_int(owner: str, **values: int) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{owner}.{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _strict_fields(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    """Check that ``data`` names exactly known fields of the dataclass ``cls`` and all required."""
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{cls.__name__} needs a mapping of its fields, got {data!r}")
-    fields = dataclasses.fields(cls)
-    known = {field.name for field in fields}
-    required = {
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    }
-    if surplus := sorted(set(data) - known):
-        raise ConfigError(f"{cls.__name__} has no field {surplus}; it has {sorted(known)}")
-    if missing := sorted(required - set(data)):
-        raise ConfigError(f"{cls.__name__} lacks the fields {missing}")
-    return dict(data)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,17 +101,17 @@ class SamplerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        for name in ("times", "guidance_interval"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        values = dataclasses.asdict(self)
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+        """The sampler as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
+        return values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,15 +165,17 @@ class TransformerConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        if "rope_dims" in values:
-            values["rope_dims"] = tuple(values["rope_dims"])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        return {**dataclasses.asdict(self), "rope_dims": list(self.rope_dims)}
+        """The transformer's shape as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
+        return values
 
 
 def _default_rope_dims(head_dim: int) -> tuple[int, int, int]:
@@ -213,18 +198,19 @@ class FlowMoConfig:
         encoder: shape of the encoder.
         decoder: shape of the decoder.
         code_length: K, tokens an image.
-        token_bits: D, bits a token (``context_dim`` of the published configuration).
-        group_bits: G, bits of one id (``codebook_size_for_entropy``); divides D.
+        token_bits: D, bits a token (``context_dim`` of the published configuration); of a Gaussian
+            latent, its dimensions.
+        group_bits: G, bits of one id (``codebook_size_for_entropy``); divides D. A Gaussian latent
+            has no ids, and this number no meaning.
         token_positions: rotary positions of the latent tokens. ``diagonal`` is the published
             (i, i, i); ``grid`` spreads them over the image as sqrt(K) x sqrt(K) points, which
             ties each token to a place and learns in a small fraction of the steps.
-        prediction: what the decoder's network computes. ``velocity`` is the published form. An
-            ``image`` x becomes the velocity (x_t - x) / max(t, 0.05): the noise need not pass
-            through the network to be in the result.
-        stem: channels of convolutions before the encoder's patches are cut, each halving the
-            sides; empty is the published form, none.
-        head: channels of convolutions that add to the pixels of the decoder's patches, at each
-            scale from the coarsest to the image's own; empty is the published form, none.
+        prediction: what the decoder computes. ``velocity`` is the published form; an ``image`` x
+            means the velocity (x_t - x) / max(t, 0.05), and the noise need not pass through the
+            transformer.
+        head: channels of convolutions that add to the pixels of the decoder's patches
+            (:mod:`flowmo.model.head`), at each scale from the coarsest to the image's own; empty
+            is the published form, none.
         quantizer: ``lfq`` (signs) or ``gaussian`` (continuous posterior, no tokens to transmit).
         sampler: what decoding does when nobody asks for anything else.
 
@@ -243,7 +229,6 @@ class FlowMoConfig:
     quantizer: QuantizerKind = "lfq"
     token_positions: TokenPositions = "diagonal"
     prediction: Prediction = "velocity"
-    stem: tuple[int, ...] = ()
     head: tuple[int, ...] = ()
     sampler: SamplerConfig = SamplerConfig()
 
@@ -261,7 +246,8 @@ class FlowMoConfig:
             f"image_size {self.image_size} must be divisible by patch_size {self.patch_size}",
         )
         _require(
-            self.token_bits % self.group_bits == 0,
+            # A Gaussian latent has dimensions instead of bits, and no ids that would group them.
+            self.quantizer == "gaussian" or self.token_bits % self.group_bits == 0,
             f"group_bits {self.group_bits} must divide token_bits {self.token_bits}",
         )
         _require(self.group_bits <= 24, f"group_bits must be at most 24, got {self.group_bits}")
@@ -282,19 +268,17 @@ class FlowMoConfig:
             self.prediction in get_args(Prediction),
             f"prediction must be one of {get_args(Prediction)}, got {self.prediction!r}",
         )
-        for name, channels in (("stem", self.stem), ("head", self.head)):
-            for number in channels:
-                _require_positive_int("FlowMoConfig", **{f"{name} channels": number})
-        for name, shrink in (("stem", self._stem_shrink), ("head", self._head_shrink)):
-            _require(
-                self.patch_size % shrink == 0,
-                f"a {name} of {len(getattr(self, name))} scales needs a patch_size divisible by "
-                f"{shrink}, got {self.patch_size}",
-            )
+        for channels in self.head:
+            _require_positive_int("FlowMoConfig", head=channels)
+        _require(
+            self.patch_size % self._head_shrink == 0,
+            f"a head of {len(self.head)} scales needs a patch_size divisible by "
+            f"{self._head_shrink}, got {self.patch_size}",
+        )
 
     @property
     def ids_per_token(self) -> int:
-        """D / G: ids of G bits that make one token."""
+        """The number D / G of ids, of G bits each, that make one token (``lfq`` only)."""
         return self.token_bits // self.group_bits
 
     @property
@@ -309,24 +293,14 @@ class FlowMoConfig:
 
     @property
     def patch_dim(self) -> int:
-        """3 p^2: numbers in one patch of an image."""
+        """3 p^2: numbers in one patch."""
         return 3 * self.patch_size**2
-
-    @property
-    def encoder_patch_dim(self) -> int:
-        """Numbers in one patch that the encoder sees: 3 p^2 without a stem."""
-        channels = self.stem[-1] if self.stem else 3
-        return channels * (self.patch_size // self._stem_shrink) ** 2
 
     @property
     def decoder_patch_dim(self) -> int:
         """Numbers that the decoder's transformer gives for one patch: 3 p^2, and a head's map."""
         channels = self.head[0] if self.head else 0
         return self.patch_dim + channels * (self.patch_size // self._head_shrink) ** 2
-
-    @property
-    def _stem_shrink(self) -> int:
-        return 2 ** len(self.stem)
 
     @property
     def _head_shrink(self) -> int:
@@ -339,24 +313,16 @@ class FlowMoConfig:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Read :meth:`to_dict`'s form; unknown or missing keys are a ConfigError."""
-        values = _strict_fields(cls, data)
-        for name in ("encoder", "decoder"):
-            values[name] = TransformerConfig.from_dict(values[name])
-        for name in ("stem", "head"):
-            if name in values:
-                values[name] = tuple(values[name])
-        if "sampler" in values:
-            values["sampler"] = SamplerConfig.from_dict(values["sampler"])
-        return cls(**values)
+        """Read :meth:`to_dict`'s form.
+
+        Raises:
+            ConfigError: A field is unknown or missing, or a value is of a wrong type or range.
+        """
+        return from_dict(cls, data)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-safe form."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        for name in ("encoder", "decoder", "sampler"):
-            values[name] = values[name].to_dict()
-        for name in ("stem", "head"):
-            values[name] = list(values[name])
+        """The whole model's config as JSON-safe values."""
+        values: dict[str, Any] = to_dict(self)
         return values
 
 

@@ -58,13 +58,13 @@ class Container:
     """The tokens of one image and what is needed to decode them.
 
     Args:
-        tokens: the tokens.
-        fingerprint: of the model that made them, 32 lower-case hex digits.
-        width: of the image that the tokens decode to, in pixels, 1 to 65535.
-        height: likewise.
+        tokens: The tokens.
+        fingerprint: The model that made them, 32 lower-case hex digits.
+        width: The width in pixels of the image that the tokens decode to, 1 to 65535.
+        height: Its height in pixels, likewise.
 
     Raises:
-        ContainerError: a value that no container can have.
+        ContainerError: A value is one that no container can have.
     """
 
     overhead: ClassVar[int] = _HEADER_SIZE + _CRC.size
@@ -92,7 +92,7 @@ class Container:
             raise ContainerError(f"these tokens do not fit in a container: {problem}")
 
     def to_bytes(self) -> bytes:
-        """The container's bytes, :attr:`overhead` more than the payload."""
+        """The bytes of this container, :attr:`overhead` more than the payload."""
         payload = self.tokens.pack()
         fields = _FIELDS.pack(
             self.tokens.token_bits,
@@ -112,13 +112,13 @@ class Container:
         """Read a container. Time and memory are bounded by the length of ``data``.
 
         Args:
-            data: the whole container and nothing else.
+            data: The whole container and nothing else.
 
         Raises:
-            NotAContainerError: it does not begin as one.
-            ContainerVersionError: of a version that this release does not know.
-            ContainerTruncatedError: the end is missing.
-            ContainerCorruptedError: changed bytes, or bytes after the end.
+            NotAContainerError: The bytes do not begin as a container does.
+            ContainerVersionError: The format has a version that this release does not know.
+            ContainerTruncatedError: The end is missing.
+            ContainerCorruptedError: Bytes were changed, or follow the end.
         """
         data = memoryview(data).tobytes()
         _check_magic(data)
@@ -160,11 +160,11 @@ class Container:
         """Check that a model can decode these tokens.
 
         Args:
-            fingerprint: of the model at hand.
-            config: of the model at hand.
+            fingerprint: The fingerprint of the model at hand.
+            config: The config of the model at hand.
 
         Raises:
-            ContainerMismatchError: another model made them.
+            ContainerMismatchError: Another model made them.
         """
         if self.fingerprint != fingerprint:
             raise ContainerMismatchError(

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowmo.model.config import SamplerConfig
 from flowmo.model.hub import FlowMoHubMixin
+from flowmo.model.image_tensors import check_images
 from flowmo.model.network import FlowMoNetwork, with_mask
 from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
 
@@ -14,9 +15,19 @@ from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
 class FlowMo(FlowMoNetwork, FlowMoHubMixin):
     """A FlowMo tokenizer in its training form.
 
-    ``FlowMo.from_pretrained(path or hub repository)`` and ``save_pretrained(folder)`` read and
-    write checkpoints. To serve, build :class:`flowmo.model.inference.InferenceModel` from it.
+    ``FlowMo.from_pretrained(name)`` and ``save_pretrained(folder)`` read and write checkpoints. To
+    serve, build :class:`flowmo.model.inference.InferenceModel` from it; for pictures rather than
+    tensors, ``flowmo.load(name)`` is the shorter way.
     """
+
+    def __repr__(self) -> str:
+        """One line; ``print(model.decoder)`` shows the layers."""
+        weight = next(self.parameters())
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"FlowMo({self.config.name!r}, {count / 1e6:.1f} M parameters, "
+            f"{str(weight.dtype).removeprefix('torch.')} on {weight.device})"
+        )
 
     def decode(
         self,
@@ -27,18 +38,21 @@ class FlowMo(FlowMoNetwork, FlowMoHubMixin):
         sampler: SamplerConfig | None = None,
         observer: Observer | None = None,
     ) -> Tensor:
-        """Images of a quantized code by the flow's sampler; gradients flow if enabled.
+        """Sample the images of a quantized code; gradients flow if they are enabled.
 
         Args:
-            quantized: [B, K, D].
-            start: noise [B, 3, H, W]; it decides the image size. Or give ``seeds``.
-            seeds: one an image, when ``start`` is not given (default 0, 1, 2 ...): images then
-                have the config's size.
-            sampler: grid and guidance; the config's own by default.
-            observer: sees each step.
+            quantized: [B, K, D], signs or the posterior's mean.
+            start: Unit normal noise [B, 3, H, W]; it decides the image size. Or give ``seeds``.
+            seeds: One seed for each image when ``start`` is not given (0, 1, 2 ... by default);
+                images then have the config's size.
+            sampler: Time grid and guidance; the config's own by default.
+            observer: A function that sees each step.
 
         Returns:
             [B, 3, H, W], clipped to [-1, 1].
+
+        Raises:
+            ConfigError: A seed is no whole number from 0 to 2^63 - 1.
         """
         sampler = sampler or self.config.sampler
         if start is None:
@@ -51,7 +65,19 @@ class FlowMo(FlowMoNetwork, FlowMoHubMixin):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, *, sampler: SamplerConfig | None = None) -> Tensor:
-        """Encode, quantize and decode with seeds 0, 1, 2 ...; [B, 3, H, W] to the same."""
+        """Encode, quantize and decode images with the seeds 0, 1, 2 ...
+
+        Args:
+            images: Float [B, 3, S, S] in [-1, 1], S the config's image size.
+            sampler: Time grid and guidance; the config's own by default.
+
+        Returns:
+            [B, 3, S, S] in [-1, 1].
+
+        Raises:
+            ConfigError: The images have another shape or type, or values outside [-1, 1].
+        """
+        check_images(images, (self.config.image_size, self.config.image_size))
         quantized = self.quantize(self.encode(images))
         start = noise(range(len(images)), tuple(images.shape[1:])).to(images)
         return self.decode(quantized, start=start, sampler=sampler)

@@ -4,13 +4,13 @@ The hub's own PyTorch mixin initialises weights before it overwrites them, loads
 names that do not fit and passes unknown options on; docs/decisions/0031 says why this one differs.
 """
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self, cast
 
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 
 from flowmo.model.checkpoint import (
@@ -22,9 +22,10 @@ from flowmo.model.checkpoint import (
     save_checkpoint,
 )
 from flowmo.model.checkpoint_files import CONFIG_FILE, INDEX_FILE
-from flowmo.model.config import FlowMoConfig
+from flowmo.model.config import PRESETS, FlowMoConfig
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.fingerprint import compute_fingerprint
+from flowmo.model.hub_conversion import HUB_ERRORS, HubOptions, converted_from_hub, reason
 
 _CARD = """---
 {{ card_data }}
@@ -37,59 +38,117 @@ Written by flowmo-serve; load it with `flowmo.FlowMo.from_pretrained`, serve it 
 `flowmo serve --checkpoint`.
 """
 
+# As the hub writes repositories; what else begins with a dot or ~ is somebody's folder.
+_NAME = r"[A-Za-z0-9_][\w.\-]*"
+_REPOSITORY = re.compile(rf"{_NAME}/[\w][^/]*")
+_PUBLISHED = re.compile(rf"(?P<repository>{_NAME}/{_NAME}):(?P<file>({_NAME}/)*{_NAME}\.(pth|pt))")
+
 # Storage and version of every weight: what tells whether any changed since.
 _Marks = tuple[tuple[int, int], ...]
 
 
-def find_checkpoint(
-    name_or_path: str | Path,
+def resolve_checkpoint(
+    name: str | Path,
     *,
+    preset: str | None = None,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """The folder of a checkpoint: a local one as it is, a hub repository downloaded.
+    """Find the folder of a checkpoint by any of its names.
+
+    ============================  ==================================================================
+    ``tiny``                      a checkpoint that is shipped with this package
+    ``path/to/folder``            a folder as it is
+    ``owner/name``                a hub repository, downloaded to the hub's cache
+    ``owner/name:file.pth``       a published file of a hub repository, downloaded, converted to the
+                                  model that ``preset`` names, and kept (``model.hub_conversion``)
+    ============================  ==================================================================
 
     Args:
-        name_or_path: a folder, or ``owner/name`` of a hub repository if no such folder exists.
-        revision: of the repository: branch, tag or commit.
-        cache_dir: where downloads are kept; the hub's own cache by default.
-        force_download: download even what the cache has.
-        local_files_only: do not use the network.
-        token: of the hub; the stored one by default.
+        name: One of these. A ``Path`` is a folder and nothing else.
+        preset: The config of a published file, which does not say what it holds.
+        revision: Branch, tag or commit of the repository; its main branch by default.
+        cache_dir: The folder that keeps downloads; the hub's own cache by default.
+        force_download: Whether to download what the cache has, too.
+        local_files_only: Whether to leave the network alone.
+        token: The hub's token; the stored one by default.
 
     Raises:
-        CheckpointError: neither a folder nor a repository that can be had.
+        CheckpointError: There is no such checkpoint, or it cannot be had; the message says what was
+            tried. Or ``preset`` is missing, or given for a checkpoint that has a config.
+        ConfigError: There is no such preset; the message lists those there are.
     """
-    path, text = Path(name_or_path), str(name_or_path)
+    options = HubOptions(
+        revision=revision,
+        cache_dir=cache_dir,
+        force_download=force_download,
+        local_files_only=local_files_only,
+        token=token,
+    )
+    text = str(name)
+    if not isinstance(name, Path) and (match := _PUBLISHED.fullmatch(text)) is not None:
+        if preset is None:
+            raise CheckpointError(
+                f"{text} is a published file, which does not say what model it holds: name its "
+                f"preset (--preset, in Python preset=), one of {', '.join(sorted(PRESETS))}"
+            )
+        return converted_from_hub(match["repository"], match["file"], preset, options)
+    if preset is not None:
+        raise CheckpointError(
+            f"a preset ({preset!r}) belongs to a published file, owner/name:file.pth; {text!r} is "
+            f"none, and a checkpoint folder has a config of its own: leave the preset away"
+        )
+    return _folder_of(name, options)
+
+
+def shipped_checkpoints() -> dict[str, Path]:
+    """The folders of the checkpoints that are shipped with this package, by name."""
+    # Not resolved: in a working copy this package is reached by a link, and so are they.
+    folder = Path(__file__).parents[1] / "checkpoints"
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f"*/{CONFIG_FILE}"))}
+
+
+def _folder_of(name: str | Path, options: HubOptions) -> Path:
+    path, text = Path(name), str(name)
     if not text:  # pathlib takes it for the current folder
-        raise CheckpointError(f"an empty name came; pass a folder with {CONFIG_FILE}")
+        raise CheckpointError(f"an empty name came; {_names()}")
+    if not isinstance(name, Path) and (shipped := shipped_checkpoints().get(text)) is not None:
+        return shipped
     if path.is_dir():
         return path
-    if path.exists() or isinstance(name_or_path, Path) or text.count("/") != 1 or text[0] in "./~":
-        what = "is a file" if path.exists() else "does not exist"
-        raise CheckpointError(
-            f"{text} {what}; pass a folder with {CONFIG_FILE} and safetensors, or a hub "
-            f"repository as owner/name (`flowmo convert` makes a folder of a published .pth file)"
-        )
+    if path.exists():
+        raise CheckpointError(f"{text} is a file, not a checkpoint folder; {_names()}")
+    if isinstance(name, Path) or not _REPOSITORY.fullmatch(text):
+        raise CheckpointError(f"{text} does not exist; {_names()}")
     try:
         folder = snapshot_download(
             text,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            force_download=options.force_download,
+            local_files_only=options.local_files_only,
+            token=options.token,
             allow_patterns=[CONFIG_FILE, INDEX_FILE, "*.safetensors"],
         )
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except HUB_ERRORS as error:
         raise CheckpointError(
-            f"no folder {text} exists here, and no repository of that name could be had from the "
-            f"hub: {error}"
+            f"no folder {text} exists here, no checkpoint of that name is shipped, and no "
+            f"repository of that name could be had from the hub: {reason(error)}"
         ) from error
     return Path(folder)
+
+
+def _names() -> str:
+    """What a checkpoint can be called, for messages."""
+    shipped = ", ".join(shipped_checkpoints())
+    return (
+        f"pass a folder with {CONFIG_FILE} and safetensors, a hub repository as owner/name, a "
+        f"published file as owner/name:file.pth with its preset, or the name of a shipped "
+        f"checkpoint ({shipped}). `flowmo convert` makes a folder of a published .pth file"
+    )
 
 
 class FlowMoHubMixin(
@@ -109,6 +168,7 @@ class FlowMoHubMixin(
         cls,
         pretrained_model_name_or_path: str | Path,
         *,
+        preset: str | None = None,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
         revision: str | None = None,
@@ -120,21 +180,25 @@ class FlowMoHubMixin(
         """Load a checkpoint, in evaluation mode. No weight is initialised on the way.
 
         Args:
-            pretrained_model_name_or_path: a folder, or ``owner/name`` of a hub repository.
-            dtype: of the weights; as stored by default.
-            device: where to load to.
-            revision: of the repository: branch, tag or commit.
-            cache_dir: where downloads are kept; the hub's own cache by default.
-            force_download: download even what the cache has.
-            local_files_only: do not use the network.
-            token: of the hub; the stored one by default.
+            pretrained_model_name_or_path: A name of :func:`resolve_checkpoint`: a folder, a hub
+                repository, or a shipped checkpoint.
+            preset: The config of a published file; see :func:`resolve_checkpoint`.
+            dtype: The dtype of the weights; as stored by default.
+            device: The device to load to.
+            revision: Branch, tag or commit of the repository; its main branch by default.
+            cache_dir: The folder that keeps downloads; the hub's own cache by default.
+            force_download: Whether to download what the cache has, too.
+            local_files_only: Whether to leave the network alone.
+            token: The hub's token; the stored one by default.
 
         Raises:
-            CheckpointError: there is none, or its files, names, shapes or versions are wrong; the
-                message lists what is.
+            CheckpointError: There is no such checkpoint, or its files, names, shapes or versions
+                are wrong; the message lists what is.
+            ConfigError: There is no such preset.
         """
-        folder = find_checkpoint(
+        folder = resolve_checkpoint(
             pretrained_model_name_or_path,
+            preset=preset,
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,
@@ -167,15 +231,15 @@ class FlowMoHubMixin(
         """Write a checkpoint folder: ``config.json``, safetensors, and a model card if none is.
 
         Args:
-            save_directory: made if it does not exist; a checkpoint in it is replaced.
+            save_directory: The folder, made if it does not exist; a checkpoint in it is replaced.
             dtype: torch.bfloat16 or torch.float32; the model's own by default.
-            max_shard_size: largest safetensors file, in bytes or as ``"5GB"``.
-            config: for the hub's ``push_to_hub``, which passes the model's own.
-            model_card_kwargs: further values of the model card's template.
+            max_shard_size: The largest safetensors file, in bytes or as ``"5GB"``.
+            config: The model's own, which the hub's ``push_to_hub`` passes.
+            model_card_kwargs: Further values of the model card's template.
 
         Raises:
-            CheckpointError: the dtype cannot be stored.
-            ConfigError: another config than the model's.
+            CheckpointError: The dtype cannot be stored.
+            ConfigError: The config is another than the model's.
         """
         if config is not None and config != self.config:
             raise ConfigError(
@@ -197,7 +261,7 @@ class FlowMoHubMixin(
         Equal for a float32 model and its bfloat16 copy. Remembered until a weight changes.
 
         Raises:
-            CheckpointError: the weights are on the meta device.
+            CheckpointError: The weights are on the meta device.
         """
         marks = self._marks()
         if self._known_fingerprint is not None and self._known_fingerprint[1] == marks:

@@ -3,32 +3,22 @@
 Shape legend: B batch, K latent tokens, D bits a token, H x W pixels.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
-from flowmo.model.convolutions import (
-    build_head,
-    build_stem,
-    encoder_patches,
-    per_time,
-    prediction,
-)
 from flowmo.model.errors import ConfigError
+from flowmo.model.head import Head, rate, to_pixels
 from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, signs, straight_through
 from flowmo.model.transformer import Transformer, TransformerShape
-
-Half = Literal["encoder", "decoder"]
 
 
 def encoder_shape(config: FlowMoConfig) -> TransformerShape:
     """Sizes of the encoder: K zero vectors of the code's width in, the code out."""
     return TransformerShape(
         transformer=config.encoder,
-        img_dim=config.encoder_patch_dim,
+        img_dim=config.patch_dim,
         img_out_dim=config.patch_dim,
         txt_in_dim=config.code_dim,
         txt_out_dim=config.code_dim,
@@ -84,8 +74,7 @@ class FlowMoNetwork(nn.Module):
         self.config = config
         self.encoder = Transformer(encoder_shape(config))
         self.decoder = Transformer(decoder_shape(config))
-        self.stem = build_stem(config)
-        self.head = build_head(config)
+        self.head = Head(config.head) if config.head else None
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of images (SPEC "Encode").
@@ -100,7 +89,7 @@ class FlowMoNetwork(nn.Module):
             ConfigError: images of a wrong shape.
         """
         grid = patch_grid(images, self.config.patch_size)
-        patches = encoder_patches(images, self.stem, self.config.patch_size)
+        patches = patchify(images, self.config.patch_size)
         empty = patches.new_zeros(images.shape[0], self.config.code_length, self.config.code_dim)
         code: Tensor = self.encoder(patches, empty, grid, None).txt
         return code
@@ -134,7 +123,7 @@ class FlowMoNetwork(nn.Module):
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])
         patches = patchify(x, self.config.patch_size)
         out = self.decoder(patches, condition, grid, times).img
-        said = prediction(out, x, self.head, self.config.patch_size)
+        said = to_pixels(out, x, self.head, self.config.patch_size)
         if self.config.prediction == "velocity":
             return said
-        return (x - said.to(x.dtype)) * per_time(times)[:, None, None, None].to(x.dtype)
+        return (x - said.to(x.dtype)) * rate(times)[:, None, None, None].to(x.dtype)

@@ -5,6 +5,7 @@ Such a file is a dict with ``model_ema_state_dict``, ``model_state_dict`` and ``
 """
 
 import pickle
+import re
 import struct
 import warnings
 import zipfile
@@ -46,16 +47,30 @@ _UNREADABLE = (
     zipfile.BadZipFile,
 )
 
+# What people pass by mistake, by its first bytes.
+_KINDS = (
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"RIFF", "a WebP picture"),
+    (b"\x89FLM", "a .flowmo file of tokens"),
+    (b"version https://git-lfs", "a Git LFS pointer, which only names the file"),
+    (b"<", "a web page"),
+    (b"{", "a text in JSON"),
+)
+_LONGEST_START = max(len(magic) for magic, _ in _KINDS)
+_FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
     """The weights of a published file.
 
     Attributes:
-        state: the state dict, names and shapes those of the config; mapped from the file.
-        weights: which of the file's two sets these are.
-        total_steps: training steps, if the file says.
-        prefix: what all names began with and was taken off, usually nothing.
+        state: The state dict, its names and shapes those of the config; mapped from the file.
+        weights: Which of the file's two sets these are.
+        total_steps: The number of training steps, if the file says.
+        prefix: What all names began with and was taken off, usually nothing.
     """
 
     state: dict[str, Tensor]
@@ -69,9 +84,9 @@ class Conversion:
     """What :func:`convert_published` did.
 
     Attributes:
-        published: what was read.
-        fingerprint: of the model.
-        parameters: how many numbers it has.
+        published: What was read.
+        fingerprint: The fingerprint of the model.
+        parameters: How many numbers the model has.
     """
 
     published: Published
@@ -85,12 +100,12 @@ def read_published(
     """Read a ``.pth`` file; only tensors and plain containers are unpickled.
 
     Args:
-        path: the file.
-        config: of the model that it should hold.
+        path: The file.
+        config: The config of the model that it should hold.
         weights: ``ema`` (the averaged weights, which are the ones to serve) or ``raw``.
 
     Raises:
-        CheckpointError: not such a file; tensors are missing, surplus, of another shape, not
+        CheckpointError: It is no such file, or tensors are missing, surplus, misshapen, not
             floating or not finite.
     """
     if weights not in get_args(Weights):
@@ -139,15 +154,16 @@ def convert_published(
     """Turn a ``.pth`` file into a checkpoint folder.
 
     Args:
-        path: the file.
-        config: of the model that it holds.
-        folder: where the checkpoint goes.
+        path: The file.
+        config: The config of the model that it holds.
+        folder: The folder that the checkpoint is written to.
         weights: ``ema`` or ``raw``.
         dtype: torch.bfloat16 or torch.float32.
-        max_shard_size: largest safetensors file, in bytes or as ``"5GB"``.
+        max_shard_size: The largest safetensors file, in bytes or as ``"5GB"``.
 
     Raises:
-        CheckpointError: as :func:`read_published`, or the dtype cannot be stored.
+        CheckpointError: The file is refused by :func:`read_published`, or the dtype cannot be
+            stored.
     """
     dtype_name(dtype)  # refuse before gigabytes are read
     published = read_published(path, config, weights=weights)
@@ -170,11 +186,28 @@ def _load(path: Path) -> Any:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except _UNREADABLE as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(
-            f"{path} cannot be read as tensors alone ({reason}); it is damaged, no .pth file, or "
-            f"holds other objects, which could run code and are therefore never loaded"
-        ) from error
+        raise CheckpointError(f"{path} {_problem(path, error)}") from error
+
+
+def _problem(path: Path, error: Exception) -> str:
+    """Why a file could not be loaded.
+
+    Not in torch's words: of whatever is no pickle of tensors they advise to unpickle it anyway.
+    """
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_START)
+    if not start:
+        return "is empty; download it again"
+    if (
+        kind := next((kind for magic, kind in _KINDS if start.startswith(magic)), None)
+    ) is not None:
+        return f"is {kind}, not a published .pth file; pass the file of a FlowMo release"
+    if (foreign := _FOREIGN_OBJECT.search(str(error))) is not None:
+        return (
+            f"holds other objects than tensors ({foreign[1]}), which could run code and are "
+            f"therefore never loaded; ask its author for a file of tensors alone"
+        )
+    return "cannot be read as tensors alone: it is damaged or no .pth file; download it again"
 
 
 def _unwrapped(state: Mapping[Any, Any]) -> tuple[dict[str, Any], str]:

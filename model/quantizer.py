@@ -25,13 +25,14 @@ def straight_through(code: Tensor) -> Tensor:
 
 
 def codes_to_ids(code: Tensor, group_bits: int) -> Tensor:
-    """Ids of a code or of its signs.
+    """The ids of a code or of its signs.
 
-    Element i = g h + j of a token is bit g, least significant first, of that token's id j.
+    Element i = g (D / G) + j of a token, with 0 <= g < G and 0 <= j < D / G, is bit g, least
+    significant first, of that token's id j (SPEC "Grouping").
 
     Args:
         code: [..., K, D].
-        group_bits: G.
+        group_bits: G, dividing D.
 
     Returns:
         int64 [..., K, D / G], each in [0, 2^G).
@@ -43,7 +44,15 @@ def codes_to_ids(code: Tensor, group_bits: int) -> Tensor:
 
 
 def ids_to_signs(ids: Tensor, group_bits: int) -> Tensor:
-    """Inverse of :func:`codes_to_ids`: int [..., K, h] to float32 [..., K, G h]."""
+    """The signs of ids, the inverse of :func:`codes_to_ids`.
+
+    Args:
+        ids: Integers [..., K, D / G], each in [0, 2^G).
+        group_bits: G.
+
+    Returns:
+        Float32 [..., K, D], each -1 or +1.
+    """
     shifts = torch.arange(group_bits, device=ids.device)
     bits = (ids[..., None, :] >> shifts[:, None]) & 1
     return (2.0 * bits - 1.0).float().flatten(-2)
@@ -70,7 +79,7 @@ def lfq_losses(
     Args:
         code: [B, K, D], before quantization.
         group_bits: G, dividing D.
-        temperature: of the softmax.
+        temperature: The temperature of the softmax.
 
     Returns:
         Float32 scalars, in nats.

@@ -4,7 +4,7 @@ x_t = (1 - t) x + t eps, velocity v = eps - x, t = 1 is noise. Nothing here know
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -30,25 +30,25 @@ class ConditionalVelocity(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Preview:
+class SamplerStep:
     """What an observer sees after a step.
 
     Attributes:
-        step: 1 for the first.
-        steps: how many there are.
-        t: the time at which the velocity was taken.
-        x: the state after the step.
-        estimate: the clean-image estimate x_t - t v, [B, 3, H, W], not clipped.
+        step: The number of the step, 1 for the first.
+        steps: How many steps there are.
+        t: The time at which the velocity was taken.
+        x: The state after the step, [B, 3, H, W].
+        estimate: The clean-image estimate x_t - t v, [B, 3, H, W], not clipped.
     """
 
     step: int
     steps: int
     t: float
-    x: Tensor
-    estimate: Tensor
+    x: Tensor = field(repr=False)
+    estimate: Tensor = field(repr=False)
 
 
-Observer = Callable[[Preview], None]
+Observer = Callable[[SamplerStep], None]
 
 
 def time_grid(config: SamplerConfig) -> tuple[float, ...]:
@@ -85,10 +85,10 @@ def guided(
     A guided step is one call with twice the rows, never two calls.
 
     Args:
-        velocity: the network.
-        condition: [B, ...], one row an image.
-        null: the null condition, of the same shape.
-        config: guidance weight and interval.
+        velocity: The network.
+        condition: [B, ...], one row for each image.
+        null: The null condition, in the same shape.
+        config: Guidance weight and interval.
     """
     both = torch.cat([condition, null])
 
@@ -113,13 +113,13 @@ def euler(
     Gradients flow through every step when ``start`` or the field asks for them.
 
     Args:
-        velocity: the field.
-        start: state at times[0].
-        times: strictly descending, at least two.
-        observer: called after each step.
+        velocity: The velocity field.
+        start: The state at times[0].
+        times: Strictly descending times, at least two.
+        observer: A function that is called after each step.
 
     Raises:
-        ConfigError: the times do not descend.
+        ConfigError: The times do not descend.
     """
     if len(times) < 2 or any(a <= b for a, b in pairwise(times)):
         raise ConfigError(f"sampling times must descend and be at least two, got {tuple(times)!r}")
@@ -129,7 +129,7 @@ def euler(
         estimate = None if observer is None else x - t * v
         x = x - (t - t_next) * v
         if observer is not None and estimate is not None:
-            observer(Preview(step=step, steps=len(times) - 1, t=t, x=x, estimate=estimate))
+            observer(SamplerStep(step=step, steps=len(times) - 1, t=t, x=x, estimate=estimate))
     return x
 
 
@@ -139,14 +139,14 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     Made on the CPU, so it is the same whatever device decodes and whatever else is in the batch.
 
     Args:
-        seeds: one an image, 0 <= seed < 2^63.
-        shape: of one row, e.g. (3, 256, 256).
+        seeds: One seed for each image, 0 <= seed < 2^63.
+        shape: The shape of one row, e.g. (3, 256, 256).
 
     Returns:
-        float32 [len(seeds), *shape] on the CPU.
+        Float32 [len(seeds), *shape] on the CPU.
 
     Raises:
-        ConfigError: a seed is out of range.
+        ConfigError: A seed is out of range.
     """
     rows = []
     for seed in seeds:

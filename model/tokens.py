@@ -28,11 +28,11 @@ class Tokens:
     """The tokens of one image, checked and immutable.
 
     Args:
-        ids: integers [K, D/G], each in [0, 2^G). Copied to a read-only int32 array.
+        ids: Integers [K, D/G], each in [0, 2^G). They are copied to a read-only int32 array.
         group_bits: G, 1 to 24.
 
     Raises:
-        TokenError: wrong shape, type or range.
+        TokenError: The ids have a wrong shape, type or range.
     """
 
     ids: NDArray[np.int32]
@@ -67,27 +67,27 @@ class Tokens:
 
     @property
     def code_length(self) -> int:
-        """K, tokens an image."""
+        """The number of tokens of the image, K."""
         return int(self.ids.shape[0])
 
     @property
     def ids_per_token(self) -> int:
-        """D / G, ids a token."""
+        """The number of ids of a token, D / G."""
         return int(self.ids.shape[1])
 
     @property
     def token_bits(self) -> int:
-        """D, bits a token."""
+        """The number of bits of a token, D."""
         return self.ids_per_token * self.group_bits
 
     @property
     def payload_bits(self) -> int:
-        """K x D, what the tokens cost exactly."""
+        """The exact cost of the tokens in bits, K x D."""
         return self.code_length * self.token_bits
 
     @property
     def payload_bytes(self) -> int:
-        """Length of :meth:`pack`: K x D bits in whole bytes."""
+        """The length of :meth:`pack`: K x D bits in whole bytes."""
         return payload_bytes(self.code_length, self.token_bits)
 
     def pack(self) -> bytes:
@@ -113,16 +113,16 @@ class Tokens:
 
     @classmethod
     def unpack(cls, payload: bytes, *, code_length: int, token_bits: int, group_bits: int) -> Self:
-        """Tokens of a payload that :meth:`pack` made.
+        """Read the tokens of a payload that :meth:`pack` made.
 
         Args:
-            payload: exactly ceil(K D / 8) bytes.
+            payload: Exactly ceil(K D / 8) bytes.
             code_length: K.
             token_bits: D.
             group_bits: G, dividing D.
 
         Raises:
-            TokenError: the sizes do not go together, the payload has another length, or the bits
+            TokenError: The sizes do not go together, the payload has another length, or the bits
                 after the last token are not zero.
         """
         _require_sizes(code_length, token_bits, group_bits)
@@ -143,14 +143,14 @@ class Tokens:
 
     @classmethod
     def from_signs(cls, signs: NDArray[Any], *, group_bits: int) -> Self:
-        """Tokens of a quantized code, the inverse of :meth:`signs`.
+        """The tokens of a quantized code, the inverse of :meth:`signs`.
 
         Args:
-            signs: numbers [K, D], each -1 or +1.
+            signs: Numbers [K, D], each -1 or +1.
             group_bits: G, dividing D.
 
         Raises:
-            TokenError: another shape, or another number among them.
+            TokenError: The shape is another, or another number is among them.
         """
         array = np.asarray(signs)
         if array.ndim != 2 or 0 in array.shape:
@@ -171,14 +171,14 @@ class Tokens:
 
     @classmethod
     def from_ids(cls, ids: Sequence[Sequence[int]], *, group_bits: int) -> Self:
-        """Tokens of nested lists, as JSON has them; ``tokens.ids.tolist()`` is the inverse.
+        """The tokens of nested lists, as JSON has them; ``tokens.ids.tolist()`` is the inverse.
 
         Args:
             ids: K lists of D / G whole numbers, each in [0, 2^G).
             group_bits: G, 1 to 24.
 
         Raises:
-            TokenError: not such lists.
+            TokenError: They are no such lists.
         """
         _require_int("group_bits", group_bits, 1, MAX_GROUP_BITS)
         if not _is_list(ids) or not ids or not all(_is_list(row) for row in ids):

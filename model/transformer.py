@@ -245,13 +245,13 @@ class Transformer(nn.Module):
         """Run both streams.
 
         Args:
-            patches: [B, N, 3p^2] (or what a stem gives), row-major.
+            patches: [B, N, 3p^2], row-major.
             txt: [B, K, D_in].
             grid: (rows, columns) of the patches.
             t: [B] in [0, 1], or None for the encoder.
 
         Returns:
-            img [B, N, 3p^2] (or what a head takes) and txt [B, K, D_out].
+            img [B, N, 3p^2] (and what a head takes) and txt [B, K, D_out].
         """
         vec = None if t is None else self.time_in(t)
         table = joint_rotary(self.shape, txt.shape[1], grid).to(patches.device)

@@ -12,9 +12,9 @@ import torch
 
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
-from flowmo.model.errors import CheckpointError, CompilationError, ConfigError
-from flowmo.model.flowmo import FlowMo
+from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.inference import InferenceModel
+from flowmo.model.loading import check_has_tokens, load_inference_model
 from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import CodecRunner
@@ -25,8 +25,6 @@ from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 
 logger = logging.getLogger(__name__)
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 class EngineObservers(Protocol):
@@ -154,45 +152,15 @@ def load_model(
     """Load a checkpoint for serving.
 
     Args:
-        checkpoint: a folder with ``config.json`` and safetensors, or a hub repository.
-        device: ``auto`` (the first GPU, else the CPU) or a PyTorch device.
-        dtype: ``auto`` (bfloat16 on a GPU, float32 elsewhere) or one of :data:`DTYPES`.
+        checkpoint: A folder with ``config.json`` and safetensors, or a hub repository.
+        device: See :func:`flowmo.model.loading.choose_device`.
+        dtype: See :func:`flowmo.model.loading.choose_dtype`.
         threads: CPU threads of the process for one operation; PyTorch's own choice by default.
 
     Raises:
-        CheckpointError: not a checkpoint, or one without tokens.
-        ConfigError: an unknown device or dtype.
+        CheckpointError: It is not a checkpoint, or one without tokens.
+        ConfigError: The device or the dtype is unknown.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"device {device!r} cannot be used: {reason}; try auto, cpu or cuda"
-        ) from None
-    if dtype == "auto":
-        dtype = "bfloat16" if place.type == "cuda" else "float32"
-    if dtype not in DTYPES:
-        raise ConfigError(f"dtype must be auto or one of {sorted(DTYPES)}, got {dtype!r}")
-    wanted = threads or torch.get_num_threads()
-    # OpenMP keeps a pool of threads for each thread that computes in parallel, and with more of
-    # them than cores each pool waits in a slower way: a tick would take a quarter longer. So only
-    # the device's thread gets one.
-    torch.set_num_threads(1)
-    try:
-        return _load(checkpoint, DTYPES[dtype], place)
-    finally:
-        torch.set_num_threads(wanted)
-
-
-def _load(checkpoint: str, dtype: torch.dtype, place: torch.device) -> InferenceModel:
-    model = FlowMo.from_pretrained(checkpoint)
-    if model.config.quantizer != "lfq":
-        raise CheckpointError(
-            f"{checkpoint} is a continuous model ({model.config.name!r}): it has no tokens to "
-            f"serve; use a checkpoint with quantizer='lfq'"
-        )
-    return InferenceModel(model, dtype=dtype, device=place)
+    model = load_inference_model(checkpoint, device=device, dtype=dtype, threads=threads)
+    check_has_tokens(model, checkpoint)
+    return model

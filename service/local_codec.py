@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.inference import InferenceModel
-from flowmo.model.sampler import Observer, Preview
+from flowmo.model.sampler import Observer, SamplerStep
 from flowmo.model.tokens import Tokens
 from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.torch_runner import to_images, to_pixels
 
 
 class LocalCodec:
@@ -60,8 +60,8 @@ class LocalCodec:
 def _after_the_device(observer: Observer) -> Observer:
     """Let an observer see steps when they are done, not when they are launched."""
 
-    def synchronized(preview: Preview) -> None:
+    def synchronized(step: SamplerStep) -> None:
         torch.cuda.synchronize()
-        observer(preview)
+        observer(step)
 
     return synchronized

@@ -1,6 +1,5 @@
-"""Training of FlowMo tokenizers: ``flowmo train``, or :func:`train` with a recipe's config."""
+"""Training: ``flowmo train``, or :func:`train` with a recipe's config (docs/training.md)."""
 
-from flowmo.training.checkpointing.initial import start_from
 from flowmo.training.config import (
     DataConfig,
     DistillConfig,
@@ -15,6 +14,8 @@ from flowmo.training.errors import DataError, DivergedError
 from flowmo.training.loop.trainer import TrainResult, train
 from flowmo.training.overrides import override, parse_assignments
 from flowmo.training.recipes import RECIPES, recipe
+from flowmo.training.tasks.registry import find_task, register_task, start_from
+from flowmo.training.tasks.task import Task
 
 __all__ = [
     "RECIPES",
@@ -26,12 +27,15 @@ __all__ = [
     "OptimizerConfig",
     "PerceptualConfig",
     "PostTrainConfig",
+    "Task",
     "TrainConfig",
     "TrainResult",
     "ValidationConfig",
+    "find_task",
     "override",
     "parse_assignments",
     "recipe",
+    "register_task",
     "start_from",
     "train",
 ]

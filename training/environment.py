@@ -27,7 +27,7 @@ def environment() -> dict[str, str | int | None]:
 
 
 def _processor() -> str:
-    """The processor's name; the machine type where the system does not tell."""
+    """The processor's name; the machine type where the system does not say."""
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text(encoding="utf-8").splitlines():

@@ -1,8 +1,10 @@
-"""Reports as JSON files."""
+"""Reports as JSON files, of training and of benchmarks."""
 
 import json
 from pathlib import Path
 from typing import Any
+
+from flowmo.model.files import write_file
 
 
 def rounded(value: Any) -> Any:
@@ -15,6 +17,6 @@ def rounded(value: Any) -> Any:
 
 
 def write_json(path: Path, report: Any) -> None:
-    """Write a report, rounded; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded(report), indent=2) + "\n", encoding="utf-8")
+    """Write a report, its numbers rounded, whole or not at all; its folder is made."""
+    text = json.dumps(rounded(report), indent=2) + "\n"
+    write_file(path, text.encode())

@@ -12,20 +12,25 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from flowmo.model.errors import ConfigError
-from flowmo.training.strict import from_dict, to_dict
+from flowmo.model.strict import to_dict
+from flowmo.training.config import AnyTrainConfig
 
-T = TypeVar("T")
+C = TypeVar("C", bound=AnyTrainConfig)
 
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True}
 _FLAGS |= {"false": False, "no": False, "off": False, "0": False}
 
 
-def field_types(cls: type) -> dict[str, Any]:
-    """Dotted names of every leaf field of a (nested) config dataclass, with its annotation."""
+def field_types(config: Any) -> dict[str, Any]:
+    """The dotted names of every leaf field of a (nested) config, with its annotation.
+
+    A nested config is what the field holds, whatever its annotation leaves open.
+    """
     leaves: dict[str, Any] = {}
-    for name, annotation in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-            leaves |= {f"{name}.{k}": v for k, v in field_types(annotation).items()}
+    for name, annotation in typing.get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        if dataclasses.is_dataclass(value):
+            leaves |= {f"{name}.{k}": v for k, v in field_types(value).items()}
         else:
             leaves[name] = annotation
     return leaves
@@ -49,19 +54,18 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, str]:
     return parsed
 
 
-def override(config: T, assignments: Mapping[str, str]) -> T:
-    """A copy of ``config`` with some fields replaced; all of them are validated together.
+def override(config: C, assignments: Mapping[str, str]) -> C:
+    """A copy of a run with some fields replaced; all of them are validated together.
 
     Args:
-        config: a (nested) config dataclass.
-        assignments: dotted field name to text.
+        config: The run.
+        assignments: The new values as text, by dotted field name.
 
     Raises:
-        ConfigError: no such field (the message names the nearest), a text that is not of the
+        ConfigError: No such field (the message names the nearest), a text that is not of the
             field's type, or values that do not fit together.
     """
-    cls = type(config)
-    leaves = field_types(cls)
+    leaves = field_types(config)
     data = to_dict(config)
     for name, text in assignments.items():
         if name not in leaves:
@@ -76,7 +80,7 @@ def override(config: T, assignments: Mapping[str, str]) -> T:
         rope = ".".join([*parents, "rope_dims"])
         if last in ("width", "heads") and rope in leaves and rope not in assignments:
             holder["rope_dims"] = []
-    return from_dict(cls, data)
+    return type(config).from_dict(data)
 
 
 def _unknown(name: str, leaves: Mapping[str, Any]) -> str:

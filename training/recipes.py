@@ -2,7 +2,7 @@
 
 The published ones are Table 1 of the supplement. Their ``steps`` are its epochs over the
 1,281,167 images of ImageNet-1K. Those of later stages begin with a checkpoint and take over its
-sizes (:func:`flowmo.training.checkpointing.initial.start_from`, ``--init``).
+sizes (:func:`flowmo.training.tasks.registry.start_from`, ``--init``).
 """
 
 import math
@@ -21,7 +21,9 @@ from flowmo.training.config import (
     TrainConfig,
     ValidationConfig,
 )
+from flowmo.training.tasks.registry import start_from
 
+SHIPPED_CHECKPOINT = "tiny"
 IMAGENET_IMAGES = 1_281_167
 PUBLISHED_BATCH_SIZE = 128
 POST_TRAIN_BATCH_SIZE = 64
@@ -102,7 +104,7 @@ def tiny_demo() -> TrainConfig:
 def post_train() -> TrainConfig:
     """Stage 1B: about one epoch through chains of 8 steps, stopped when held-out PSNR stalls."""
     return TrainConfig(
-        stage="1b",
+        task="post-train",
         init="runs/lo/export",
         model=preset("lo"),
         optimizer=OptimizerConfig(learning_rate=5e-5),
@@ -119,7 +121,7 @@ def post_train() -> TrainConfig:
 def distill() -> TrainConfig:
     """A student of 4 steps; for 2 and 1 begin with that student and name the same teacher."""
     return TrainConfig(
-        stage="distill",
+        task="distill",
         init="runs/post-train/best",
         model=replace(preset("lo"), sampler=SamplerConfig(steps=4, guidance=1.0)),
         optimizer=OptimizerConfig(learning_rate=2e-5, schedule="linear", decay_from=0.5),
@@ -138,7 +140,7 @@ def tiny_post_train() -> TrainConfig:
     """The demo checkpoint after stage 1A: chains of 4 steps, squared error instead of ResNet-50."""
     return replace(
         tiny_demo(),
-        stage="1b",
+        task="post-train",
         init="runs/tiny-demo/export",
         optimizer=replace(tiny_demo().optimizer, learning_rate=2e-4, decay_from=0.3),
         losses=LossWeights(sample_mse=1.0),
@@ -155,7 +157,7 @@ def tiny_distill() -> TrainConfig:
     config = tiny_post_train()
     return replace(
         config,
-        stage="distill",
+        task="distill",
         init="runs/tiny-post-train/export",
         model=replace(config.model, sampler=SamplerConfig(steps=4, guidance=1.0)),
         losses=LossWeights(flow=0.5, teacher_l1=0.5, sample_mse=0.5),
@@ -164,10 +166,31 @@ def tiny_distill() -> TrainConfig:
     )
 
 
+def finetune() -> TrainConfig:
+    """The shipped checkpoint on one's own pictures: half an hour on two CPU cores.
+
+    It trains on as stage 1B does, since that is how the shipped weights came about; stage 1A would
+    undo it. The encoder stays, and with it the meaning of each bit. Sizes are the checkpoint's.
+    """
+    config = replace(
+        tiny_post_train(),
+        optimizer=replace(tiny_post_train().optimizer, learning_rate=1e-4, decay_from=0.0),
+        validation=ValidationConfig(interval=100),
+        output="runs/finetune",
+        max_minutes=30.0,
+        checkpoint_interval=0,
+        checkpoint_minutes=5.0,
+        log_interval=10,
+        sample_interval=100,
+    )
+    return start_from(config, SHIPPED_CHECKPOINT)
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny-demo": tiny_demo,
     "tiny-post-train": tiny_post_train,
     "tiny-distill": tiny_distill,
+    "finetune": finetune,
     "fewer-params": fewer_params,
     "lo": lo,
     "hi": hi,

@@ -24,7 +24,7 @@ from benchmarks.chaos.application import running
 from benchmarks.chaos.faults import Bench, Outcome
 from benchmarks.chaos.nodes import two_nodes
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
+from flowmo.training.json_report import write_json
 
 Fault = Callable[[Bench], Outcome]
 # In one cluster, one after the other; the last one ends it.

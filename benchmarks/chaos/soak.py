@@ -32,8 +32,8 @@ from benchmarks.chaos.application import MODEL, picture, running, write_checkpoi
 from benchmarks.chaos.checked_load import RAW
 from benchmarks.chaos.processes import kill_one, replicas, resources, titles
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from flowmo.cli.server_process import ServerProcess
+from flowmo.training.json_report import write_json
 
 _PACKED = {"Content-Type": "application/vnd.flowmo"}
 _SHARE = 0.05

@@ -19,10 +19,10 @@ from torch.nn.attention import sdpa_kernel
 from torch.nn.attention.flex_attention import flex_attention
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.speed.command import numbers
 from benchmarks.speed.harness import in_turns
 from flowmo.model.attention import BACKENDS
+from flowmo.training.json_report import write_json
 
 
 def ways(q: Tensor, k: Tensor, v: Tensor) -> dict[str, Callable[[], Tensor]]:

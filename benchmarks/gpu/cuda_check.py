@@ -20,12 +20,12 @@ from typing import Any
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.parity import compare
 from benchmarks.parity_files import read_parity_file
 from benchmarks.speed.measure import measure
 from benchmarks.speed.variants import PLAIN, available, subject
 from flowmo.deploy.graphs import HALVES
+from flowmo.training.json_report import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PARITY = _ROOT / "tests" / "data" / "parity"

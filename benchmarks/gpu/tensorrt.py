@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.speed.harness import in_turns
 from benchmarks.speed.measure import inputs
 from benchmarks.speed.variants import subject
@@ -34,6 +33,7 @@ from flowmo.deploy.tensorrt.libraries import Library, load_library
 from flowmo.deploy.tensorrt.steps import EngineHalf, TensorRTSteps
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
+from flowmo.training.json_report import write_json
 
 
 def try_architecture(

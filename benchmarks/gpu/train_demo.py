@@ -117,11 +117,11 @@ def collect(finished: Sequence[tuple[TrainConfig, TrainResult]], out: Path, part
     scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for config, result in finished:
-            scores[config.stage] = report(config, result, Path(temporary, config.stage))
+            scores[config.task] = report(config, result, Path(temporary, config.task))
         with tarfile.open(out / "results.tar", "w") as tar:
             tar.add(temporary, arcname="results")
     best = max(scores, key=lambda stage: scores[stage])
-    (chosen,) = (_weights(result) for config, result in finished if config.stage == best)
+    (chosen,) = (_weights(result) for config, result in finished if config.task == best)
     split_file(chosen / "model.safetensors", out, part)
     shutil.copy(chosen / "config.json", out / "config.json")
     write_state(out, finished, scores, best)
@@ -135,12 +135,12 @@ def write_state(
 ) -> None:
     """``run.json``: how far each stage is."""
     stages = {
-        config.stage: {
+        config.task: {
             **asdict(result),
             "checkpoint": result.checkpoint.name,
             "export": result.export.name,
             "best": None if result.best is None else result.best.name,
-            "held_out_psnr": scores.get(config.stage),
+            "held_out_psnr": scores.get(config.task),
         }
         for config, result in runs
     }

@@ -22,7 +22,6 @@ from typing import get_args
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.serving import table
 from benchmarks.serving.gateway import gateway
 from benchmarks.serving.goals import goals
@@ -35,6 +34,7 @@ from benchmarks.serving.saturation import saturation
 from benchmarks.serving.server import Discipline, Server
 from benchmarks.serving.sweep import capacities, sweep
 from benchmarks.serving.workload import DEFAULTS, MIX, ONE_STEP, look_at
+from flowmo.training.json_report import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 

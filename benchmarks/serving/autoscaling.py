@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.serving.arrivals import poisson_arrivals
 from benchmarks.serving.emulated import ROW_SECONDS
 from benchmarks.serving.load import Outcome, connect, open_loop
 from benchmarks.serving.summary import spread
 from benchmarks.serving.workload import Kind, look_at
 from flowmo.cli.server_process import ServerProcess
+from flowmo.training.json_report import write_json
 
 Signal = Literal["requests", "backlog"]
 SIGNALS: tuple[Signal, ...] = ("requests", "backlog")

@@ -8,7 +8,6 @@ line of JSON for each measurement and writes one:
 """
 
 import argparse
-import io
 import json
 import sys
 import time
@@ -16,18 +15,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 
+from flowmo.imaging.tensors import to_images, to_pixels
+from flowmo.imaging.writing import encode_image
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
 from flowmo.model.tokens import Tokens
-from flowmo.training.data.held_out import centred_square, held_out_photographs
-
-# The service's own, so that both write the same file.
-PNG_LEVEL = 4
+from flowmo.training.data.held_out import held_out_squares
 
 
 def throughput(
@@ -59,9 +55,7 @@ def time_pictures(model: InferenceModel, tokens: Sequence[Tokens], *, pictures: 
         begin = time.perf_counter()
         item = tokens[number % len(tokens)]
         image = model.detokenize([item], seeds=[number], sampler=sampler)
-        levels = ((image[0] + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-        pixels = levels.permute(1, 2, 0).contiguous().cpu().numpy()
-        Image.fromarray(pixels).save(io.BytesIO(), "PNG", compress_level=PNG_LEVEL)
+        encode_image(to_pixels(image)[0], "png")
         seconds.append(time.perf_counter() - begin)
     return seconds
 
@@ -76,9 +70,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = InferenceModel(FlowMo.from_pretrained(options.checkpoint), device=device)
     side = model.config.image_size
-    squares = [centred_square(image, side) for image in held_out_photographs().values()]
-    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    tokens = model.tokenize(images)
+    tokens = model.tokenize(to_images(list(held_out_squares(side).values())))
     for line in sys.stdin:
         wanted = json.loads(line)
         result: float | list[float]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
 from benchmarks.speed.measure import measure, table
 from benchmarks.speed.variants import PLAIN, available, names, outside, subject
 from flowmo.deploy.graphs import Half
+from flowmo.training.json_report import write_json
 
 _BATCHES = {"decoder": [1, 2, 4, 8], "encoder": [1, 4, 16]}
 

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
-from flowmo.model.convolutions import encoder_patches
-from flowmo.model.inference import InferenceModel, velocity_of
+from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
 from flowmo.model.patches import patchify
 
@@ -37,12 +36,11 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: InferenceModel) -> None:
         super().__init__()
         self.network, self.config, self.dtype = model.encoder, model.config, model.dtype
-        self.stem = model.stem
         self.register_buffer("table", model.rotary(encoder=True, grid=grid_of(model.config)))
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        patches = encoder_patches(images.to(self.dtype), self.stem, self.config.patch_size)
+        patches = patchify(images.to(self.dtype), self.config.patch_size)
         code: Tensor = self.network(patches, self.table, self.config.code_length)
         return code.float()
 
@@ -59,15 +57,11 @@ class DecoderStepGraph(nn.Module):
     def __init__(self, model: InferenceModel) -> None:
         super().__init__()
         self.network, self.config, self.dtype = model.decoder, model.config, model.dtype
-        self.head = model.head
         self.register_buffer("table", model.rotary(encoder=False, grid=grid_of(model.config)))
 
     def forward(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
         """See the class."""
-        noisy = x.to(self.dtype)
-        patches = patchify(noisy, self.config.patch_size)
-        out = self.network(patches, condition, modulation, self.table)
-        return velocity_of(self.config, out, x, noisy, self.head, modulation)
+        return self.network.velocity(x, condition, modulation, self.table)
 
 
 def grid_of(config: FlowMoConfig) -> tuple[int, int]:

@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowmo.cli.backends import Outcome
-from flowmo.cli.files import Job, write_whole
+from flowmo.cli.files import Job
+from flowmo.model.files import write_file
 
 
 @dataclass(slots=True)
@@ -70,7 +71,8 @@ def _finish(job: Job, outcome: Outcome, account: Account) -> Exception | None:
     if isinstance(result, Exception):
         return result
     try:
-        write_whole(job.target, result)
+        # Whoever has the inputs can make it again.
+        write_file(job.target, result, flush_to_disk=False)
     except OSError as error:
         return OSError(f"{job.target} cannot be written: {error.strerror}")
     account.written.append(job)

@@ -1,6 +1,5 @@
 """Pictures in rows with captions, as one PNG."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +28,10 @@ def contact_sheet(rows: Sequence[Sequence[Tile]]) -> bytes:
     Small pictures are enlarged by a whole factor without smoothing, so that what is seen is what
     was computed.
     """
+    import numpy as np
     from PIL import Image, ImageDraw, ImageFont
+
+    from flowmo.imaging.writing import encode_image
 
     side = len(rows[0][0].pixels)
     factor = -(-_MIN_SIDE // side)
@@ -44,6 +46,4 @@ def contact_sheet(rows: Sequence[Sequence[Tile]]) -> bytes:
             picture = Image.fromarray(tile.pixels)
             sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (left, top))
             draw.text((left, top + side + 5), tile.caption, fill=_INK, font=font)
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return encode_image(np.asarray(sheet), "png", best=True)

@@ -10,9 +10,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from flowmo.cli.files import write_whole
 from flowmo.cli.server_process import ServerProcess
 from flowmo.client import Client, EncodedImage, Sampling
+from flowmo.model.files import write_file
 from flowmo.photographs import photograph_paths
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def demo_command(
 
 def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
     """One photograph through HTTP and back."""
-    from flowmo.imaging.fit import fit_image
+    from flowmo.imaging.fit import read_square
     from flowmo.imaging.quality import nearest_webp
     from flowmo.imaging.reading import read_image
 
@@ -97,7 +97,7 @@ def _send(client: Client, path: Path, size: int, sampling: Sampling) -> _Result:
     encoded = client.tokenize(data)
     decoded = client.detokenize(encoded.data, sampling=sampling)
     # The same reading and fitting as the server's, to have something to compare with.
-    original = fit_image(read_image(data, side=size), size).pixels
+    original = read_square(data, size)
     rival = nearest_webp(original, encoded.token_bytes)
     return _Result(
         name=path.name,
@@ -136,9 +136,9 @@ def _table(results: list[_Result]) -> Table:
 def _write(out: Path, result: _Result) -> None:
     from flowmo.imaging.writing import encode_image
 
-    write_whole(out / f"{result.name}.flowmo", result.encoded.data)
-    write_whole(out / f"{result.name}.original.png", encode_image(result.original, "png"))
-    write_whole(out / f"{result.name}.flowmo.png", encode_image(result.reconstruction, "png"))
+    write_file(out / f"{result.name}.flowmo", result.encoded.data)
+    write_file(out / f"{result.name}.original.png", encode_image(result.original, "png"))
+    write_file(out / f"{result.name}.flowmo.png", encode_image(result.reconstruction, "png"))
 
 
 def _compare(results: list[_Result], target: Path) -> None:
@@ -161,4 +161,4 @@ def _compare(results: list[_Result], target: Path) -> None:
         )
         for result in results
     ]
-    write_whole(target, contact_sheet(rows))
+    write_file(target, contact_sheet(rows))

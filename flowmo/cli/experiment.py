@@ -185,7 +185,7 @@ def _setup(
         precision=precision,
         plan=Plan(batch=batch, shard=4 * batch),
         ranks=Ranks.from_environment(),
-        tell=lambda text: typer.echo(text, err=True),
+        report=lambda text: typer.echo(text, err=True),
     )
 
 

@@ -4,18 +4,17 @@ A result's name is its input's with a suffix added (``photo.jpg`` → ``photo.jp
 ``photo.jpg.flowmo.png``), so no two inputs share a result and no original is ever written over.
 """
 
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import typer
 
+from flowmo.imaging.formats import SUFFIXES
 from flowmo.model.container import FILE_SUFFIX
 
-# What reading an image accepts; a file that the user names is tried whatever its suffix.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif", ".bmp")
+# A file that the user names is tried whatever its suffix.
+IMAGE_SUFFIXES = SUFFIXES
 CONTAINER_SUFFIXES = (FILE_SUFFIX,)
 
 
@@ -74,21 +73,3 @@ def _search(folder: Path, suffixes: tuple[str, ...]) -> Iterable[Path]:
         is_result = Path(path.stem).suffix == FILE_SUFFIX  # photo.jpg.flowmo.png
         if path.suffix.lower() in suffixes and not is_hidden and not is_result and path.is_file():
             yield path
-
-
-def write_whole(target: Path, data: bytes) -> None:
-    """Write a file so that it is there completely or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        # mkstemp's files are for their owner only; results follow the user's umask.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

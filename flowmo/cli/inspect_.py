@@ -97,9 +97,9 @@ def _checkpoint_identity(name_or_path: str) -> "tuple[CheckpointInfo, str]":
     """A checkpoint and its stored fingerprint, or the computed one if none is stored."""
     from flowmo.model.checkpoint import inspect_checkpoint, load_weights
     from flowmo.model.fingerprint import compute_fingerprint
-    from flowmo.model.hub import find_checkpoint
+    from flowmo.model.hub import resolve_checkpoint
 
-    info = inspect_checkpoint(find_checkpoint(name_or_path))
+    info = inspect_checkpoint(resolve_checkpoint(name_or_path))
     return info, info.fingerprint or compute_fingerprint(info.config, load_weights(info))
 
 
@@ -108,9 +108,9 @@ def _checkpoint_report(target: str, *, verify: bool) -> tuple[dict[str, Any], st
 
     from flowmo.model.checkpoint import inspect_checkpoint, load_weights
     from flowmo.model.fingerprint import compute_fingerprint
-    from flowmo.model.hub import find_checkpoint
+    from flowmo.model.hub import resolve_checkpoint
 
-    info = inspect_checkpoint(find_checkpoint(target))
+    info = inspect_checkpoint(resolve_checkpoint(target))
     sizes = {name: prod(shape) for name, shape in info.shapes.items()}
     halves = {
         half: sum(size for name, size in sizes.items() if name.startswith(f"{half}."))

@@ -88,13 +88,12 @@ class LocalBackend:
     def _tokens(self, images: Sequence[bytes | Exception], fit: Fit) -> "list[Tokens | Exception]":
         import numpy as np
 
-        from flowmo.imaging.fit import fit_image
-        from flowmo.imaging.reading import read_image
+        from flowmo.imaging.fit import read_square
 
         size = self._codec.info.image_size
 
         def read(data: bytes) -> "Pixels":
-            return fit_image(read_image(data, side=size), size, fit).pixels
+            return read_square(data, size, fit=fit)
 
         return _together(_each(images, read), lambda pixels: self._codec.tokenize(np.stack(pixels)))
 

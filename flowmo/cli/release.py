@@ -49,5 +49,7 @@ def release_command(
     )
     figures = ", ".join(f"{name} {value:.4g}" for name, value in written.metrics.items())
     typer.echo(f"{written.folder}: {written.fingerprint}, held out {figures}")
+    for name, reason in written.missing.items():
+        typer.echo(f"note: no {name.upper()}: {reason}", err=True)
     if push is not None:
         typer.echo(upload(written.folder, push, private=private))

@@ -42,10 +42,12 @@ def sweep_command(
     """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
     import torch
 
+    from flowmo.model import registry
     from flowmo.model.flowmo import FlowMo
     from flowmo.model.inference import InferenceModel
     from flowmo.training.data.pictures import held_out_pictures
     from flowmo.training.evaluation import sweep
+    from flowmo.training.perceptual.ssim import Ssim
 
     if set_default is not None and not Path(checkpoint).is_dir():
         raise typer.BadParameter(f"--set-default changes a folder, and {checkpoint} is none")
@@ -53,7 +55,8 @@ def sweep_command(
     weights, exponents = numbers(guidance, float, "--guidance"), numbers(rho, float, "--rho")
     ranges = intervals(interval, "--interval")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=dtype, device=device)
+    network = registry.load(checkpoint, expected=FlowMo)
+    model = InferenceModel(network, dtype=dtype, device=device)
     samplers = sweep.settings(
         model.config.sampler,
         steps=step_counts,
@@ -66,6 +69,8 @@ def sweep_command(
     typer.echo(
         f"{'steps':>6}{'guidance':>10}{'interval':>14}{'rho':>8}{'forwards':>10}{'PSNR':>8}{'SSIM':>8}"
     )
+    if (reason := Ssim().missing) is not None:
+        typer.echo(f"note: no SSIM: {reason}", err=True)
     points = sweep.sweep(model, images, samplers, on_point=_tell)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -95,5 +100,5 @@ def _tell(point: object) -> None:
     span = f"{s.guidance_interval[0]:g}:{s.guidance_interval[1]:g}"
     typer.echo(
         f"{s.steps:>6}{s.guidance:>10g}{span:>14}{s.rho:>8g}{point.forwards:>10}"
-        f"{point.psnr:>8.2f}{point.ssim:>8.3f}"
+        f"{point.psnr:>8.2f}{'-' if point.ssim is None else format(point.ssim, '.3f'):>8}"
     )

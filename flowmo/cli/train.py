@@ -14,8 +14,8 @@ def train_command(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="tiny-demo, fewer-params, lo, hi, continuous, post-train, distill; "
-            "tiny-post-train, tiny-distill.",
+            help="finetune (of the shipped model); tiny-demo, tiny-post-train, tiny-distill; "
+            "fewer-params, lo, hi, continuous, post-train, distill.",
         ),
     ],
     data: Annotated[
@@ -79,7 +79,10 @@ def train_command(
         ),
     ] = 3,
 ) -> None:
-    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly."""
+    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly.
+
+    Example: flowmo train finetune --data photos/
+    """
     # Imported here, so that `flowmo --help` does not wait for torch.
     import json
     from dataclasses import replace
@@ -108,16 +111,16 @@ def train_command(
             gpus_per_worker=gpus_per_worker,
             retries=ray_retries,
         )
-        told = train_on_ray(config, options, resume=resume)
-        _tell(told["stopped"], told["step"], told["seconds"], told["best"] or told["export"])
+        ended = train_on_ray(config, options, resume=resume)
+        _report(ended["stopped"], ended["step"], ended["seconds"], ended["best"] or ended["export"])
         return
     result = train(config, resume=resume)
     if os.environ.get("RANK", "0") != "0":
-        return  # the first process tells
-    _tell(result.stopped, result.step, result.seconds, result.best or result.export)
+        return  # the first process reports
+    _report(result.stopped, result.step, result.seconds, result.best or result.export)
 
 
-def _tell(stopped: str, step: int, seconds: float, model: str | Path) -> None:
+def _report(stopped: str, step: int, seconds: float, model: str | Path) -> None:
     typer.echo(f"{stopped} after {step} steps ({seconds / 60:.1f} min); model folder: {model}")
     if stopped == "interrupted":
         typer.echo("continue with the same command and --resume", err=True)

@@ -65,7 +65,7 @@ def train_on_ray(config: "TrainConfig", options: RayOptions, *, resume: bool) ->
         resume: go on from the run's checkpoints; processes that are started anew always do.
 
     Returns:
-        How the run ended, as the fields of :class:`training.TrainResult` in JSON form.
+        How the run ended, as the fields of :class:`flowmo.training.TrainResult` in JSON form.
 
     Raises:
         ConfigError: there is a run already, or what :func:`flowmo.training.train` raises.
@@ -142,7 +142,7 @@ def work(loop: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":  # which of the GPUs that this process sees Ray has given to it
         os.environ["LOCAL_RANK"] = str(device.index or 0)
     result = train(TrainConfig.from_dict(loop["config"]), resume=True)
-    told: dict[str, Any] = {
+    ended: dict[str, Any] = {
         "stopped": result.stopped,
         "step": result.step,
         "seconds": result.seconds,
@@ -151,8 +151,8 @@ def work(loop: dict[str, Any]) -> dict[str, Any]:
         "best": None if result.best is None else str(result.best),
         "export": str(result.export),
     }
-    ray.train.report({name: told[name] for name in ("step", "seconds", "loss", "best_score")})
-    return told
+    ray.train.report({name: ended[name] for name in ("step", "seconds", "loss", "best_score")})
+    return ended
 
 
 def _reason(error: Exception) -> Exception:

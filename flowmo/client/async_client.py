@@ -1,12 +1,12 @@
 """The client for coroutines; :mod:`flowmo.client.client` is its twin for ordinary code."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import httpx
-from httpx_sse import EventSource
 
 from flowmo.client import batches, requests
 from flowmo.client.attempts import Attempts
@@ -15,6 +15,7 @@ from flowmo.client.calls import Call, CallOptions
 from flowmo.client.clock import AsyncClock
 from flowmo.client.connection import DEFAULT_TIMEOUT, DEFAULT_URL, Connection, check
 from flowmo.client.errors import ClientError, ConnectionFailedError, ServerRefusedError
+from flowmo.client.inputs import Picture, TokenSource
 from flowmo.client.requests import Operation
 from flowmo.client.retry import Retry
 from flowmo.client.stream import EventReader
@@ -28,7 +29,6 @@ from flowmo.client.values import (
     Priority,
     Sampling,
 )
-from flowmo.model.container import Container
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class AsyncClient:
 
     @property
     def url(self) -> str:
-        """Of the server."""
+        """The address of the server, without a slash at its end."""
         return self._connection.url
 
     async def __aenter__(self) -> Self:
@@ -82,18 +82,21 @@ class AsyncClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connection."""
+        """Close the connections to the server."""
         await self._http.aclose()
 
     async def tokenize(
-        self, image: bytes, *, fit: Fit = "crop", **options: Unpack[CallOptions]
+        self, image: Picture, *, fit: Fit = "crop", **options: Unpack[CallOptions]
     ) -> EncodedImage:
         """See :meth:`flowmo.client.Client.tokenize`."""
-        return await self._run(requests.tokenize(image, fit=fit), self._attempts(options))
+        attempts = self._attempts(options)
+        # In a thread: a file is read, or an array compressed.
+        operation = await asyncio.to_thread(requests.tokenize, image, fit=fit)
+        return await self._run(operation, attempts)
 
     async def detokenize(
         self,
-        container: Container | bytes,
+        tokens: TokenSource,
         *,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
@@ -101,14 +104,15 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
         """See :meth:`flowmo.client.Client.detokenize`."""
-        operation = requests.detokenize(
-            container, sampling=sampling, format=format, quality=quality
+        attempts = self._attempts(options)
+        operation = await asyncio.to_thread(
+            requests.detokenize, tokens, sampling=sampling, format=format, quality=quality
         )
-        return await self._run(operation, self._attempts(options))
+        return await self._run(operation, attempts)
 
     async def reconstruct(
         self,
-        image: bytes,
+        image: Picture,
         *,
         fit: Fit = "crop",
         sampling: Sampling | None = None,
@@ -117,14 +121,15 @@ class AsyncClient:
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
         """See :meth:`flowmo.client.Client.reconstruct`."""
-        operation = requests.reconstruct(
-            image, fit=fit, sampling=sampling, format=format, quality=quality
+        attempts = self._attempts(options)
+        operation = await asyncio.to_thread(
+            requests.reconstruct, image, fit=fit, sampling=sampling, format=format, quality=quality
         )
-        return await self._run(operation, self._attempts(options))
+        return await self._run(operation, attempts)
 
     def stream_detokenize(
         self,
-        container: Container | bytes,
+        tokens: TokenSource,
         *,
         sampling: Sampling | None = None,
         previews: Sequence[int] = (),
@@ -138,14 +143,14 @@ class AsyncClient:
         ``async with contextlib.aclosing(client.stream_detokenize(...)) as events:``.
         """
         operation = requests.stream_detokenize(
-            container, sampling=sampling, previews=previews, format=format, quality=quality
+            tokens, sampling=sampling, previews=previews, format=format, quality=quality
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
         return self._events(operation, self._attempts(options))
 
     async def tokenize_many(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Picture],
         *,
         fit: Fit = "crop",
         batch_size: int = DEFAULT_BATCH_SIZE,
@@ -156,7 +161,7 @@ class AsyncClient:
 
     async def detokenize_many(
         self,
-        containers: Sequence[Container | bytes],
+        tokens: Sequence[TokenSource],
         *,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
@@ -166,13 +171,13 @@ class AsyncClient:
     ) -> list[DecodedImage | ServerRefusedError]:
         """See :meth:`flowmo.client.Client.detokenize_many`."""
         chunks = batches.detokenize(
-            containers, sampling=sampling, format=format, quality=quality, batch_size=batch_size
+            tokens, sampling=sampling, format=format, quality=quality, batch_size=batch_size
         )
         return await self._many(chunks, options)
 
     async def reconstruct_many(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Picture],
         *,
         fit: Fit = "crop",
         sampling: Sampling | None = None,
@@ -233,13 +238,12 @@ class AsyncClient:
         self, operation: Operation[None], attempts: Attempts
     ) -> AsyncGenerator[DecodeEvent, None]:
         answer = await self._answer(operation, attempts, stream=True)
-        reader = EventReader(answer, attempts.seconds)
         try:
             with self._connection.errors(), self._connection.reading():
-                async with aclosing(EventSource(answer).aiter_sse()) as events:
-                    async for event in events:
-                        news = reader.read(event)
-                        if news is not None:
+                reader = EventReader(answer, attempts.seconds)
+                async with aclosing(answer.aiter_bytes()) as pieces:
+                    async for piece in pieces:
+                        for news in reader.read(piece):
                             yield news
         finally:
             await answer.aclose()
@@ -250,7 +254,8 @@ class AsyncClient:
         self, chunks: Iterable[Chunk[T]], options: CallOptions
     ) -> list[T | ServerRefusedError]:
         outcomes: list[T | ServerRefusedError] = []
-        for chunk in chunks:
+        waiting = iter(chunks)
+        while (chunk := await asyncio.to_thread(next, waiting, None)) is not None:
             await self._fill(chunk, self._attempts(options))
             outcomes += chunk.outcomes
         return outcomes

@@ -1,16 +1,16 @@
 """Lists of images: what goes into one request, and which of its items are asked for again."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import httpx
 
 from flowmo.client import answers
 from flowmo.client.errors import ServerRefusedError
-from flowmo.client.requests import Operation, container_bytes, decode_params
+from flowmo.client.inputs import Picture, TokenSource, check_files, picture_bytes, token_bytes
+from flowmo.client.requests import Operation, decode_params
 from flowmo.client.retry import is_temporary
 from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, Sampling
-from flowmo.model.container import Container
 
 DEFAULT_BATCH_SIZE = 16
 MAX_BATCH_SIZE = 64
@@ -25,8 +25,8 @@ class Chunk(Generic[T]):
     """Items of one request, asked for until each has an answer that stays.
 
     Args:
-        items: bodies, in order.
-        ask: the request for some of them.
+        items: The bodies, in order.
+        ask: Makes the request for some of them.
     """
 
     def __init__(
@@ -66,29 +66,32 @@ class Chunk(Generic[T]):
 
 
 def tokenize(
-    images: Sequence[bytes], *, fit: Fit, batch_size: int
+    images: Sequence[Picture], *, fit: Fit, batch_size: int
 ) -> Iterator[Chunk[EncodedImage]]:
-    """Requests for the tokens of image files."""
+    """The requests for the tokens of images, each made when the ones before it are done."""
     params = {"fit": fit, "tokens": "container"}
-    return _chunks(images, "/v1/tokenize/batch", params, answers.encoded_item, batch_size)
+    check_files(images)
+    items = (picture_bytes(image) for image in images)
+    return _chunks(items, "/v1/tokenize/batch", params, answers.encoded_item, batch_size)
 
 
 def detokenize(
-    containers: Sequence[Container | bytes],
+    tokens: Sequence[TokenSource],
     *,
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
     batch_size: int,
 ) -> Iterator[Chunk[DecodedImage]]:
-    """Requests for the images of tokens."""
-    items = [container_bytes(container) for container in containers]
+    """The requests for the images of tokens, likewise."""
+    check_files(tokens)
+    items = (token_bytes(one) for one in tokens)
     params = {**decode_params(sampling, quality), "format": format}
     return _chunks(items, "/v1/detokenize/batch", params, answers.decoded_item, batch_size)
 
 
 def reconstruct(
-    images: Sequence[bytes],
+    images: Sequence[Picture],
     *,
     fit: Fit,
     sampling: Sampling | None,
@@ -96,13 +99,15 @@ def reconstruct(
     quality: int | None,
     batch_size: int,
 ) -> Iterator[Chunk[DecodedImage]]:
-    """Requests for image files through tokens and back."""
+    """The requests for images through tokens and back, likewise."""
     params = {**decode_params(sampling, quality), "format": format, "fit": fit}
-    return _chunks(images, "/v1/reconstruct/batch", params, answers.decoded_item, batch_size)
+    check_files(images)
+    items = (picture_bytes(image) for image in images)
+    return _chunks(items, "/v1/reconstruct/batch", params, answers.decoded_item, batch_size)
 
 
 def _chunks(
-    items: Sequence[bytes],
+    items: Iterable[bytes],
     path: str,
     params: Mapping[str, str],
     read_item: Callable[[Mapping[str, Any], httpx.Response], T],
@@ -137,13 +142,18 @@ def _outcome(
     )
 
 
-def split(items: Sequence[bytes], most_items: int, most_bytes: int) -> Iterator[Sequence[bytes]]:
-    """Runs of items in order, as long as both limits allow; an item of its own may be larger."""
-    begin, size = 0, 0
-    for end, item in enumerate(items):
-        if end > begin and (end - begin == most_items or size + len(item) > most_bytes):
-            yield items[begin:end]
-            begin, size = end, 0
+def split(items: Iterable[bytes], most_items: int, most_bytes: int) -> Iterator[list[bytes]]:
+    """Runs of items in order, as long as both limits allow; an item of its own may be larger.
+
+    Items are taken as runs are asked for: of many files only a request's are in memory.
+    """
+    run: list[bytes] = []
+    size = 0
+    for item in items:
+        if run and (len(run) == most_items or size + len(item) > most_bytes):
+            yield run
+            run, size = [], 0
+        run.append(item)
         size += len(item)
-    if begin < len(items):
-        yield items[begin:]
+    if run:
+        yield run

@@ -5,7 +5,6 @@ from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import httpx
-from httpx_sse import EventSource
 
 from flowmo.client import batches, requests
 from flowmo.client.attempts import Attempts
@@ -14,6 +13,7 @@ from flowmo.client.calls import Call, CallOptions
 from flowmo.client.clock import Clock
 from flowmo.client.connection import DEFAULT_TIMEOUT, DEFAULT_URL, Connection, check
 from flowmo.client.errors import ClientError, ConnectionFailedError, ServerRefusedError
+from flowmo.client.inputs import Picture, TokenSource
 from flowmo.client.requests import Operation
 from flowmo.client.retry import Retry
 from flowmo.client.stream import EventReader
@@ -27,7 +27,6 @@ from flowmo.client.values import (
     Priority,
     Sampling,
 )
-from flowmo.model.container import Container
 
 T = TypeVar("T")
 
@@ -39,18 +38,18 @@ class Client:
     arguments; those given here hold for calls that do not give them.
 
     Args:
-        url: of the server.
-        api_key: sent with every request.
-        timeout: longest wait for an answer, in seconds.
-        model: see :class:`CallOptions`, as for the next three.
+        url: The address of the server, http or https.
+        api_key: The key that is sent with every request.
+        timeout: The longest wait for an answer, in seconds.
+        model: One of the served models; see :class:`CallOptions`, as for the next three.
         priority: ``batch`` lets interactive work pass.
-        deadline: seconds for all attempts of a call.
-        retry: how often to try.
-        transport: how requests travel, if not as usual: a Unix socket, certificates of one's own.
-        clock: tells time and sleeps.
+        deadline: Seconds for all attempts of a call.
+        retry: How often to try.
+        transport: How requests travel, if not as usual: a Unix socket, certificates of one's own.
+        clock: What tells time and sleeps.
 
     Raises:
-        ValueError: not an http or https URL, or an option out of range.
+        ValueError: The URL is not an http or https URL, or an option is out of range.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class Client:
 
     @property
     def url(self) -> str:
-        """Of the server."""
+        """The address of the server, without a slash at its end."""
         return self._connection.url
 
     def __enter__(self) -> Self:
@@ -96,54 +95,62 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections to the server."""
         self._http.close()
 
     def tokenize(
-        self, image: bytes, *, fit: Fit = "crop", **options: Unpack[CallOptions]
+        self, image: Picture, *, fit: Fit = "crop", **options: Unpack[CallOptions]
     ) -> EncodedImage:
-        """Tokens of an image file.
+        """Ask for the tokens of an image.
 
         Args:
-            image: JPEG, PNG, WebP, AVIF, GIF or BMP.
-            fit: how it becomes the model's square.
-            **options: see :class:`CallOptions`.
+            image: The path of an image file, its bytes, an array uint8 [H, W, 3], or Pillow's
+                image; of any size.
+            fit: How it becomes the model's square.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            The tokens, which :meth:`detokenize` takes as they are.
 
         Raises:
-            ClientError: no tokens came.
-            ValueError: an option out of range; so for all calls.
+            ClientError: No tokens came.
+            OSError: The file cannot be read; so for all calls.
+            TypeError: The image is nothing of these; so for all calls.
+            ValueError: An option is out of range, or an array is no picture; so for all calls.
         """
         return self._run(requests.tokenize(image, fit=fit), self._attempts(options))
 
     def detokenize(
         self,
-        container: Container | bytes,
+        tokens: TokenSource,
         *,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
-        """The image of tokens.
+        """Ask for the image of tokens.
 
         Args:
-            container: as :meth:`tokenize` gave it, or its bytes.
-            sampling: seed, steps and guidance.
-            format: of the answer.
-            quality: 1 to 100, of JPEG and WebP.
-            **options: see :class:`CallOptions`.
+            tokens: What :meth:`tokenize` gave, a container, its bytes, or the path of a
+                ``.flowmo`` file.
+            sampling: Seed, steps and guidance.
+            format: The format of the answer.
+            quality: The quality of JPEG and WebP, 1 to 100.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            The image file and how it was made.
 
         Raises:
-            ClientError: no image came.
+            ClientError: No image came.
         """
-        operation = requests.detokenize(
-            container, sampling=sampling, format=format, quality=quality
-        )
+        operation = requests.detokenize(tokens, sampling=sampling, format=format, quality=quality)
         return self._run(operation, self._attempts(options))
 
     def reconstruct(
         self,
-        image: bytes,
+        image: Picture,
         *,
         fit: Fit = "crop",
         sampling: Sampling | None = None,
@@ -151,10 +158,21 @@ class Client:
         quality: int | None = None,
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
-        """An image file through tokens and back; arguments as of the other two.
+        """Ask for an image through tokens and back.
+
+        Args:
+            image: As for :meth:`tokenize`.
+            fit: As for :meth:`tokenize`.
+            sampling: As for :meth:`detokenize`.
+            format: As for :meth:`detokenize`.
+            quality: As for :meth:`detokenize`.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            The image file and how it was made.
 
         Raises:
-            ClientError: no image came.
+            ClientError: No image came.
         """
         operation = requests.reconstruct(
             image, fit=fit, sampling=sampling, format=format, quality=quality
@@ -163,7 +181,7 @@ class Client:
 
     def stream_detokenize(
         self,
-        container: Container | bytes,
+        tokens: TokenSource,
         *,
         sampling: Sampling | None = None,
         previews: Sequence[int] = (),
@@ -171,61 +189,63 @@ class Client:
         quality: int | None = None,
         **options: Unpack[CallOptions],
     ) -> Generator[DecodeEvent, None, None]:
-        """The image of tokens while it is made: its progress, previews, and at the end itself.
+        """Ask for the image of tokens while it is made: progress, previews, at the end the image.
 
         The request is sent when the first event is asked for. Leaving the loop early closes the
         connection, whereupon the server gives up the decode. What has begun is not tried again.
 
         Args:
-            container: as :meth:`tokenize` gave it, or its bytes.
-            sampling: seed, steps and guidance.
-            previews: steps, 1 for the first, after which the image so far is wanted; at most 32.
-            format: of the answer and its previews.
-            quality: 1 to 100, of JPEG and WebP.
-            **options: see :class:`CallOptions`.
+            tokens: As for :meth:`detokenize`.
+            sampling: Seed, steps and guidance.
+            previews: Steps, 1 for the first, after which the image so far is wanted; at most 32.
+            format: The format of the answer and its previews.
+            quality: The quality of JPEG and WebP, 1 to 100.
+            **options: See :class:`CallOptions`.
 
         Yields:
             A :class:`Progress` for each step, a :class:`Preview` where one is wanted, then the
             :class:`DecodedImage`.
 
         Raises:
-            ClientError: no image came.
+            ClientError: No image came.
         """
         operation = requests.stream_detokenize(
-            container, sampling=sampling, previews=previews, format=format, quality=quality
+            tokens, sampling=sampling, previews=previews, format=format, quality=quality
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
         return self._events(operation, self._attempts(options))
 
     def tokenize_many(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Picture],
         *,
         fit: Fit = "crop",
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Unpack[CallOptions],
     ) -> list[EncodedImage | ServerRefusedError]:
-        """Tokens of many image files, or why there are none: one item costs the others nothing.
+        """Ask for the tokens of many images; a refused one costs the others nothing.
 
-        Items that the server had no room for are sent again, as a call would be.
+        Items that the server had no room for are sent again, as a call would be. Files are read as
+        their turn comes.
 
         Args:
-            images: as of :meth:`tokenize`, any number.
-            fit: how each becomes the model's square.
-            batch_size: images in one request, at most; 1 to 64. Large files go in smaller groups.
-            **options: see :class:`CallOptions`.
+            images: Any number of what :meth:`tokenize` takes.
+            fit: How each becomes the model's square.
+            batch_size: How many images go in one request, 1 to 64; fewer when files are large.
+            **options: See :class:`CallOptions`.
 
         Returns:
-            One outcome for each image, in order.
+            One outcome for each image, in order: its tokens, or why there are none.
 
         Raises:
-            ClientError: the server could not be asked, or did not answer.
+            ClientError: The server could not be asked, or did not answer.
+            FileNotFoundError: A path leads to no file; nothing has been sent then.
         """
         return self._many(batches.tokenize(images, fit=fit, batch_size=batch_size), options)
 
     def detokenize_many(
         self,
-        containers: Sequence[Container | bytes],
+        tokens: Sequence[TokenSource],
         *,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
@@ -233,19 +253,31 @@ class Client:
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Unpack[CallOptions],
     ) -> list[DecodedImage | ServerRefusedError]:
-        """Images of many tokens; arguments as of :meth:`detokenize` and :meth:`tokenize_many`.
+        """Ask for the images of many token sets; a refused one costs the others nothing.
+
+        Args:
+            tokens: Any number of what :meth:`detokenize` takes.
+            sampling: As for :meth:`detokenize`, for all of them.
+            format: As for :meth:`detokenize`.
+            quality: As for :meth:`detokenize`.
+            batch_size: As for :meth:`tokenize_many`.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            One outcome for each token set, in order: its image, or why there is none.
 
         Raises:
-            ClientError: the server could not be asked, or did not answer.
+            ClientError: The server could not be asked, or did not answer.
+            FileNotFoundError: A path leads to no file; nothing has been sent then.
         """
         chunks = batches.detokenize(
-            containers, sampling=sampling, format=format, quality=quality, batch_size=batch_size
+            tokens, sampling=sampling, format=format, quality=quality, batch_size=batch_size
         )
         return self._many(chunks, options)
 
     def reconstruct_many(
         self,
-        images: Sequence[bytes],
+        images: Sequence[Picture],
         *,
         fit: Fit = "crop",
         sampling: Sampling | None = None,
@@ -254,10 +286,23 @@ class Client:
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Unpack[CallOptions],
     ) -> list[DecodedImage | ServerRefusedError]:
-        """Many image files through tokens and back; arguments as of the other two.
+        """Ask for many images through tokens and back; a refused one costs the others nothing.
+
+        Args:
+            images: Any number of what :meth:`tokenize` takes.
+            fit: How each becomes the model's square.
+            sampling: As for :meth:`detokenize`, for all of them.
+            format: As for :meth:`detokenize`.
+            quality: As for :meth:`detokenize`.
+            batch_size: As for :meth:`tokenize_many`.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            One outcome for each image, in order: the decoded image, or why there is none.
 
         Raises:
-            ClientError: the server could not be asked, or did not answer.
+            ClientError: The server could not be asked, or did not answer.
+            FileNotFoundError: A path leads to no file; nothing has been sent then.
         """
         chunks = batches.reconstruct(
             images,
@@ -270,15 +315,18 @@ class Client:
         return self._many(chunks, options)
 
     def models(self, **options: Unpack[CallOptions]) -> list[ModelInfo]:
-        """What the server serves.
+        """Ask which models the server serves.
+
+        Args:
+            **options: See :class:`CallOptions`.
 
         Raises:
-            ClientError: no answer came.
+            ClientError: No answer came.
         """
         return self._run(requests.models(), self._attempts(options))
 
     def is_ready(self) -> bool:
-        """Whether the server has warmed up; false when there is none. Asks once."""
+        """Whether the server has warmed up; false when there is none. It is asked once."""
         try:
             self._run(requests.ready(), self._attempts({"retry": Retry.none()}))
         except ClientError:
@@ -314,13 +362,11 @@ class Client:
         self, operation: Operation[None], attempts: Attempts
     ) -> Generator[DecodeEvent, None, None]:
         answer = self._answer(operation, attempts, stream=True)
-        reader = EventReader(answer, attempts.seconds)
         try:
             with self._connection.errors(), self._connection.reading():
-                for event in EventSource(answer).iter_sse():
-                    news = reader.read(event)
-                    if news is not None:
-                        yield news
+                reader = EventReader(answer, attempts.seconds)
+                for piece in answer.iter_bytes():
+                    yield from reader.read(piece)
         finally:
             answer.close()
         if not reader.is_done:

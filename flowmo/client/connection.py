@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import httpx
-from httpx_sse import SSEError
 
 from flowmo._version import __version__
 from flowmo.client import answers
@@ -27,13 +26,13 @@ class Connection:
     """Where a server is and how it is spoken to.
 
     Attributes:
-        url: of the server, without a slash at its end.
-        api_key: sent with every request; None sends none.
-        timeout: longest wait for an answer, in seconds.
-        defaults: of calls.
+        url: The address of the server, without a slash at its end.
+        api_key: The key that is sent with every request; None sends none.
+        timeout: The longest wait for an answer, in seconds.
+        defaults: The options of calls that give none.
 
     Raises:
-        ValueError: not an http or https URL, or a key that no header can carry.
+        ValueError: The URL is not an http or https URL, or no header can carry the key.
     """
 
     url: str
@@ -56,18 +55,22 @@ class Connection:
             raise ValueError("api_key must be printable ASCII characters, at least one")
 
     def headers(self) -> dict[str, str]:
-        """Of every request."""
+        """The headers of every request."""
         headers = {"User-Agent": f"flowmo-serve/{__version__}"}
         if self.api_key is not None:
             headers["Authorization"] = f"Bearer {self.api_key}"
         return headers
 
     def attempts(self, options: CallOptions, now: Callable[[], float]) -> Attempts:
-        """Of one request.
+        """The attempts of one request.
+
+        Args:
+            options: The options of its call.
+            now: Tells the time in seconds.
 
         Raises:
-            TypeError: an option that there is not.
-            ValueError: an option out of range.
+            TypeError: There is no such option.
+            ValueError: An option is out of range.
         """
         given: CallOptions = {"request_id": new_request_id(), **options}
         return Attempts(replace(self.defaults, **given), timeout=self.timeout, now=now)
@@ -85,7 +88,7 @@ class Connection:
             raise ServerTimeoutError(
                 f"{self.url} did not answer in time ({_told(error)})"
             ) from error
-        except (httpx.DecodingError, SSEError) as error:
+        except httpx.DecodingError as error:
             raise self._unexpected(error) from error
         except httpx.HTTPError as error:
             raise ConnectionFailedError(
@@ -104,7 +107,7 @@ class Connection:
         """The value of a whole answer.
 
         Raises:
-            UnexpectedAnswerError: it has none.
+            UnexpectedAnswerError: The answer has none.
         """
         with self.reading():
             return operation.read(answer)
@@ -120,7 +123,7 @@ def check(answer: httpx.Response) -> None:
     """Raise the problem that an answer is, if it is one.
 
     Raises:
-        ServerRefusedError: any status but 2xx.
+        ServerRefusedError: The status is any but 2xx.
     """
     if not answer.is_success:
         raise answers.refusal(answer)

@@ -7,9 +7,9 @@ from typing import Generic, TypeVar
 import httpx
 
 from flowmo.client import answers
+from flowmo.client.inputs import Picture, TokenSource, picture_bytes, token_bytes
 from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, ModelInfo, Sampling
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
-from flowmo.model.container import Container
 
 BINARY = "application/octet-stream"
 T = TypeVar("T")
@@ -20,14 +20,14 @@ class Operation(Generic[T]):
     """A request and the way to read its answer.
 
     Attributes:
-        method: of HTTP.
-        path: below the server's URL.
-        read: an answer of status 2xx to a value; raises KeyError, TypeError or ValueError.
-        params: of the query; a list repeats its name.
-        headers: besides those that every request has.
-        content: the body, unless it is ``files``.
-        files: bodies of the parts ``item`` of a form.
-        for_model: the server must know which model is meant.
+        method: The method of HTTP.
+        path: The path below the server's URL.
+        read: Turns an answer of status 2xx into a value; raises KeyError, TypeError or ValueError.
+        params: Parameters of the query; a list repeats its name.
+        headers: Headers besides those that every request has.
+        content: The body, unless it is ``files``.
+        files: Bodies of the parts ``item`` of a form.
+        for_model: Whether the server must know which model is meant.
     """
 
     method: str
@@ -40,45 +40,45 @@ class Operation(Generic[T]):
     for_model: bool = True
 
 
-def tokenize(image: bytes, *, fit: Fit) -> Operation[EncodedImage]:
-    """Tokens of an image file."""
+def tokenize(image: Picture, *, fit: Fit) -> Operation[EncodedImage]:
+    """The request for the tokens of an image."""
     return Operation(
         method="POST",
         path="/v1/tokenize",
         read=answers.encoded,
         params={"fit": fit},
         headers={"Content-Type": BINARY, "Accept": CONTAINER_MEDIA_TYPE},
-        content=image,
+        content=picture_bytes(image),
     )
 
 
 def detokenize(
-    container: Container | bytes,
+    tokens: TokenSource,
     *,
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
 ) -> Operation[DecodedImage]:
-    """The image of tokens."""
+    """The request for the image of tokens."""
     return Operation(
         method="POST",
         path="/v1/detokenize",
         read=answers.decoded,
         params=decode_params(sampling, quality),
         headers={"Content-Type": CONTAINER_MEDIA_TYPE, "Accept": f"image/{format}"},
-        content=container_bytes(container),
+        content=token_bytes(tokens),
     )
 
 
 def stream_detokenize(
-    container: Container | bytes,
+    tokens: TokenSource,
     *,
     sampling: Sampling | None,
     previews: Sequence[int],
     format: ImageFormat,
     quality: int | None,
 ) -> Operation[None]:
-    """The image of tokens as events; these are read by :mod:`flowmo.client.stream`."""
+    """The request for the image of tokens as events, which :mod:`flowmo.client.stream` reads."""
     params: dict[str, str | list[str]] = {**decode_params(sampling, quality), "stream": "true"}
     if previews:
         params["previews"] = [str(step) for step in previews]
@@ -88,45 +88,40 @@ def stream_detokenize(
         read=lambda _: None,
         params=params,
         headers={"Content-Type": CONTAINER_MEDIA_TYPE, "Accept": f"image/{format}"},
-        content=container_bytes(container),
+        content=token_bytes(tokens),
     )
 
 
 def reconstruct(
-    image: bytes,
+    image: Picture,
     *,
     fit: Fit,
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
 ) -> Operation[DecodedImage]:
-    """An image file through tokens and back."""
+    """The request for an image through tokens and back."""
     return Operation(
         method="POST",
         path="/v1/reconstruct",
         read=answers.decoded,
         params={**decode_params(sampling, quality), "fit": fit},
         headers={"Content-Type": BINARY, "Accept": f"image/{format}"},
-        content=image,
+        content=picture_bytes(image),
     )
 
 
 def models() -> Operation[list[ModelInfo]]:
-    """What is served."""
+    """The request for what is served."""
     return Operation(method="GET", path="/v1/models", read=answers.models, for_model=False)
 
 
 def ready() -> Operation[None]:
-    """Whether the server has warmed up; refused if it has not."""
+    """The question whether the server has warmed up; it is refused if it has not."""
     return Operation(method="GET", path="/readyz", read=lambda _: None, for_model=False)
 
 
 def decode_params(sampling: Sampling | None, quality: int | None) -> dict[str, str]:
-    """Query parameters of a decode."""
+    """The query parameters of a decode."""
     params = (sampling or Sampling()).params()
     return params if quality is None else params | {"quality": str(quality)}
-
-
-def container_bytes(container: Container | bytes) -> bytes:
-    """A container as it travels."""
-    return container if isinstance(container, bytes) else container.to_bytes()

@@ -1,10 +1,16 @@
 """What goes into calls and what comes out of them."""
 
+import io
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from flowmo.model.container import Container
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Fit = Literal["crop", "pad", "stretch"]
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -18,11 +24,11 @@ class Sampling:
     """How tokens become a picture; what is None is the server's default.
 
     Attributes:
-        seed: of the starting noise; the same seed gives the same picture.
-        steps: of the sampler.
-        schedule: time grid.
-        rho: of schedule ``power``.
-        guidance: classifier-free guidance weight; 1 is none.
+        seed: The seed of the starting noise; the same seed gives the same picture.
+        steps: The number of sampler steps.
+        schedule: The time grid.
+        rho: The exponent of schedule ``power``.
+        guidance: The classifier-free guidance weight; 1 is none.
         degrade: ``allow`` lets the server make fewer steps, at least a quarter, if the deadline
             cannot be met otherwise.
     """
@@ -35,7 +41,7 @@ class Sampling:
     degrade: Degrade | None = None
 
     def params(self) -> dict[str, str]:
-        """Query parameters."""
+        """The query parameters that say so."""
         given = {
             "seed": self.seed,
             "steps": self.steps,
@@ -60,18 +66,18 @@ class ModelInfo:
     payload_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class EncodedImage:
-    """Tokens of an image.
+    """The tokens of an image; :meth:`Client.detokenize` takes them as they are.
 
     Attributes:
-        container: tokens, model fingerprint and size.
-        data: the container's bytes as the server sent them.
-        token_bytes: size of the packed tokens alone.
-        upload_size: width and height of the image that was sent.
-        timings: the server's stages in milliseconds; empty for an item of a batch.
-        seconds: from request to answer, as the client saw it.
-        request_id: names the request in the server's log.
+        container: Tokens, model fingerprint and size.
+        data: The container's bytes as the server sent them.
+        token_bytes: The size of the packed tokens alone.
+        upload_size: Width and height of the image that was sent.
+        timings: The server's stages in milliseconds; empty for an item of a batch.
+        seconds: The time from request to answer, as the client saw it.
+        request_id: The name of the request in the server's log.
     """
 
     container: Container
@@ -82,22 +88,78 @@ class EncodedImage:
     seconds: float
     request_id: str
 
+    def to_bytes(self) -> bytes:
+        """The container's bytes; what a ``.flowmo`` file holds."""
+        return self.data
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DecodedImage:
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``.flowmo`` file.
+
+        Args:
+            path: The file; one that is there is replaced.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        Path(path).write_bytes(self.data)
+
+    def __repr__(self) -> str:
+        width, height = self.upload_size
+        return (
+            f"EncodedImage({self.token_bytes} bytes of tokens, {width} x {height} pixels sent, "
+            f"model {self.container.fingerprint[:8]}, {self.seconds:.3f} s)"
+        )
+
+
+class _ImageFile:
+    """An image file that notebooks show."""
+
+    __slots__ = ()
+    data: bytes
+    media_type: str
+
+    def to_pil(self) -> "Image.Image":
+        """The image as Pillow's, which is imported for it."""
+        from PIL import Image
+
+        image = Image.open(io.BytesIO(self.data))
+        image.load()
+        return image
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the image file as it came.
+
+        Args:
+            path: The file; one that is there is replaced. Its suffix changes nothing.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
+        Path(path).write_bytes(self.data)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.data if self.media_type == "image/png" else None
+
+    def _repr_jpeg_(self) -> bytes | None:
+        return self.data if self.media_type == "image/jpeg" else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class DecodedImage(_ImageFile):
     """An image file from the server.
 
     Attributes:
-        data: PNG, JPEG or WebP.
-        media_type: which of them.
-        seed: that was used.
-        steps: that were made.
-        schedule: that was used.
-        guidance: that was used.
-        degraded_from: steps that were asked for, if fewer were made; see :class:`Sampling`.
-        timings: the server's stages in milliseconds; empty for an item of a batch.
-        seconds: from request to answer, as the client saw it.
-        request_id: names the request in the server's log.
+        data: The content of a PNG, JPEG or WebP file.
+        media_type: Which of them it is.
+        seed: The seed that was used.
+        steps: The number of steps that were made.
+        schedule: The time grid that was used.
+        guidance: The guidance weight that was used.
+        degraded_from: The number of steps that were asked for, if fewer were made; see
+            :class:`Sampling`.
+        timings: The server's stages in milliseconds; empty for an item of a batch.
+        seconds: The time from request to answer, as the client saw it.
+        request_id: The name of the request in the server's log.
     """
 
     data: bytes
@@ -111,35 +173,45 @@ class DecodedImage:
     seconds: float
     request_id: str
 
+    def __repr__(self) -> str:
+        return (
+            f"DecodedImage({self.media_type}, {len(self.data):,} bytes, seed {self.seed}, "
+            f"{self.steps} steps, guidance {self.guidance:g}, {self.seconds:.3f} s)"
+        )
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
     """A step of a decode has been made.
 
     Attributes:
-        step: 1 for the first.
-        steps: of the whole decode.
+        step: The number of the step, 1 for the first.
+        steps: The number of steps of the whole decode.
     """
 
     step: int
     steps: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Preview:
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
+class Preview(_ImageFile):
     """What a decode would give if it ended at a step.
 
     Attributes:
-        step: 1 for the first.
-        steps: of the whole decode.
-        data: PNG, JPEG or WebP.
-        media_type: which of them.
+        step: The number of the step, 1 for the first.
+        steps: The number of steps of the whole decode.
+        data: The content of a PNG, JPEG or WebP file.
+        media_type: Which of them it is.
     """
 
     step: int
     steps: int
     data: bytes
     media_type: str
+
+    def __repr__(self) -> str:
+        size = f"{len(self.data):,} bytes"
+        return f"Preview(step {self.step} of {self.steps}, {self.media_type}, {size})"
 
 
 DecodeEvent = Progress | Preview | DecodedImage

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
 from flowmo.model.quantizer import ids_to_signs
@@ -77,17 +77,3 @@ class TorchRunner:
     def pixels(self, x: Tensor) -> Pixels:
         """See :meth:`DecoderRunner.pixels`."""
         return to_pixels(x)
-
-
-def to_images(pixels: Pixels, device: torch.device) -> Tensor:
-    """uint8 [B, S, S, 3] to float32 [B, 3, S, S] in [-1, 1]."""
-    # A copy, because Pillow's buffers are read-only and torch has no such tensors.
-    images = torch.from_numpy(np.array(pixels)).to(device)
-    return images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
-
-
-def to_pixels(images: Tensor) -> Pixels:
-    """Float [B, 3, S, S] in [-1, 1], clipped, to uint8 [B, S, S, 3]."""
-    levels = ((images + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    result: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    return result

@@ -5,7 +5,7 @@ An item is what the body of the single route would be.
 
 from typing import Generic, Literal, TypeVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from flowmo.imaging.writing import ImageFormat
 from flowmo.service.http.cache import Outcome
@@ -45,7 +45,19 @@ class TokenizeItem(TokenizeItemOptions, ImageBody):
 
 
 class DetokenizeItem(PictureItemOptions, TokensBody):
-    """One token set of detokenize/batch."""
+    """One token set of detokenize/batch; an item of tokenize/batch's answer is one as it is."""
+
+    status: int | None = Field(default=None, description="As tokenize/batch answered it; not used.")
+    problem: Problem | None = Field(
+        default=None, description="As tokenize/batch answered it; such an item has no tokens."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_tokens(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("problem") is not None:
+            raise ValueError("this item has a problem in the place of tokens: it was not tokenized")
+        return data
 
 
 class ReconstructItem(ReconstructItemOptions, ImageBody):
@@ -59,9 +71,11 @@ class TokenizeBatchBody(TokenizeItemOptions):
 
 
 class DetokenizeBatchBody(PictureItemOptions):
-    """JSON body of detokenize/batch."""
+    """JSON body of detokenize/batch; what tokenize/batch answered is one as it is."""
 
     items: list[DetokenizeItem]
+    succeeded: int | None = Field(default=None, description="Not used.")
+    failed: int | None = Field(default=None, description="Not used.")
 
 
 class ReconstructBatchBody(ReconstructItemOptions):

@@ -31,6 +31,7 @@ from flowmo.service.http.bodies import (
     shown,
 )
 
+_COUNTS = frozenset({"succeeded", "failed"})
 I = TypeVar("I", bound=BaseModel)  # noqa: E741  (an item)
 R = TypeVar("R")
 
@@ -120,7 +121,9 @@ def _parse(data: bytes, max_items: int) -> tuple[list[object], dict[str, object]
         raise _wrong("body.items", "must be a list of items")
     if not 1 <= len(items) <= max_items:
         raise _wrong("body.items", f"must be 1 to {max_items} items, got {len(items)}")
-    return items, body
+    # A batch's answer can be posted as it is; how many had succeeded says nothing here.
+    options = {name: value for name, value in body.items() if name not in _COUNTS}
+    return items, options
 
 
 def _wrong(field: str, message: str) -> InvalidFieldsError:

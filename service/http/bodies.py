@@ -16,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
-from flowmo.imaging.reading import MEDIA_TYPES as IMAGE_MEDIA_TYPES
+from flowmo.imaging.formats import MEDIA_TYPES as IMAGE_MEDIA_TYPES
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.container import Container
 from flowmo.service.errors import (
@@ -103,7 +103,7 @@ async def read_tokens(
         body = await asyncio.to_thread(
             parse_json, DetokenizeBody, await read_body(request, seconds)
         )
-        given = body.model_dump(exclude_unset=True, exclude={"tokens", "container"})
+        given = body.model_dump(exclude_unset=True, exclude=set(body.not_options))
         return TokensRequest(body.sent(), _merged(query, given, "body"))
     if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
         return TokensRequest(Container.from_bytes(await read_body(request, seconds)), query)

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
+from flowmo.imaging.formats import ACCEPTED_FORMATS
 from flowmo.imaging.reading import (
     CorruptImageError,
     ImageError,
@@ -72,7 +73,6 @@ class Answer:
     mend: str
 
 
-_FORMATS = "JPEG, PNG, WebP, AVIF, GIF or BMP"
 _SEND_AGAIN = "Send the container exactly as it was received."
 
 # fmt: off
@@ -82,7 +82,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (MalformedBodyError, 400, "malformed-body", "The body cannot be read", "Send a body that is what its Content-Type says."),
         (TensorError, 400, "bad-tensor", "The tensors cannot be used", "Send the tensors that GET /v2/models/MODEL states."),
         (CorruptImageError, 400, "corrupt-image", "The image cannot be decoded", "Send the complete, undamaged file."),
-        (ImageError, 400, "bad-image", "The image cannot be used", f"Send a {_FORMATS} file."),
+        (ImageError, 400, "bad-image", "The image cannot be used", f"Send a {ACCEPTED_FORMATS} file."),
         (NotAContainerError, 400, "not-a-container", "The body is no token container", "Send the bytes that /v1/tokenize returned for Accept: application/vnd.flowmo."),
         (ContainerTruncatedError, 400, "container-truncated", "The token container is incomplete", _SEND_AGAIN),
         (ContainerCorruptedError, 400, "container-corrupted", "The token container is damaged", _SEND_AGAIN),
@@ -97,7 +97,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (BodyTooLargeError, 413, "body-too-large", "The body is too large", "Send a smaller file."),
         (ImageTooLargeError, 413, "image-too-large", "The image has too many pixels", "Scale the image down."),
         (UnsupportedBodyError, 415, "unsupported-body", "The body's type is not read here", "Set Content-Type to one of the types named in the detail."),
-        (UnsupportedImageError, 415, "unsupported-image", "The image's format is not accepted", f"Convert it to {_FORMATS}."),
+        (UnsupportedImageError, 415, "unsupported-image", "The image's format is not accepted", f"Convert it to {ACCEPTED_FORMATS}."),
         (InvalidFieldsError, 422, "invalid-fields", "Fields cannot be used", "Correct the fields listed in errors; /openapi.json describes them."),
         (TokenError, 422, "invalid-tokens", "The tokens cannot be used", "Send ids of the shape and range that GET /v1/models states."),
         (ConfigError, 422, "invalid-options", "The options cannot be used", "Correct the options; docs/api.md describes them."),

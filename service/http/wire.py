@@ -1,7 +1,7 @@
 """What travels as JSON and as query parameters."""
 
 import base64
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import (
@@ -233,36 +233,6 @@ class TokensMessage(_Message):
         return Tokens(ids=ids, group_bits=config.group_bits)
 
 
-class TokensBody(_Message):
-    """Tokens in JSON, in one of two forms; options of the route may stand beside them."""
-
-    tokens: TokensMessage | None = None
-    container: Base64Bytes | None = Field(
-        default=None, description="A token container, base64; instead of tokens."
-    )
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if (self.tokens is None) == (self.container is None):
-            raise ValueError("exactly one of tokens and container is needed")
-        return self
-
-    def sent(self) -> "TokensMessage | Container":
-        """Whichever there is.
-
-        Raises:
-            model.errors.ContainerError: a container that cannot be read.
-        """
-        if self.tokens is not None:
-            return self.tokens
-        assert self.container is not None
-        return Container.from_bytes(self.container)
-
-
-class DetokenizeBody(DetokenizeOptions, TokensBody):
-    """JSON body of detokenize."""
-
-
 class FitMessage(_Message):
     """What was done to a picture, in pixels; boxes are left, top, right, bottom."""
 
@@ -293,8 +263,49 @@ class UploadMessage(_Message):
         )
 
 
+_CARRIED = "As tokenize answered it; not used."
+
+
+class TokensBody(_Message):
+    """Tokens in JSON, in one of two forms; options of the route may stand beside them.
+
+    What tokenize answered is such a body as it is.
+    """
+
+    not_options: ClassVar = frozenset({"tokens", "container", "upload", "fit"})
+    """Members that are no options of the route."""
+
+    tokens: TokensMessage | None = None
+    container: Base64Bytes | None = Field(
+        default=None, description="A token container, base64; instead of tokens."
+    )
+    upload: UploadMessage | None = Field(default=None, description=_CARRIED)
+    fit: FitMessage | None = Field(default=None, description=_CARRIED)
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.tokens is None) == (self.container is None):
+            raise ValueError("exactly one of tokens and container is needed")
+        return self
+
+    def sent(self) -> "TokensMessage | Container":
+        """Whichever there is.
+
+        Raises:
+            model.errors.ContainerError: a container that cannot be read.
+        """
+        if self.tokens is not None:
+            return self.tokens
+        assert self.container is not None
+        return Container.from_bytes(self.container)
+
+
+class DetokenizeBody(DetokenizeOptions, TokensBody):
+    """JSON body of detokenize."""
+
+
 class TokenizeAnswer(_Message):
-    """JSON answer of tokenize; its ``tokens`` can be posted to detokenize as they are."""
+    """JSON answer of tokenize; it can be posted to detokenize as it is."""
 
     tokens: TokensMessage
     upload: UploadMessage

@@ -1,8 +1,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from PIL import Image
 
 from benchmarks.latency import main, time_reconstruction
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
@@ -43,5 +43,5 @@ def test_report_names_the_default_and_each_number_of_steps(tmp_path: Path) -> No
 def test_nothing_is_measured_without_repetitions() -> None:
     with pytest.raises(ValueError, match="at least 1, got 0"):
         time_reconstruction(
-            InferenceModel(MODEL), Image.new("RGB", (32, 32)), 0, MODEL.config.sampler
+            InferenceModel(MODEL), np.zeros((32, 32, 3), np.uint8), 0, MODEL.config.sampler
         )

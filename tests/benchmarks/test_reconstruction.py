@@ -10,11 +10,11 @@ from PIL import Image
 from benchmarks.reconstruction import CODECS, averages, measure, write_report
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from flowmo.model.flowmo import FlowMo
-from flowmo.training.data.held_out import HELD_OUT_SHA256, centred_square, held_out_photographs
+from flowmo.training.data.held_out import HELD_OUT_SHA256, held_out_squares
 from flowmo.training.evaluation.codecs import best_codec
 from flowmo.training.evaluation.methods import mean_colour
 
-PHOTOGRAPH = centred_square(held_out_photographs()["astronaut.png"], 64)
+PHOTOGRAPH = held_out_squares(64)["astronaut.png"]
 
 
 def test_figures_of_known_pictures() -> None:

@@ -13,7 +13,7 @@ from flowmo.model.fingerprint import compute_fingerprint
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.training.config import TrainConfig
-from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.data.held_out import held_out_squares
 from flowmo.training.evaluation.methods import mean_colour
 from flowmo.training.recipes import recipe
 
@@ -48,7 +48,7 @@ def test_it_reconstructs_as_well_as_the_report_says() -> None:
     assert report["fingerprint"] == model.fingerprint
     assert report["sampler"] == model.config.sampler.to_dict()
     side = model.config.image_size
-    originals = {name: centred_square(p, side) for name, p in held_out_photographs().items()}
+    originals = held_out_squares(side)
     came = reconstruct(model, list(originals.values()))
     qualities = {
         name: {

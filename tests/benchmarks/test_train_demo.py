@@ -37,17 +37,17 @@ def call(tmp_path: Path, *, call_minutes: float) -> Path:
 def test_a_call_that_ends_early_is_continued_by_the_next(tmp_path: Path) -> None:
     out = call(tmp_path, call_minutes=0.0)
     state = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert state["stages"]["1a"]["stopped"] == "interrupted"
+    assert state["stages"]["pretrain"]["stopped"] == "interrupted"
     assert [path.name for path in out.iterdir()] == ["run.json"]
 
     call(tmp_path, call_minutes=5)
     state = json.loads((out / "run.json").read_text(encoding="utf-8"))
     ended = {stage: (run["stopped"], run["step"]) for stage, run in state["stages"].items()}
-    assert ended == dict.fromkeys(("1a", "1b", "distill"), ("finished", 4))
+    assert ended == dict.fromkeys(("pretrain", "post-train", "distill"), ("finished", 4))
     assert state["environment"]["torch"]
     with tarfile.open(out / "results.tar") as tar:
         names = tar.getnames()
-    for stage in ("1a", "1b", "distill"):
+    for stage in ("pretrain", "post-train", "distill"):
         for name in ("reconstruction.json", "reconstruction.png", "log.jsonl", "config.json"):
             assert f"results/{stage}/{name}" in names
     # The checkpoint is the best stage's, by the figures of its own report.
@@ -59,7 +59,7 @@ def test_a_call_that_ends_early_is_continued_by_the_next(tmp_path: Path) -> None
     whole = b"".join(part.read_bytes() for part in parts)
     (tmp_path / "joined/model.safetensors").write_bytes(whole)
     (tmp_path / "joined/config.json").write_bytes((out / "config.json").read_bytes())
-    recipe = RECIPES[("1a", "1b", "distill").index(state["chosen"])]
+    recipe = RECIPES[("pretrain", "post-train", "distill").index(state["chosen"])]
     folder = tmp_path / "run" / recipe / state["stages"][state["chosen"]]["best"]
     expected = FlowMo.from_pretrained(folder).fingerprint()
     assert FlowMo.from_pretrained(tmp_path / "joined").fingerprint() == expected

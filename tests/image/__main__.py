@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
-from benchmarks.json_report import write_json
+from flowmo.training.json_report import write_json
 from tests.image import build
 from tests.image.build import ImageError
 from tests.image.container import Container, stop

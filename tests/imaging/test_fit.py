@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from flowmo.imaging.fit import Fit, fit_image, plan_fit
-from flowmo.imaging.reading import DecodedImage, Pixels, read_image
+from flowmo.imaging.reading import DecodedImage, Pixels, from_picture, read_image
 from tests.service.pictures import as_file, gradient
 
 
 def decoded(pixels: Pixels) -> DecodedImage:
-    height, width, _ = pixels.shape
-    return DecodedImage(pixels=pixels, width=width, height=height, format="PNG", animated=False)
+    return from_picture(Image.fromarray(pixels))
 
 
 def test_crop_takes_the_centred_square() -> None:

@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from benchmarks.display_p3 import display_p3
 from flowmo.imaging.jpeg import count_scans
 from flowmo.imaging.reading import (
     CorruptImageError,
     ImageTooLargeError,
     UnsupportedImageError,
+    from_picture,
     read_image,
+    read_with_alpha,
 )
 from tests.service.pictures import as_file, gradient
 
@@ -20,7 +23,15 @@ PICTURE = gradient()
 
 @pytest.mark.parametrize(
     ("format", "tolerance"),
-    [("PNG", 0), ("BMP", 0), ("JPEG", 12), ("WEBP", 16), ("AVIF", 16), ("GIF", 40)],
+    [
+        ("PNG", 0),
+        ("BMP", 0),
+        ("TIFF", 0),
+        ("JPEG", 12),
+        ("WEBP", 16),
+        ("AVIF", 16),
+        ("GIF", 40),
+    ],
 )
 def test_every_accepted_format_gives_its_pixels(format: str, tolerance: int) -> None:
     image = read_image(as_file(PICTURE, format))
@@ -33,7 +44,7 @@ def test_every_accepted_format_gives_its_pixels(format: str, tolerance: int) -> 
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF"])
 def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     # Written so that a correct reader sees PICTURE again.
     stored = {
@@ -130,7 +141,7 @@ def test_a_broken_colour_profile_is_ignored() -> None:
     assert np.array_equal(read_image(data).pixels, PICTURE)
 
 
-@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF"])
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "AVIF", "TIFF"])
 def test_animations_give_their_first_frame_and_say_so(format: str) -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "lime", "blue")]
     data = as_file(frames[0], format, save_all=True, append_images=frames[1:], duration=100)
@@ -182,7 +193,7 @@ def test_counting_scans_ends_on_any_bytes(data: bytes) -> None:
     assert count_scans(data) == 0
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP"])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "GIF", "BMP", "TIFF"])
 def test_truncated_files_are_corrupt(format: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3)).astype(np.uint8)
     data = as_file(noise, format)
@@ -205,6 +216,103 @@ def test_the_pixel_cap_is_checked_before_decoding() -> None:
     assert read_image(data, max_pixels=2_002_000).pixels.shape == (1001, 2000, 3)
 
 
+COMPRESSIONS = ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd")
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "CMYK", "P", "1"])
+def test_compressed_tiffs_are_read(mode: str, compression: str) -> None:
+    if compression == "jpeg" and mode in {"RGBA", "P", "1"}:
+        return  # there is no such file
+    source = Image.fromarray(PICTURE).convert(mode)
+    pixels = read_image(as_file(source, "TIFF", compression=compression)).pixels.astype(int)
+    tolerance = 24 if compression == "jpeg" else 1
+    assert np.abs(pixels - np.asarray(source.convert("RGB"))).max() <= tolerance
+
+
+@pytest.mark.parametrize("orientation", [6, 8])
+def test_a_compressed_tiff_is_turned_once(orientation: int) -> None:
+    stored = np.ascontiguousarray(np.rot90(PICTURE, 1 if orientation == 6 else -1))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = read_image(as_file(stored, "TIFF", compression="tiff_lzw", exif=exif))
+    assert (image.width, image.height) == (48, 40)
+    assert np.array_equal(image.pixels, PICTURE)
+
+
+def test_sixteen_bit_tiffs_are_rescaled() -> None:
+    wide = np.array([[0, 257, 32768, 65535]], np.uint16)
+    for compression in (None, "tiff_lzw"):
+        pixels = read_image(as_file(wide, "TIFF", compression=compression)).pixels
+        assert pixels[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("mode", ["F", "I", "LAB"])
+def test_values_without_a_known_range_are_refused(mode: str) -> None:
+    data = as_file(Image.new(mode, (8, 8)), "TIFF")
+    with pytest.raises(UnsupportedImageError, match=f"mode {mode}.*8 or 16 bits"):
+        read_image(data)
+    with pytest.raises(UnsupportedImageError, match=f"mode {mode}"):
+        from_picture(Image.new(mode, (8, 8)))
+
+
+def test_tiles_larger_than_the_limit_are_refused_before_they_are_decoded() -> None:
+    # One tile of a thousand times the picture's size, which libtiff would fill.
+    entries = [
+        (256, 3, 8), (257, 3, 8), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1),
+        (322, 4, 40_000), (323, 4, 40_000), (324, 4, 200), (325, 4, 20),
+    ]  # fmt: skip
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHI", tag, kind, 1) + struct.pack("<I", value) for tag, kind, value in entries
+    )
+    head = b"II*\x00" + struct.pack("<I", 8) + directory + struct.pack("<I", 0)
+    data = head.ljust(200, b"\0") + zlib.compress(b"\0" * 64).ljust(20, b"\0")
+    with pytest.raises(ImageTooLargeError, match="40000 x 40000"):
+        read_image(data)
+
+
+def test_a_picture_in_memory_is_read_by_the_same_rules() -> None:
+    layer = Image.new("RGBA", (4, 6), (0, 0, 0, 0))
+    layer.getexif()[0x0112] = 6
+    image = from_picture(layer)
+    assert (image.width, image.height, image.format, image.animated) == (6, 4, "", False)
+    assert (image.pixels == 255).all()
+    assert layer.mode == "RGBA"
+    assert layer.size == (4, 6)
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF"])
+def test_transparency_can_be_kept(format: str) -> None:
+    layer = Image.fromarray(PICTURE)
+    alpha = np.linspace(0, 255, PICTURE[..., 0].size).reshape(PICTURE.shape[:2]).astype(np.uint8)
+    layer.putalpha(Image.fromarray(alpha))
+    picture = read_with_alpha(as_file(layer, format, lossless=True, exact=True))
+    assert picture.mode == "RGBA"
+    assert np.array_equal(np.asarray(picture), np.asarray(layer))
+    opaque = as_file(PICTURE, format, lossless=True)
+    assert np.array_equal(np.asarray(read_with_alpha(opaque)), PICTURE)
+
+
+def test_colours_are_converted_where_transparency_is_kept() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    layer = Image.new("RGBA", (4, 6), (200, 40, 40, 255))
+    layer.paste((200, 40, 40, 0), (0, 0, 4, 3))
+    kept = read_with_alpha(as_file(layer, icc_profile=display_p3(), exif=exif))
+    whole = read_image(as_file(layer.convert("RGB"), icc_profile=display_p3(), exif=exif))
+    assert kept.size == (6, 4)
+    assert np.array_equal(np.asarray(kept)[..., :3], whole.pixels)
+    assert np.asarray(kept)[0, :, 3].tolist() == [255, 255, 255, 0, 0, 0]
+
+
+def test_a_wide_gamut_is_brought_to_srgb() -> None:
+    colour = Image.new("RGB", (4, 4), (200, 40, 40))
+    r, g, b = read_image(as_file(colour, icc_profile=display_p3())).pixels[0, 0].tolist()
+    assert (r, g, b) == pytest.approx((219, 8, 27), abs=12)  # outside sRGB it would be clipped
+    assert r > 205
+    assert g < 30
+
+
 @pytest.mark.parametrize("side", [10_000, 30_000])
 def test_decompression_bombs_are_too_large(side: int) -> None:
     header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
@@ -220,7 +328,6 @@ def test_decompression_bombs_are_too_large(side: int) -> None:
 @pytest.mark.parametrize(
     ("data", "named"),
     [
-        (as_file(PICTURE, "TIFF"), "TIFF"),
         (as_file(PICTURE, "JPEG2000"), "JPEG 2000"),
         (b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic", "HEIC"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),

@@ -179,7 +179,7 @@ def test_a_fingerprint_may_be_absent(folder: Path) -> None:
     [
         ({"format_version": 2}, "has format version 2, this release reads 1; update"),
         ({"format_version": None}, "format version None"),
-        ({"model_type": "bert"}, "no FlowMo checkpoint: its model_type is not 'flowmo'"),
+        ({"model_type": "bert"}, "no FlowMo checkpoint: its model_type is 'bert', not 'flowmo'"),
         ({"dtype": None}, r"lacks the fields \['dtype'\]"),
         ({"extra": 1}, r"unknown fields \['extra'\]"),
         ({"dtype": "float16"}, "dtype 'float16'"),

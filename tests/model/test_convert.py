@@ -153,7 +153,7 @@ def test_code_in_a_pickle_is_never_run(tmp_path: Path, zipped: bool) -> None:
         tmp_path / "hostile.pth",
         _use_new_zipfile_serialization=zipped,
     )
-    with pytest.raises(CheckpointError, match="could run code and are therefore never loaded"):
+    with pytest.raises(CheckpointError, match="other objects than tensors .*could run code"):
         read_published(tmp_path / "hostile.pth", CONFIG)
     assert not trace.exists()
 
@@ -166,6 +166,28 @@ def test_files_that_are_none_are_told(pth: Path, tmp_path: Path) -> None:
     pth.write_bytes(pth.read_bytes()[:-1000])
     with pytest.raises(CheckpointError, match="cannot be read as tensors alone"):
         read_published(pth, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("start", "words"),
+    [
+        (b"\xff\xd8\xff\xe0", "is a JPEG picture, not a published .pth file"),
+        (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),
+        (b"\x89FLM\r\n\x1a\n", "is a .flowmo file of tokens"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"<!doctype html>", "is a web page"),
+        (b"anything else", "cannot be read as tensors alone"),
+    ],
+)
+def test_files_of_other_kinds_are_named_without_advice_to_unpickle(
+    tmp_path: Path, start: bytes, words: str
+) -> None:
+    path = tmp_path / "photo.pth"
+    path.write_bytes(start + bytes(100))
+    with pytest.raises(CheckpointError, match=words) as caught:
+        read_published(path, CONFIG)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda data: pickle.dumps(1) + data))

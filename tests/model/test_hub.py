@@ -99,7 +99,7 @@ def test_another_config_is_not_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["nowhere", "./nowhere", "/nowhere/at/all", "a/b/c", "~/model", "../up", ""]
+    "name", ["nowhere", "./nowhere", "/nowhere/at/all", "a/b/c", "owner/..", "~/model", "../up", ""]
 )
 def test_what_can_be_no_repository_is_a_missing_folder(name: str) -> None:
     with pytest.raises(CheckpointError, match="pass a folder with config.json"):
@@ -113,13 +113,13 @@ def test_a_path_is_never_looked_up_on_the_hub() -> None:
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "flowmo_lo.pth").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"flowmo_lo.pth is a file; .*flowmo convert"):
+    with pytest.raises(CheckpointError, match=r"flowmo_lo.pth is a file, not a .*flowmo convert"):
         FlowMo.from_pretrained(str(tmp_path / "flowmo_lo.pth"))
 
 
-@pytest.mark.parametrize("name", ["owner/name", "owner/na me", "owner/.."])
+@pytest.mark.parametrize("name", ["owner/name", "owner/na me"])
 def test_a_repository_that_cannot_be_had_is_told(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"no folder {name} exists here, and no repository"):
+    with pytest.raises(CheckpointError, match=f"no folder {name} exists here, .* no repository"):
         FlowMo.from_pretrained(name, cache_dir=tmp_path, local_files_only=True)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.sampler import (
-    Preview,
+    SamplerStep,
     count_forwards,
     euler,
     guidance_bounds,
@@ -76,7 +76,7 @@ def test_gradients_flow_through_the_chain() -> None:
 
 def test_observer_sees_every_step_and_the_clean_estimate() -> None:
     image, start = torch.randn(1, 3, 2, 2), torch.randn(1, 3, 2, 2)
-    seen: list[Preview] = []
+    seen: list[SamplerStep] = []
     euler(lambda x, t: start - image, start, (1.0, 0.4, 0.0), observer=seen.append)
     assert [(p.step, p.steps, p.t) for p in seen] == [(1, 2, 1.0), (2, 2, 0.4)]
     for preview in seen:

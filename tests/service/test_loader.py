@@ -4,9 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.errors import CheckpointError
 from flowmo.service.codec import Codec
 from flowmo.service.loader import load_codec
 from tests.service.fixtures import CONFIG, save_model
@@ -50,15 +49,6 @@ def test_another_dtype_is_the_same_model(checkpoint: Path, codec: Codec) -> None
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 8
 
 
-def test_threads_are_set(checkpoint: Path) -> None:
-    before = torch.get_num_threads()
-    try:
-        load_codec(str(checkpoint), device="cpu", threads=2)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nothing-here"):
         load_codec(str(tmp_path / "nothing-here"))
@@ -68,14 +58,3 @@ def test_a_continuous_model_has_no_tokens_to_serve(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "continuous", seed=0, quantizer="gaussian")
     with pytest.raises(CheckpointError, match="continuous model"):
         load_codec(str(folder), device="cpu")
-
-
-@pytest.mark.parametrize("device", ["abacus", "cuda:99", "meta:x"])
-def test_an_unusable_device_is_told(checkpoint: Path, device: str) -> None:
-    with pytest.raises(ConfigError, match=f"device '{device}' cannot be used"):
-        load_codec(str(checkpoint), device=device)
-
-
-def test_an_unknown_dtype_is_told(checkpoint: Path) -> None:
-    with pytest.raises(ConfigError, match="float32"):
-        load_codec(str(checkpoint), device="cpu", dtype="int8")

@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.console import Console
 
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
-from flowmo.training.checkpointing.initial import start_from
 from flowmo.training.config import (
     DataConfig,
     LossWeights,
@@ -16,6 +15,7 @@ from flowmo.training.config import (
     ValidationConfig,
 )
 from flowmo.training.loop.trainer import TrainResult, train
+from flowmo.training.tasks.registry import start_from
 
 MODEL = FlowMoConfig(
     name="pupil",
@@ -64,6 +64,7 @@ def later_stage(config: TrainConfig, checkpoint: Path, **changes: object) -> Tra
         "init": str(checkpoint),
         "encoder_freeze_step": 0,
         "optimizer": replace(config.optimizer, learning_rate=5e-4),
+        "losses": LossWeights(),
         **changes,
     }
     return start_from(replace(config, **values), str(checkpoint))  # type: ignore[arg-type]

@@ -34,7 +34,7 @@ from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.tensor import DTensor
 
 from flowmo.model.errors import CheckpointError
-from flowmo.training.checkpointing.files import discard, flush, flush_tree
+from flowmo.model.files import publish_folder
 from flowmo.training.loop.mesh import Mesh
 
 FORMAT = 2
@@ -266,11 +266,7 @@ class CheckpointWriter:
         # Not every process has something to write.
         record |= {"files": len(list(temporary.glob("*.safetensors")))}
         (temporary / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        flush_tree(temporary)
-        if target.exists():
-            discard(target)
-        temporary.rename(target)
-        flush(target.parent)
+        publish_folder(temporary, target)
 
     def check(self) -> None:
         """Raise what has failed so far, without waiting.

@@ -1,33 +1,11 @@
-"""Weights that a run begins with, out of a checkpoint, and a config of its sizes."""
-
-from dataclasses import replace
+"""Weights that a run begins with, out of a checkpoint."""
 
 import torch
 
 from flowmo.model.checkpoint import inspect_checkpoint, load_weights
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import ConfigError
-from flowmo.model.hub import find_checkpoint
-from flowmo.training.config import TrainConfig
-
-
-def start_from(config: TrainConfig, checkpoint: str) -> TrainConfig:
-    """A config whose run begins with a checkpoint's weights, and so has its sizes.
-
-    The default sampler is the checkpoint's too, except in distillation: there it is the grid that
-    the student learns.
-
-    Args:
-        config: of a recipe.
-        checkpoint: folder or hub repository.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    model = inspect_checkpoint(find_checkpoint(checkpoint)).config
-    if config.stage == "distill":
-        model = replace(model, sampler=config.model.sampler)
-    return replace(config, init=checkpoint, model=model)
+from flowmo.model.hub import resolve_checkpoint
 
 
 @torch.no_grad()
@@ -46,7 +24,7 @@ def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False
     """
     config = model.config
     assert isinstance(config, FlowMoConfig)
-    info = inspect_checkpoint(find_checkpoint(checkpoint))
+    info = inspect_checkpoint(resolve_checkpoint(checkpoint))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     different = sorted(
         n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)

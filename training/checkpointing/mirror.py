@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.files import replacing_folder
 from flowmo.training.checkpointing.checkpoint import checkpoint_step
-from flowmo.training.checkpointing.files import replacing_folder
 from flowmo.training.libraries import library
 
 _MARK = ".complete"

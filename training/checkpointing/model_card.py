@@ -7,13 +7,9 @@ import torch
 
 from flowmo.model.checkpoint import CheckpointInfo
 from flowmo.model.sampler import count_forwards
-from flowmo.training.config import TrainConfig, ValidationConfig
+from flowmo.training.config import AnyTrainConfig, ValidationConfig
+from flowmo.training.tasks.registry import find_task
 
-_STAGES = {
-    "1a": "stage 1A, pre-training",
-    "1b": "stage 1B, post-training through the sampling chain",
-    "distill": "distillation to few steps",
-}
 TEMPLATE = """---
 {{ card_data }}
 ---
@@ -53,7 +49,7 @@ same ones only.
 
 ## Training
 
-{{ stage }}: {{ steps }} steps of batch {{ batch }} ({{ samples }} samples, {{ hours }} hours) on
+{{ task }}: {{ steps }} steps of batch {{ batch }} ({{ samples }} samples, {{ hours }} hours) on
 {{ images }} images{{ data_note }}.{{ lineage }} Every setting is in `training.json`.
 
 | | |
@@ -99,7 +95,7 @@ def figures(
     return rows
 
 
-def facts(info: CheckpointInfo, config: TrainConfig, progress: dict[str, Any]) -> dict[str, Any]:
+def facts(info: CheckpointInfo, config: AnyTrainConfig, progress: dict[str, Any]) -> dict[str, Any]:
     """What the template says of model and run.
 
     Args:
@@ -110,9 +106,8 @@ def facts(info: CheckpointInfo, config: TrainConfig, progress: dict[str, Any]) -
     model = info.config
     bits = model.payload_bits
     continuous = model.quantizer == "gaussian"
-    begun = "" if config.init is None else f" It began with the weights of `{config.init}`."
-    if config.stage == "distill":
-        begun += f" Its teacher was `{config.distill.teacher or config.init}`."
+    task = find_task(config.task)
+    lineage = task.lineage(config)
     return {
         "size": model.image_size,
         "tokens": model.code_length,
@@ -121,13 +116,13 @@ def facts(info: CheckpointInfo, config: TrainConfig, progress: dict[str, Any]) -
         "bpp": f"{bits / model.image_size**2:.3f}",
         "sampler": model.sampler,
         "forwards": count_forwards(model.sampler),
-        "stage": _STAGES[config.stage].capitalize(),
+        "task": f"{task.title[:1].upper()}{task.title[1:]}",
         "steps": progress["step"],
         "batch": config.batch_size,
         "samples": progress["samples"],
         "hours": f"{progress['seconds'] / 3600:.3g}",
         "images": progress["images"],
-        "lineage": begun,
+        "lineage": f" {lineage}" if lineage else "",
         "parameters": f"{sum(_size(shape) for shape in info.shapes.values()) / 1e6:.1f} M",
     }
 

@@ -19,19 +19,20 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
-from flowmo.model.checkpoint import CheckpointInfo, inspect_checkpoint, load_weights
+from flowmo.imaging.tensors import to_images
+from flowmo.model import registry
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.files import replacing_folder
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.sampler import noise
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
-from flowmo.training.checkpointing.files import replacing_folder
 from flowmo.training.checkpointing.model_card import TEMPLATE, facts, figures
 from flowmo.training.config import TrainConfig, ValidationConfig
-from flowmo.training.data.batches import to_model_range
 from flowmo.training.data.held_out import HELD_OUT_SHA256
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.samples import grid, save_picture
-from flowmo.training.loop.validation import Validator
+from flowmo.training.tasks.validation import Validator
 
 Which = Literal["best", "export", "auto"]
 
@@ -43,12 +44,14 @@ class Release:
     Attributes:
         folder: where.
         fingerprint: of the model.
-        metrics: held-out figures by name.
+        metrics: The held-out figures by name.
+        missing: Why a figure was left out, by its name.
     """
 
     folder: Path
     fingerprint: str
     metrics: dict[str, float]
+    missing: dict[str, str]
 
 
 def release(
@@ -78,21 +81,28 @@ def release(
         CheckpointError: the run has no such weights.
         ConfigError: ``out`` holds something else than a release, or the report is of other weights.
     """
-    info, chosen = _weights(run, which)
+    chosen, words = _weights(run, which)
     if out.exists() and not (out / "training.json").exists():
         raise ConfigError(f"{out} exists and is no release; choose a folder that is not there yet")
     checkpoint = load_checkpoint(checkpoint_folders(run)[-1])
     config = TrainConfig.from_dict(checkpoint.config)
-    model = FlowMo(info.config)
-    model.load_state_dict(load_weights(info, dtype=torch.float32))
+    # Cards and held-out figures are those of a tokenizer; another model is refused here.
+    model = registry.load(chosen, expected=FlowMo, dtype=torch.float32)
+    info = inspect_checkpoint(chosen)
     fingerprint = model.fingerprint()
-    metrics = _measure(model, config.validation)
+    validator = Validator(
+        config.validation, size=model.config.image_size, device=torch.device("cpu")
+    )
+    metrics = validator.measure(model)
     report = _report(evaluation, fingerprint)
     with replacing_folder(out) as folder:
         for file in (info.folder / "config.json", *info.files, *info.folder.glob("*.index.json")):
             shutil.copy(file, folder)
         _write_json(folder / "training.json", checkpoint.config)
-        _write_json(folder / "metrics.json", {"held_out": metrics, "evaluation": report})
+        _write_json(
+            folder / "metrics.json",
+            {"held_out": metrics, "missing": validator.missing, "evaluation": report},
+        )
         _draw(model, config.validation, folder / "pictures.png")
         card = ModelCard.from_template(
             ModelCardData(
@@ -104,13 +114,13 @@ def release(
             title=title or f"FlowMo {info.config.name}",
             source=source or out.name,
             figures=figures(metrics, config.validation, report),
-            which=chosen,
+            which=words,
             fingerprint=fingerprint,
             data_note="" if data_note is None else f" ({data_note})",
             **facts(info, config, checkpoint.progress),
         )
         card.save(folder / "README.md")
-    return Release(folder=out, fingerprint=fingerprint, metrics=metrics)
+    return Release(folder=out, fingerprint=fingerprint, metrics=metrics, missing=validator.missing)
 
 
 def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -139,7 +149,7 @@ def push(folder: Path, repository: str, *, private: bool = False, token: str | N
     return str(commit.commit_url)
 
 
-def _weights(run: Path, which: Which) -> tuple[CheckpointInfo, str]:
+def _weights(run: Path, which: Which) -> tuple[Path, str]:
     if not checkpoint_folders(run):
         raise CheckpointError(
             f"{run} holds no finished run: there is no checkpoint in {run / 'checkpoints'}"
@@ -149,19 +159,13 @@ def _weights(run: Path, which: Which) -> tuple[CheckpointInfo, str]:
         raise CheckpointError(f"{run} has no best weights: it was trained without validation")
     chosen = "best" if best and which != "export" else "export"
     words = "average, best validation" if chosen == "best" else "average, last step"
-    return inspect_checkpoint(run / chosen), words
-
-
-def _measure(model: FlowMo, config: ValidationConfig) -> dict[str, float]:
-    validator = Validator(config, size=model.config.image_size, device=torch.device("cpu"))
-    return validator.measure(model.eval())
+    return run / chosen, words
 
 
 @torch.no_grad()
 def _draw(model: FlowMo, config: ValidationConfig, path: Path) -> None:
     pictures = held_out_pictures(config.paths, model.config.image_size, limit=len(HELD_OUT_SHA256))
-    images = torch.stack([torch.from_numpy(p.copy()).permute(2, 0, 1) for p in pictures])
-    images = to_model_range(images)
+    images = to_images(pictures)
     start = noise(range(len(images)), tuple(images.shape[1:]))
     came = model.decode(model.quantize(model.encode(images)), start=start)
     save_picture(grid(images, came), path)

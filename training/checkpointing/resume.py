@@ -6,7 +6,8 @@ from pathlib import Path
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.training.checkpointing.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from flowmo.training.checkpointing.mirror import Mirror
-from flowmo.training.config import TrainConfig
+from flowmo.training.config import AnyTrainConfig
+from flowmo.training.tasks.registry import find_task
 
 
 def find_checkpoint(run: Path, *, resume: bool, mirror: Mirror | None = None) -> Checkpoint | None:
@@ -58,14 +59,23 @@ def check_alike(seen: Sequence[tuple[str | None, int]]) -> None:
     )
 
 
-def changed_fields(config: TrainConfig, checkpoint: Checkpoint) -> list[str]:
+def changed_fields(config: AnyTrainConfig, checkpoint: Checkpoint) -> list[str]:
     """Dotted names of the fields in which a config differs from its checkpoint's.
 
     Raises:
-        CheckpointError: the models' sizes are among them.
+        CheckpointError: The task, or what the model's weights depend on, is among them.
     """
+    task = checkpoint.config.get("task")
+    if task != config.task:
+        raise CheckpointError(
+            f"{checkpoint.path} is of the task {task!r} and cannot be resumed as {config.task!r}; "
+            f"choose another output folder (--out), and begin with its export (--init)"
+        )
     different = sorted(_leaves_that_differ(config.to_dict(), checkpoint.config))
-    sizes = [name for name in different if name.startswith("model.") and not _harmless(name)]
+    unweighted = find_task(config.task).unweighted
+    sizes = [
+        name for name in different if name.startswith("model.") and not _is_in(unweighted, name)
+    ]
     if sizes:
         raise CheckpointError(
             f"{checkpoint.path} is of another model; different are {', '.join(sizes)}"
@@ -73,9 +83,9 @@ def changed_fields(config: TrainConfig, checkpoint: Checkpoint) -> list[str]:
     return different
 
 
-def _harmless(name: str) -> bool:
-    """Fields of the model config that change no weight: its label and its default sampler."""
-    return name == "model.name" or name.startswith("model.sampler.")
+def _is_in(names: Sequence[str], name: str) -> bool:
+    """Whether a dotted name is listed, by itself or by a prefix that ends in a dot."""
+    return any(name.startswith(one) if one.endswith(".") else name == one for one in names)
 
 
 def _leaves_that_differ(a: object, b: object, path: str = "") -> list[str]:

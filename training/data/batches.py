@@ -16,15 +16,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from flowmo.imaging.reading import ImageError, Pixels
 from flowmo.training.config import DataConfig
 from flowmo.training.data.augmentation import repeats
 from flowmo.training.data.images import (
-    Pixels,
-    UnreadableImageError,
     augment,
-    centre_crop,
+    channels_first,
     decode_image,
-    stored_short_side,
+    read_training_square,
 )
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.data.loader import BatchLoader
@@ -55,11 +54,6 @@ class Place:
 
     epoch: int
     offset: int
-
-
-def to_model_range(images: Tensor) -> Tensor:
-    """uint8 in 0 ... 255 to float32 in [-1, 1]."""
-    return images.float().div_(127.5).sub_(1.0)
 
 
 class CropDataset(Dataset[Sample]):
@@ -168,14 +162,14 @@ class CropDataset(Dataset[Sample]):
         return self._decode(self._index.read_many([i])[0])
 
     def _decode(self, data: bytes | None) -> Pixels | None:
-        return decode_or_none(data, stored_short_side(self._size, self._config))
+        return or_none(data, lambda data: decode_image(data, self._size, self._config))
 
 
-def decode_or_none(data: bytes | None, short_side: int | None) -> Pixels | None:
-    """Decode an image; None if that fails, or if it could not be read."""
+def or_none(data: bytes | None, read: Callable[[bytes], Pixels]) -> Pixels | None:
+    """Read an image; None if that fails, or if there are no bytes."""
     try:
-        return None if data is None else decode_image(data, short_side=short_side)
-    except UnreadableImageError:
+        return None if data is None else read(data)
+    except ImageError:
         return None
 
 
@@ -192,12 +186,15 @@ def decode_all(
         index: the images.
         size: side of the crops in pixels.
         config: bounds the decoded size (``min_crop_scale``) and the memory.
-        progress: told (images done, images in all).
+        progress: Is notified of (images done, images in all).
 
     Raises:
         DataError: the images need more than ``cache_limit_gib``, or the storage fails.
     """
-    short_side = stored_short_side(size, config)
+
+    def read(data: bytes | None) -> Pixels | None:
+        return or_none(data, lambda data: decode_image(data, size, config))
+
     limit = int(config.cache_limit_gib * _GIB)
     decoded: list[Pixels | None] = []
     used = 0
@@ -206,7 +203,7 @@ def decode_all(
             image
             for first in range(0, len(index), _READ_AT_ONCE)
             for image in pool.map(
-                lambda data: decode_or_none(data, short_side),
+                read,
                 index.read_many(range(first, min(first + _READ_AT_ONCE, len(index)))),
             )
         )
@@ -225,7 +222,7 @@ def decode_all(
 
 
 def fixed_images(index: ImageIndex, *, size: int, count: int) -> Tensor:
-    """Centre crops of the first ``count`` readable images, uint8 [n, 3, size, size].
+    """Centred squares of the first ``count`` readable images, uint8 [n, 3, size, size].
 
     Raises:
         DataError: none is readable.
@@ -234,8 +231,9 @@ def fixed_images(index: ImageIndex, *, size: int, count: int) -> Tensor:
     for i in range(len(index)):
         if len(crops) == count:
             break
-        if (image := decode_or_none(index.read_many([i])[0], size)) is not None:
-            crops.append(torch.from_numpy(centre_crop(image, size)))
+        data = index.read_many([i])[0]
+        if (square := or_none(data, lambda data: read_training_square(data, size))) is not None:
+            crops.append(torch.from_numpy(channels_first(square)))
     if not crops:
         raise DataError(f"none of the {len(index)} sample images can be read")
     return torch.stack(crops)

@@ -1,23 +1,18 @@
 """Photographs that no model is trained on, the same ones every time.
 
-They are the sample photographs in ``flowmo/photographs``, whose sources and licences its
+They are the sample photographs of :mod:`flowmo.photographs`, whose sources and licences its
 ATTRIBUTION.md names: public domain, CC0 or CC BY, from scikit-image's and scikit-learn's packages.
 Their digests are checked whenever they are read, since figures measured on them compare only while
 they stay the same.
 """
 
 import hashlib
-import io
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
+from flowmo.imaging.fit import read_square
+from flowmo.imaging.reading import Pixels
+from flowmo.photographs import photograph_paths
 from flowmo.training.errors import DataError
-
-# Read as files, not imported: training does not depend on the package that holds them.
-_FOLDER = Path(__file__).parents[2] / "photographs"
 
 HELD_OUT_SHA256 = {
     "astronaut.png": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
@@ -29,18 +24,19 @@ HELD_OUT_SHA256 = {
 }
 
 
-def held_out_photographs(folder: Path | None = None) -> dict[str, Image.Image]:
-    """The photographs by name, RGB, whole, in alphabetical order.
+def held_out_photographs(folder: Path | None = None) -> dict[str, bytes]:
+    """The photographs' files by name, in alphabetical order.
 
     Args:
-        folder: where they lie, if not with the installed package.
+        folder: Where they lie, if not with the installed package.
 
     Raises:
-        DataError: one is missing or not the file that it should be.
+        DataError: A photograph is missing or not the file that it should be.
     """
+    folder = folder or photograph_paths()[0].parent
     photographs = {}
     for name, digest in HELD_OUT_SHA256.items():
-        path = (folder or _FOLDER) / name
+        path = folder / name
         try:
             data = path.read_bytes()
         except OSError as error:
@@ -50,14 +46,14 @@ def held_out_photographs(folder: Path | None = None) -> dict[str, Image.Image]:
                 f"held-out photograph {path} has SHA-256 {found}, not {digest}: figures measured "
                 "on it would not compare with others; restore the file that the project ships"
             )
-        photographs[name] = Image.open(io.BytesIO(data)).convert("RGB")
+        photographs[name] = data
     return photographs
 
 
-def centred_square(image: Image.Image, side: int) -> NDArray[np.uint8]:
-    """The largest centred square of an image, resized (Lanczos): uint8 [side, side, 3]."""
-    edge = min(image.size)
-    left, top = (image.width - edge) // 2, (image.height - edge) // 2
-    box = (left, top, left + edge, top + edge)
-    rgb = image.convert("RGB")
-    return np.asarray(rgb.resize((side, side), Image.Resampling.LANCZOS, box=box))
+def held_out_squares(size: int) -> dict[str, Pixels]:
+    """The photographs as squares, uint8 [size, size, 3], by name, in alphabetical order.
+
+    Raises:
+        DataError: A photograph is missing or not the file that it should be.
+    """
+    return {name: read_square(data, size) for name, data in held_out_photographs().items()}

@@ -23,7 +23,7 @@ class ImageIndex(Source):
         paths: folders, images, tars, patterns, URLs and data sets
             (:class:`flowmo.training.config.DataConfig`).
         cache: folder where indexes of tars are kept; None or "" keeps none.
-        tell: is told what takes long.
+        report: Is notified of what takes long.
 
     Raises:
         DataError: a path does not exist, an archive cannot be read, storage fails, or there is no
@@ -35,10 +35,10 @@ class ImageIndex(Source):
         paths: Sequence[str],
         *,
         cache: str | None = None,
-        tell: Callable[[str], None] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
-        tell = tell or _tell_nobody
-        self._sources = open_sources(paths, cache=IndexCache(cache, tell=tell), tell=tell)
+        report = report or _report_to_nobody
+        self._sources = open_sources(paths, cache=IndexCache(cache, report=report), report=report)
         self._ends = np.cumsum([len(source) for source in self._sources], dtype=np.int64)
         if not len(self):
             raise DataError(
@@ -90,5 +90,5 @@ class ImageIndex(Source):
         return source, i - (int(self._ends[source - 1]) if source else 0)
 
 
-def _tell_nobody(_: str) -> None:
+def _report_to_nobody(_: str) -> None:
     pass

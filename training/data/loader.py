@@ -13,7 +13,7 @@ class _Closes(Protocol):
 
 
 class BatchLoader(DataLoader[Any]):
-    """Forks from a process without open connections, and tells a worker's DataError as its own.
+    """Forks from a process without open connections, and raises a worker's DataError as its own.
 
     The iterator is a generator; closing it ends the workers. torch gives errors of workers the
     traceback there for a message, of which the last line is for the user.

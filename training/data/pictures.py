@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from flowmo.training.data.held_out import centred_square, held_out_photographs
-from flowmo.training.data.images import Pixels, UnreadableImageError, decode_image
+from flowmo.imaging.reading import ImageError, Pixels
+from flowmo.training.data.held_out import held_out_photographs
+from flowmo.training.data.images import read_training_square
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.errors import DataError
 
@@ -17,12 +17,12 @@ class PictureList:
     """Pictures by number, read when asked for.
 
     Args:
-        paths: folders, images, tars or patterns; none means the six held-out photographs.
-        size: side S of the squares in pixels.
-        limit: the most; taken evenly spaced, so that a sorted folder is not cut at one end.
+        paths: Folders, images, tars or patterns; none means the six held-out photographs.
+        size: Side S of the squares in pixels.
+        limit: Most pictures; they are evenly spaced, so that a sorted folder is not cut at one end.
 
     Raises:
-        DataError: there are none.
+        DataError: There are no pictures.
     """
 
     def __init__(self, paths: Sequence[str], size: int, *, limit: int | None = None) -> None:
@@ -44,17 +44,15 @@ class PictureList:
         return self._held_out[place][0] if self._index is None else self._index.name(place)
 
     def square(self, number: int) -> Pixels:
-        """Picture ``number``: uint8 [S, S, 3].
+        """Picture ``number`` as a server would see it: uint8 [S, S, 3].
 
         Raises:
-            UnreadableImageError: it does not decode.
-            OSError: it is gone.
+            ImageError: The file does not decode.
+            OSError: The file is gone.
         """
         place = self._chosen[number]
-        if self._index is None:
-            return centred_square(self._held_out[place][1], self.size)
-        pixels = decode_image(self._index.read(place), short_side=None)
-        return centred_square(Image.fromarray(pixels), self.size)
+        data = self._held_out[place][1] if self._index is None else self._index.read(place)
+        return read_training_square(data, self.size)
 
     def describe(self) -> dict[str, Any]:
         """What decides which pictures these are, JSON-safe."""
@@ -78,17 +76,17 @@ def held_out_pictures(paths: Sequence[str], size: int, *, limit: int) -> list[Pi
     """All of a :class:`PictureList`, uint8 [S, S, 3] each.
 
     Args:
-        paths: folders, images, tars or patterns; none means the six held-out photographs.
-        size: side S of the squares in pixels.
-        limit: the most of ``paths``, evenly spaced.
+        paths: Folders, images, tars or patterns; none means the six held-out photographs.
+        size: Side S of the squares in pixels.
+        limit: Most pictures of ``paths``, evenly spaced.
 
     Raises:
-        DataError: there are none, or one cannot be read.
+        DataError: There are no pictures, or one cannot be read.
     """
     pictures = PictureList(paths, size, limit=limit if paths else None)
     try:
         return [pictures.square(number) for number in range(len(pictures))]
-    except (OSError, UnreadableImageError) as error:
+    except (OSError, ImageError) as error:
         raise DataError(f"a held-out picture cannot be read: {error}") from error
     finally:
         pictures.close()

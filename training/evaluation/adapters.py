@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
-from flowmo.training.data.images import Pixels
+from flowmo.imaging.reading import Pixels
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
+from flowmo.model import registry
 from flowmo.model.config import SamplerConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
@@ -27,7 +28,8 @@ def load_model(checkpoint: str, *, device: str, precision: str = "auto") -> Infe
         CheckpointError: there is none.
         EvaluationError: no such precision.
     """
-    return to_inference(FlowMo.from_pretrained(checkpoint), device=device, precision=precision)
+    model = registry.load(checkpoint, expected=FlowMo)
+    return to_inference(model, device=device, precision=precision)
 
 
 def to_inference(model: FlowMo, *, device: str, precision: str = "auto") -> InferenceModel:

@@ -10,7 +10,8 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from flowmo.training.data.images import Pixels
+from flowmo.imaging.quality import psnr
+from flowmo.imaging.reading import Pixels
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came
 
@@ -48,9 +49,9 @@ def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] 
             with Image.open(buffer) as decoded:
                 picture = decoded.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             came = np.asarray(picture)
-            error = float(np.mean((original.astype(np.float64) - came.astype(np.float64)) ** 2))
-            if best is None or error < best[0]:
-                best = (error, came, size)
+            quality_db = psnr(original, came)
+            if best is None or quality_db > best[0]:
+                best = (quality_db, came, size)
     return None if best is None else best[1:]
 
 

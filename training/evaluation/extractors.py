@@ -27,7 +27,9 @@ class Extractor(nn.Module):
 
     def __init__(self, network: str, source: str) -> None:
         super().__init__()
-        library("torchvision")  # which torch-fidelity imports, so that its failure is told as such
+        library(
+            "torchvision"
+        )  # which torch-fidelity imports, so that its failure is reported as such
         self.network: Any = (_inception if network == INCEPTION else _vgg16)(source)
         self.requires_grad_(False).eval()
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import noise
-from flowmo.training.data.images import Pixels
-from flowmo.training.loop.samples import to_levels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,14 +89,14 @@ class CheckpointMethod:
     def reconstruct(self, originals: Sequence[Pixels], numbers: Sequence[int]) -> list[Came | None]:
         """As :class:`Method` says."""
         model, config = self._model, self._model.config
-        images = torch.from_numpy(np.stack(originals)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+        images = to_images(originals)
         start = self._noise_scale * noise(numbers, tuple(images.shape[1:]))
         # The signs are what the tokens carry (tested with the tokens), and a continuous model has
         # no tokens.
         quantized = model.quantize(model.encode(images))
-        levels = to_levels(model.decode(quantized, start=start, sampler=self._sampler).cpu())
+        pixels = to_pixels(model.decode(quantized, start=start, sampler=self._sampler))
         size = config.payload_bytes if config.quantizer == "lfq" else None
-        return [Came(pixels=one, size=size) for one in levels.permute(0, 2, 3, 1).numpy()]
+        return [Came(pixels=one, size=size) for one in pixels]
 
 
 class MeanColour:

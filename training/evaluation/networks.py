@@ -1,4 +1,4 @@
-"""The networks that figures need, each had or missed by itself."""
+"""The networks and libraries that figures need, each had or missed by itself."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from flowmo.imaging.tensors import to_model_range
 from flowmo.training.errors import LibraryError
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.extractors import INCEPTION, VGG16, Extractor
 from flowmo.training.perceptual.lpips import Backbone, Lpips
+from flowmo.training.perceptual.ssim import Ssim
 from flowmo.training.perceptual.weights import LIBRARY, NONE, RANDOM, digest
 
 
@@ -49,7 +51,8 @@ class Networks:
 
     Attributes:
         weights: of each network ``none``, ``random`` or a digest; what figures depend on.
-        missing: why those that were asked for are absent.
+        ssim: Structural similarity, which needs a library and no network.
+        missing: Why those that were asked for are absent, by name.
 
     Raises:
         EvaluationError: a file that was named is not what it should be.
@@ -58,7 +61,8 @@ class Networks:
     def __init__(self, sources: NetworkSources, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.weights: dict[str, str] = {}
-        self.missing: dict[str, str] = {}
+        self.ssim = Ssim(self.device)
+        self.missing = {} if self.ssim.missing is None else {"ssim": self.ssim.missing}
         backbone = sources.lpips_backbone
         self._lpips = self._had(
             f"lpips-{backbone}", sources.lpips, lambda: Lpips(backbone, sources.lpips)
@@ -86,7 +90,7 @@ class Networks:
         """LPIPS of every pair of uint8 [B, 3, S, S]; None without the network."""
         if self._lpips is None:
             return None
-        pair = (levels.to(self.device).float() / 127.5 - 1.0 for levels in (a, b))
+        pair = (to_model_range(levels.to(self.device)) for levels in (a, b))
         distance: Tensor = self._lpips(*pair)
         return [float(value) for value in distance.cpu()]
 

@@ -4,10 +4,9 @@ A change here changes what figures mean: raise :data:`VERSION`, and folders of u
 evaluations will be refused instead of mixed.
 """
 
-VERSION = 1
+from flowmo.imaging.quality import IDENTICAL_PSNR
 
-IDENTICAL_PSNR = 120.0
-"""dB, of a picture that came back unchanged: above what one differing value can give."""
+VERSION = 2
 
 NEIGHBOURS = 3
 """k of precision and recall, the usual one."""
@@ -16,9 +15,11 @@ FID_PICTURES = 2049
 """Fewer leave the covariance of 2,048 features singular."""
 
 PROTOCOL: dict[str, str] = {
-    "pictures": "EXIF orientation applied, transparency laid over white, the largest centred "
-    "square resized to S x S (Lanczos), 8 bits a value. It equals the usual 'resize the shorter "
-    "side to S, crop S x S from the centre' up to rounding of the crop's place",
+    "pictures": "read as the service reads an upload: EXIF orientation applied, colours converted "
+    "to sRGB, transparency laid over white, JPEGs of at least four times the side decoded at a "
+    "reduced scale, the largest centred square resized to S x S (Lanczos), 8 bits a value. It "
+    "equals the usual 'resize the shorter side to S, crop S x S from the centre' up to rounding of "
+    "the crop's place",
     "rounding": "reconstructions are rounded to 8 bits before any metric",
     "noise": "a picture's number in the list is the seed of its noise",
     "psnr": "dB of the mean squared error over all values 0 ... 255 of a picture, then averaged "

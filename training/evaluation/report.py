@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowmo.model.files import write_file
 from flowmo.training.environment import environment
 from flowmo.training.evaluation.distances import Statistics, frechet, precision_recall, statistics
 from flowmo.training.evaluation.errors import EvaluationError
@@ -18,18 +19,19 @@ from flowmo.training.evaluation.extractors import INCEPTION, VGG16
 from flowmo.training.evaluation.page import page
 from flowmo.training.evaluation.protocol import FID_PICTURES, PROTOCOL
 from flowmo.training.evaluation.shown import extremes
-from flowmo.training.evaluation.store import Row, ShardResult, Store, write_whole
+from flowmo.training.evaluation.store import Row, ShardResult, Store
 from flowmo.training.json_report import write_json
 from flowmo.training.perceptual.weights import NONE, RANDOM
 
 ORIGINALS, REFERENCE = "original", "reference"
 FORMAT = "flowmo-evaluation/1"
 
-# What a network's figure is called, and the option that gives its weights.
+# What is left out without a network or library, and the option that gives a network's weights.
 _NEEDED_FOR = {
     "inception": ("rFID", "--inception"),
     "vgg16": ("precision and recall", "--vgg"),
     "lpips": ("LPIPS", "--lpips"),
+    "ssim": ("SSIM", "which torchmetrics computes"),
 }
 
 
@@ -71,8 +73,8 @@ def merge(out: Path) -> dict[str, Any]:
     report["caveats"] = [*notes["caveats"], *_caveats(report)]
     report["environment"] = environment()
     write_json(out / "report.json", report)
-    write_whole(out / "pictures.csv", _table(rows).encode())
-    write_whole(
+    write_file(out / "pictures.csv", _table(rows).encode())
+    write_file(
         out / "report.html", page(report, shown, rows, first=settings["plan"]["shown"]).encode()
     )
     return report
@@ -177,8 +179,8 @@ def _caveats(report: dict[str, Any]) -> list[str]:
             f"nothing, they only show that the computation runs."
         )
     for name, reason in report["missing"].items():
-        figure, option = _NEEDED_FOR[name.partition("-")[0]]
-        found.append(f"No {figure} ({option}): {reason}.")
+        figure, needs = _NEEDED_FOR[name.partition("-")[0]]
+        found.append(f"No {figure} ({needs}): {reason}.")
     fewest = min((m["pictures"] for m in report["methods"].values()), default=0)
     if report["networks"][INCEPTION] != NONE and fewest < FID_PICTURES:
         found.append(

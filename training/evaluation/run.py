@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowmo.training.data.images import Pixels, UnreadableImageError
+from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
+from flowmo.imaging.reading import ImageError, Pixels
+from flowmo.imaging.tensors import as_levels
 from flowmo.training.data.pictures import PictureList
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came, Method
-from flowmo.training.evaluation.metrics import as_tensor, psnr, ssim
 from flowmo.training.evaluation.networks import Networks
 from flowmo.training.evaluation.protocol import VERSION
 from flowmo.training.evaluation.ranks import Ranks
@@ -23,7 +24,7 @@ from flowmo.training.evaluation.store import Row, ShardResult, Store, slug
 
 _POLL_SECONDS = 1.0
 
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +93,7 @@ class Evaluation:
             "reference": None if self.reference is None else self.reference.describe(),
             "methods": {method.name: method.describe() for method in self.methods},
             "networks": self.networks.weights,
+            "ssim": "torchmetrics" if self.networks.ssim.missing is None else "none",
             "plan": asdict(self.plan),
         }
 
@@ -102,7 +104,7 @@ def evaluate(
     *,
     ranks: Ranks | None = None,
     caveats: Sequence[str] = (),
-    on_progress: Tell | None = None,
+    on_progress: Report | None = None,
 ) -> dict[str, Any] | None:
     """Compute what is missing in a folder; rank 0 then waits for the others and writes the report.
 
@@ -111,16 +113,16 @@ def evaluate(
         out: folder of the evaluation, the same one in every process.
         ranks: this process's share; all of it by default.
         caveats: further sentences for the report, of rank 0.
-        on_progress: is told what happens.
+        on_progress: Is notified of what happens.
 
     Returns:
         The report; None in other ranks than 0.
 
     Raises:
         EvaluationError: the folder holds an evaluation of other settings.
-        LibraryError: torchmetrics or torch-fidelity is missing.
+        LibraryError: Features were computed, and torch-fidelity is missing.
     """
-    ranks, tell = ranks or Ranks(), on_progress or (lambda _: None)
+    ranks, report = ranks or Ranks(), on_progress or (lambda _: None)
     store, plan = Store(out), evaluation.plan
     notes = {"missing": evaluation.networks.missing, "caveats": list(caveats)}
     store.open(evaluation.settings(), notes)
@@ -132,11 +134,11 @@ def evaluate(
     for pictures, methods in parts:
         count = plan.shards(len(pictures))
         for shard in ranks.share(count):
-            _shard(store, evaluation, pictures, methods, shard, tell=tell)
+            _shard(store, evaluation, pictures, methods, shard, report=report)
         pictures.close()
     if ranks.rank:
         return None
-    _wait(store, plan, parts, tell)
+    _wait(store, plan, parts, report)
     return merge(out)
 
 
@@ -147,7 +149,7 @@ def _shard(
     methods: Mapping[str, Method | None],
     shard: int,
     *,
-    tell: Tell,
+    report: Report,
 ) -> None:
     missing = [name for name in methods if not store.path(name, shard).exists()]
     if not missing:
@@ -163,7 +165,7 @@ def _shard(
             else _measured(method, pictures, batches, evaluation)
         )
         store.write(name, shard, result)
-    tell(
+    report(
         f"{pictures.size} px, shard {shard + 1} of {evaluation.plan.shards(len(pictures))}: "
         f"{', '.join(missing)} ({time.perf_counter() - begin:.1f} s)"
     )
@@ -180,7 +182,7 @@ def _batches(
             try:
                 squares.append(pictures.square(number))
                 numbers.append(number)
-            except (UnreadableImageError, OSError):
+            except (ImageError, OSError):
                 unreadable.append(pictures.name(number))
         if numbers:
             yield numbers, squares
@@ -196,7 +198,7 @@ def _features_only(
     features: list[dict[str, Tensor]] = []
     for numbers, squares in batches:
         rows += [Row(number=n, name=pictures.name(n)) for n in numbers]
-        features.append(networks.features(as_tensor(squares)))
+        features.append(networks.features(as_levels(squares)))
     return ShardResult(rows=rows, features=_joined(features), unreadable=unreadable)
 
 
@@ -220,9 +222,9 @@ def _measured(
         ]
         if not found:
             continue
-        originals = as_tensor([original for _, original, _ in found])
-        levels = as_tensor([came.pixels for _, _, came in found])
-        similarities = ssim(originals, levels, networks.device)
+        originals = as_levels([original for _, original, _ in found])
+        levels = as_levels([came.pixels for _, _, came in found])
+        similarities = networks.ssim(originals, levels)
         distances = networks.distances(originals, levels)
         features.append(networks.features(levels))
         for place, (number, original, came) in enumerate(found):
@@ -231,8 +233,8 @@ def _measured(
                 Row(
                     number=number,
                     name=pictures.name(number),
-                    psnr=psnr(original, came.pixels),
-                    ssim=similarities[place],
+                    psnr=psnr(original, came.pixels, identical=IDENTICAL_PSNR),
+                    ssim=None if similarities is None else similarities[place],
                     lpips=None if distances is None else distances[place],
                     size=came.size,
                 )
@@ -252,7 +254,7 @@ def _wait(
     store: Store,
     plan: Plan,
     parts: Sequence[tuple[PictureList, Mapping[str, Method | None]]],
-    tell: Tell,
+    report: Report,
 ) -> None:
     """Until the other processes have written their files."""
     files = [
@@ -261,9 +263,9 @@ def _wait(
         for name in methods
         for shard in range(plan.shards(len(pictures)))
     ]
-    told = 0
+    reported = 0
     while missing := [path for path in files if not path.exists()]:
-        if len(missing) != told:
-            told = len(missing)
-            tell(f"waiting for {told} files of other processes, such as {missing[0].name}")
+        if len(missing) != reported:
+            reported = len(missing)
+            report(f"waiting for {reported} files of other processes, such as {missing[0].name}")
         time.sleep(_POLL_SECONDS)

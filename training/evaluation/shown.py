@@ -1,11 +1,10 @@
 """The few pictures that a report shows, as small files."""
 
-import io
 from collections.abc import Sequence
 
-from PIL import Image
-
-from flowmo.training.data.images import Pixels
+from flowmo.imaging.fit import resize_square
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.writing import encode_image
 from flowmo.training.evaluation.store import Row
 
 EXTREMES = 3
@@ -16,11 +15,7 @@ _SIDE, _QUALITY = 256, 90
 
 def thumbnail(pixels: Pixels) -> bytes:
     """A WebP file of uint8 [S, S, 3], at most 256 pixels wide: to look at, not to measure."""
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    image.save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return buffer.getvalue()
+    return encode_image(resize_square(pixels, min(len(pixels), _SIDE)), "webp", quality=_QUALITY)
 
 
 def extremes(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:

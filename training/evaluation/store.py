@@ -5,9 +5,7 @@ evaluation goes on with the files that are missing.
 """
 
 import json
-import os
 import re
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from flowmo.model.files import write_file
 from flowmo.training.evaluation.errors import EvaluationError
 
 _SETTINGS, _SHARDS = "settings.json", "shards"
@@ -69,7 +68,7 @@ class Store:
 
         Args:
             settings: all that figures depend on, JSON-safe.
-            notes: what the report should tell beside.
+            notes: what the report should say beside.
 
         Raises:
             EvaluationError: the folder is of other settings; the message lists which differ.
@@ -84,7 +83,7 @@ class Store:
                 )
             return
         content = {"settings": asked, "notes": notes}
-        write_whole(path, (json.dumps(content, indent=2) + "\n").encode())
+        write_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
     def settings(self) -> dict[str, Any]:
         """What was asked.
@@ -128,7 +127,7 @@ class Store:
             "rows": json.dumps([asdict(row) for row in result.rows]),
             "unreadable": json.dumps(result.unreadable),
         }
-        write_whole(self.path(method, shard), save(tensors, metadata))
+        write_file(self.path(method, shard), save(tensors, metadata))
 
     def read(self, method: str, shard: int) -> ShardResult:
         """Read a result."""
@@ -151,20 +150,6 @@ class Store:
 def slug(name: str) -> str:
     """A method's name as part of a file's."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file that appears with all of its content; writers of the same one do not collide."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _differences(before: Any, now: Any, where: str = "") -> list[str]:

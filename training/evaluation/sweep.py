@@ -12,16 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import as_levels, psnr_of_images, to_levels, to_model_range
 from flowmo.model.config import SamplerConfig
+from flowmo.model.files import replacing_file
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
-from flowmo.training.checkpointing.files import replacing_file
 from flowmo.training.errors import DataError
-from flowmo.training.libraries import library
-from flowmo.training.loop.samples import psnr, to_levels
+from flowmo.training.perceptual.ssim import Ssim
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,13 +31,13 @@ class Point:
         sampler: what was set.
         forwards: evaluations of the decoder a picture, guided steps twice.
         psnr: mean over the pictures, in dB, of 8-bit pictures.
-        ssim: likewise, with the usual 11-pixel Gaussian window.
+        ssim: likewise, with the usual 11-pixel Gaussian window; None without torchmetrics.
     """
 
     sampler: SamplerConfig
     forwards: int
     psnr: float
-    ssim: float
+    ssim: float | None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -84,7 +83,7 @@ def settings(
 
 def sweep(
     model: InferenceModel,
-    images: Sequence[NDArray[np.uint8]],
+    images: Sequence[Pixels],
     samplers: Iterable[SamplerConfig],
     *,
     batch: int = 16,
@@ -97,34 +96,31 @@ def sweep(
         images: uint8 [S, S, 3], S the model's size.
         samplers: to try.
         batch: pictures at a time.
-        on_point: is told each result as it comes.
+        on_point: Is notified of each result as it comes.
     """
-    structural_similarity = library(
-        "torchmetrics.functional.image"
-    ).structural_similarity_index_measure
-    originals = torch.from_numpy(np.stack(images).copy()).permute(0, 3, 1, 2).float()
+    structural_similarity = Ssim()
+    originals = as_levels(images)
     tokens = []
-    for part in (originals / 127.5 - 1.0).split(batch):
+    for part in to_model_range(originals).split(batch):
         tokens.extend(model.tokenize(part))
     points = []
     for sampler in samplers:
-        quality: list[tuple[float, float]] = []
+        ratios: list[float] = []
+        similarities: list[float] = []
         for begin in range(0, len(tokens), batch):
             seeds = range(begin, min(begin + batch, len(tokens)))
             came = model.detokenize(
                 tokens[begin : begin + batch], seeds=list(seeds), sampler=sampler
             )
-            levels = to_levels(came.cpu()).float()
+            came = came.cpu()
             expected = originals[begin : begin + batch]
-            ssim = structural_similarity(levels, expected, data_range=255.0, reduction="none")
-            ratio = psnr(levels / 127.5 - 1.0, expected / 127.5 - 1.0)
-            quality += zip(ratio.tolist(), ssim.tolist(), strict=True)
-        ratios, similarities = zip(*quality, strict=True)
+            ratios += psnr_of_images(to_model_range(expected), came)
+            similarities += structural_similarity(to_levels(came), expected) or []
         point = Point(
             sampler=sampler,
             forwards=count_forwards(sampler),
             psnr=float(np.mean(ratios)),
-            ssim=float(np.mean(similarities)),
+            ssim=float(np.mean(similarities)) if similarities else None,
         )
         points.append(point)
         if on_point is not None:

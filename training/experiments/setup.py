@@ -45,7 +45,7 @@ class Setup:
         precision: of the checkpoints (training.evaluation.load_model).
         plan: how evaluations are cut.
         ranks: this process's share of the evaluations.
-        tell: is told what happens.
+        report: Is notified of what happens.
     """
 
     data: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ class Setup:
     precision: str = "auto"
     plan: Plan = field(default_factory=Plan)
     ranks: Ranks = field(default_factory=Ranks)
-    tell: Callable[[str], None] = _silent
+    report: Callable[[str], None] = _silent
 
     @property
     def place(self) -> str:
@@ -95,7 +95,7 @@ class Setup:
             reference=reference,
             plan=self.plan,
         )
-        return evaluate(evaluation, folder, ranks=self.ranks, on_progress=self.tell)
+        return evaluate(evaluation, folder, ranks=self.ranks, on_progress=self.report)
 
 
 def work_folder(out: Path) -> Path:

@@ -125,7 +125,7 @@ def _measure(
 ) -> tuple[TrainResult, dict[str, Any] | None]:
     """Train at one width, and evaluate what came of it; no report in other ranks than 0."""
     if setup.ranks.rank == 0:
-        setup.tell(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
+        setup.report(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
     trained = train(run, resume=True)
     if trained.stopped == "interrupted":
         raise InterruptedExperiment(f"interrupted at width {w}, step {trained.step}")

@@ -1,6 +1,6 @@
 """The run's own random generators: one for each use, none shared with anybody else."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -9,59 +9,63 @@ from torch import Tensor
 from flowmo.model.errors import CheckpointError
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Generators:
     """One generator a use, so that a change in one kind of draw leaves the others alone.
 
-    Attributes:
-        time: flow times.
-        noise: the flow's noise.
-        dropout: condition dropout.
-        posterior: the Gaussian posterior.
-        chain: times and first state of stage 1B's chain.
+    Args:
+        generators: The generators by the name of their use, all on one device.
     """
 
-    time: torch.Generator
-    noise: torch.Generator
-    dropout: torch.Generator
-    posterior: torch.Generator
-    chain: torch.Generator
+    def __init__(self, generators: dict[str, torch.Generator]) -> None:
+        self._generators = generators
 
     @classmethod
-    def seeded(cls, seed: int, device: torch.device) -> Self:
-        """Generators on ``device`` whose seeds derive from one."""
+    def seeded(cls, seed: int, device: torch.device, names: Sequence[str]) -> Self:
+        """Generators whose seeds derive from one.
+
+        Args:
+            seed: The run's seed.
+            device: The device that numbers are made on.
+            names: The uses. Seeds go by their order, so that a use that is added at the end leaves
+                the others alone.
+        """
         # Distinct seeds through a fixed generator: neighbouring run seeds share no stream.
         root = torch.Generator().manual_seed(seed)
-        seeds = torch.randint(2**62, (len(fields(cls)),), generator=root).tolist()
+        seeds = [int(torch.randint(2**62, (), generator=root)) for _ in names]
         return cls(
-            **{
-                f.name: torch.Generator(device).manual_seed(s)
-                for f, s in zip(fields(cls), seeds, strict=True)
+            {
+                name: torch.Generator(device).manual_seed(own)
+                for name, own in zip(names, seeds, strict=True)
             }
         )
 
+    def __getitem__(self, name: str) -> torch.Generator:
+        return self._generators[name]
+
     @property
     def device(self) -> torch.device:
-        """Where the numbers are made."""
-        return self.time.device
+        """The device that the numbers are made on; the CPU where nothing is drawn."""
+        for generator in self._generators.values():
+            return generator.device
+        return torch.device("cpu")
 
     def state(self) -> dict[str, Tensor]:
-        """States by name, uint8."""
-        return {f.name: getattr(self, f.name).get_state() for f in fields(self)}
+        """The states by name, uint8."""
+        return {name: generator.get_state() for name, generator in self._generators.items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Continue from :meth:`state`.
 
         Raises:
-            CheckpointError: the states are of another kind of device.
+            CheckpointError: The states are of another kind of device.
         """
-        for f in fields(self):
-            if f.name not in state:  # a use that came after the checkpoint was written
+        for name, generator in self._generators.items():
+            if name not in state:  # a use that came after the checkpoint was written
                 continue
             try:
-                getattr(self, f.name).set_state(state[f.name])
+                generator.set_state(state[name])
             except (RuntimeError, TypeError) as error:
                 raise CheckpointError(
-                    f"the checkpoint's {f.name} generator does not fit a {self.device.type} "
+                    f"the checkpoint's {name} generator does not fit a {self.device.type} "
                     f"generator; resume on the kind of device that the run began on"
                 ) from error

@@ -7,18 +7,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
+from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import ConfigError
-from flowmo.training.checkpointing.files import replacing_file
-from flowmo.training.data.images import Pixels
+from flowmo.model.files import replacing_file
+from flowmo.training.config import AnyTrainConfig
+from flowmo.training.loop.bar import RunBar
+from flowmo.training.loop.state import RunProgress
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -30,41 +25,28 @@ class RunLog:
     """Scalars and pictures of a run, by step.
 
     Args:
-        run: the run's folder; lines go to ``log.jsonl``, events to ``tensorboard/``.
-        console: where people look. A progress bar on a terminal, else one line a log interval.
-        step: steps already done; what was logged after it, by a part of the run that no
+        config: The run; lines go to ``log.jsonl`` of its folder, events to ``tensorboard/``.
+        console: Where people look. A progress bar on a terminal, else one line a log interval.
+        progress: How far the run is; what was logged after that, by a part of the run that no
             checkpoint holds, is dropped.
-        steps: steps of the run.
-        tensorboard: write event files.
 
     Raises:
         ConfigError: TensorBoard is asked for but not installed.
     """
 
-    def __init__(
-        self, run: Path, *, console: Console, step: int, steps: int, tensorboard: bool
-    ) -> None:
+    def __init__(self, config: AnyTrainConfig, *, console: Console, progress: RunProgress) -> None:
+        run = Path(config.output)
         self._writer: SummaryWriter | None = None
-        if tensorboard:
-            self._writer = _summary_writer(run / "tensorboard", purge_step=step + 1)
+        if config.tensorboard:
+            self._writer = _summary_writer(run / "tensorboard", purge_step=progress.step + 1)
         path = run / LOG_FILE
-        _truncate(path, step)
+        _truncate(path, progress.step)
         self._file = path.open("a", encoding="utf-8")
         self.console = console
-        self._bar = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("", total=steps, completed=step, status="")
+        self._bar = RunBar(config, console, step=progress.step, spent=progress.seconds)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(
@@ -73,14 +55,14 @@ class RunLog:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        self._bar.__exit__(kind, error, traceback)
         self._file.close()
         if self._writer is not None:
             self._writer.close()
 
-    def advance(self, step: int) -> None:
-        """Move the progress bar."""
-        self._bar.update(self._task, completed=step)
+    def advance(self, step: int, *, step_seconds: float, spent: float) -> None:
+        """Move the progress bar; arguments as :meth:`flowmo.training.loop.bar.RunBar.advance`."""
+        self._bar.advance(step, step_seconds=step_seconds, spent=spent)
 
     def scalars(self, step: int, values: Mapping[str, float], *, status: str) -> None:
         """Log named numbers after ``step``; ``status`` is their short form for people."""
@@ -90,7 +72,7 @@ class RunLog:
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
-        self._bar.update(self._task, completed=step, status=status)
+        self._bar.show(status)
         if not self.console.is_terminal:
             self.console.print(f"step {step}: {status}", highlight=False)
 
@@ -140,7 +122,7 @@ class NoLog:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def advance(self, step: int) -> None:
+    def advance(self, step: int, *, step_seconds: float, spent: float) -> None:
         """Nothing."""
 
     def scalars(self, step: int, values: Mapping[str, float], *, status: str) -> None:

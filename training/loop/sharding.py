@@ -11,31 +11,43 @@ from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, Shard
 
-from flowmo.model.flowmo import FlowMo
 from flowmo.training.config import Precision
 from flowmo.training.loop.mesh import Mesh
+from flowmo.training.tasks.task import ShardedPart
 
 
-def shard(model: FlowMo, mesh: Mesh, *, precision: Precision, compile_blocks: bool) -> None:
+def shard(
+    model: nn.Module,
+    parts: Sequence[ShardedPart],
+    mesh: Mesh,
+    *,
+    precision: Precision,
+    compile_blocks: bool,
+) -> None:
     """Shard a model's weights over the processes, in place, if the mesh is ``fsdp``.
 
-    A block is one unit, and what a half has beside its blocks another: gathered when it runs, and
-    let go of after that. Weights stay float32; with
-    ``bf16`` they are gathered and computed with in bfloat16, gradients are reduced in float32.
+    A block is one unit, and what a part has beside its blocks another: gathered when it runs, and
+    let go of after that. Weights stay float32; with ``bf16`` they are gathered and computed with in
+    bfloat16, gradients are reduced in float32.
 
     Args:
-        model: whole, on the mesh's device.
-        mesh: of the run.
-        precision: of the computation.
-        compile_blocks: ``torch.compile`` each block first, so that gathering stays outside.
+        model: The whole model, on the mesh's device.
+        parts: What is gathered separately (:meth:`flowmo.training.tasks.task.Task.sharded_parts`);
+            together they hold all weights.
+        mesh: The run's processes.
+        precision: The precision of the computation.
+        compile_blocks: Whether to ``torch.compile`` each block first, so that gathering stays
+            outside.
     """
     if mesh.parallel != "fsdp":
         return
-    # What a half gives is a view of a projection, which nothing changes in place.
+    held = {id(p) for part in parts for p in part.root.parameters()}
+    assert held == {id(p) for p in model.parameters()}, "a weight is in no part"
+    # What a part gives may be a view of a projection, which nothing changes in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     policy = MixedPrecisionPolicy(
         param_dtype=torch.bfloat16 if precision == "bf16" else None,
@@ -44,29 +56,28 @@ def shard(model: FlowMo, mesh: Mesh, *, precision: Precision, compile_blocks: bo
         cast_forward_inputs=False,
     )
     options: dict[str, Any] = {"mesh": mesh.mesh, "mp_policy": policy}
-    for half in (model.encoder, model.decoder):
-        for block in half.double_blocks:
+    for part in parts:
+        for block in part.blocks:
             if compile_blocks:
                 block.compile()
             fully_shard(block, reshard_after_forward=True, **options)
-        # Each half is a root of its own: both run in one step, the decoder several times perhaps,
-        # and weights that they shared a unit with would be reduced when the first is done. What a
-        # root gathered is let go of like all else, or the average could not be exchanged for it.
-        fully_shard(half, reshard_after_forward=True, **options)
+        # What a root gathered is let go of like all else, or the average could not be exchanged for
+        # it.
+        fully_shard(part.root, reshard_after_forward=True, **options)
 
 
 @contextmanager
-def last_only(model: FlowMo, *, is_last: bool) -> Iterator[None]:
+def last_only(model: nn.Module, *, is_last: bool) -> Iterator[None]:
     """Gradients are reduced in a step's last micro-batch only, where weights are sharded."""
-    for half in (model.encoder, model.decoder):
-        if isinstance(half, FSDPModule):
-            half.set_requires_gradient_sync(is_last)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_requires_gradient_sync(is_last, recurse=False)
     yield
 
 
-def is_sharded(model: FlowMo) -> bool:
+def is_sharded(model: nn.Module) -> bool:
     """Whether :func:`shard` has done something."""
-    return isinstance(model.decoder, FSDPModule)
+    return any(isinstance(module, FSDPModule) for module in model.modules())
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -5,25 +5,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowmo.model.errors import CheckpointError
-from flowmo.model.flowmo import FlowMo
 from flowmo.training.checkpointing.checkpoint import Checkpoint
-from flowmo.training.checkpointing.initial import load_initial
-from flowmo.training.config import TrainConfig
 from flowmo.training.loop.ema import WeightEMA
 from flowmo.training.loop.generators import Generators
 from flowmo.training.loop.mesh import Mesh
-from flowmo.training.loop.mup import initialize, parameter_groups
 from flowmo.training.loop.sharding import shard
 from flowmo.training.loop.weight_norm import WeightNormFixer
+from flowmo.training.tasks.task import AnyTask
 
 _ADAM_TENSORS = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass(kw_only=True, slots=True)
-class Progress:
+class RunProgress:
     """How far a run is.
 
     Attributes:
@@ -53,28 +50,30 @@ class Progress:
 class TrainState:
     """Model, average, optimizer, held norms, generators and progress of a run."""
 
-    model: FlowMo
+    model: nn.Module
     optimizer: torch.optim.AdamW
     ema: WeightEMA
     weight_norm: WeightNormFixer | None
     generators: Generators
-    progress: Progress
+    progress: RunProgress
 
     @classmethod
-    def fresh(cls, config: TrainConfig, mesh: Mesh) -> Self:
+    def fresh(cls, task: AnyTask, mesh: Mesh) -> Self:
         """The state before the first step; weights are sharded if the mesh says so.
 
         Raises:
             CheckpointError: ``config.init`` cannot be had.
-            ConfigError: it is of other sizes than ``config.model``.
+            ConfigError: ``config.init`` is of other sizes than ``config.model``.
         """
-        model = FlowMo(config.model).to(torch.float32)
-        if config.init is None or config.init_grown:
-            initialize(model, config.model, config.optimizer, seed=config.seed)
-        if config.init is not None:
-            load_initial(model, config.init, grown=config.init_grown)
-        model.to(mesh.device).train()
-        shard(model, mesh, precision=config.precision, compile_blocks=config.compile)
+        config = task.config
+        model = task.build_model().to(mesh.device).train()
+        shard(
+            model,
+            task.sharded_parts(model),
+            mesh,
+            precision=config.precision,
+            compile_blocks=config.compile,
+        )
         options = config.optimizer
         optimizer = torch.optim.AdamW(
             [
@@ -83,7 +82,7 @@ class TrainState:
                     "multiplier": group.multiplier,
                     "weight_decay": group.weight_decay,
                 }
-                for group in parameter_groups(model, config.model, options)
+                for group in task.parameter_groups(model)
             ],
             lr=options.learning_rate,
             betas=options.betas,
@@ -94,9 +93,11 @@ class TrainState:
             model=model,
             optimizer=optimizer,
             ema=WeightEMA(model, decay=config.ema_decay, ramp=config.ema_ramp),
-            weight_norm=WeightNormFixer(model) if options.fix_weight_norm else None,
-            generators=Generators.seeded(config.seed, mesh.device),
-            progress=Progress(),
+            weight_norm=WeightNormFixer(task.held_matrices(model))
+            if options.fix_weight_norm
+            else None,
+            generators=Generators.seeded(config.seed, mesh.device, task.generators),
+            progress=RunProgress(),
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -104,7 +105,7 @@ class TrainState:
         named: dict[str, Tensor] = {}
         for name, parameter in self.model.named_parameters():
             named[f"model.{name}"] = parameter.detach()
-            # Parameters that never had a gradient (unused by this network half) have no state.
+            # Parameters that never had a gradient (unused by the loss) have no state.
             for key, tensor in self.optimizer.state.get(parameter, {}).items():
                 named[f"optimizer.{key}.{name}"] = tensor
         named |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
@@ -152,7 +153,7 @@ class TrainState:
         self.generators.load_state(generators)
         if self.weight_norm is not None and norms:
             self.weight_norm.load_state(norms, self.model)
-        self.progress = Progress(**checkpoint.progress)
+        self.progress = RunProgress(**checkpoint.progress)
 
 
 def _check(name: str, shapes: Mapping[str, tuple[int, ...]], tensor: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Training of every stage: the loop (SPEC "Training objective"; training.stage has the losses).
+"""Training of every task: the loop. What is trained is the task's business (training.tasks.task).
 
     RUN/config.json         the run's config
     RUN/log.jsonl           losses, one line a log interval
@@ -15,57 +15,35 @@ machine, thread count and versions (except under ``optimizer.anneal_over_budget`
 import json
 import math
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from flowmo.model.errors import ConfigError
-from flowmo.model.flowmo import FlowMo
-from flowmo.training.checkpointing.checkpoint import (
-    Checkpoint,
-    CheckpointWriter,
-    checkpoint_folders,
-    checkpoint_step,
-)
-from flowmo.training.checkpointing.files import discard, replacing_file, replacing_folder
+from flowmo.model.files import replacing_file
+from flowmo.training.checkpointing.checkpoint import Checkpoint, checkpoint_folders
 from flowmo.training.checkpointing.mirror import Mirror
 from flowmo.training.checkpointing.resume import changed_fields, check_alike, find_checkpoint
-from flowmo.training.checkpointing.retention import superfluous
-from flowmo.training.config import TrainConfig
-from flowmo.training.data.batches import (
-    Batch,
-    CropDataset,
-    batches,
-    corrupt_error,
-    decode_all,
-    fixed_images,
-    to_model_range,
-)
-from flowmo.training.data.index import ImageIndex
-from flowmo.training.errors import DivergedError
+from flowmo.training.config import AnyTrainConfig
 from flowmo.training.loop.device import float32_products
 from flowmo.training.loop.interrupt import StopRequest
 from flowmo.training.loop.logs import NoLog, RunLog
 from flowmo.training.loop.mesh import Mesh, open_mesh
 from flowmo.training.loop.meters import Meters
-from flowmo.training.loop.samples import grid, psnr, save_picture
-from flowmo.training.loop.schedule import learning_rate_factor, progress
-from flowmo.training.loop.sharding import last_only, whole
+from flowmo.training.loop.samples import save_picture
+from flowmo.training.loop.saving import RunSaver
+from flowmo.training.loop.start_line import start_line
 from flowmo.training.loop.state import TrainState
-from flowmo.training.loop.validation import Validator
-from flowmo.training.tasks.objective import draw
-from flowmo.training.tasks.stage import Stage
+from flowmo.training.loop.step import OptimizerStep, autocast
+from flowmo.training.tasks.registry import find_task
+from flowmo.training.tasks.task import Batch
 
 Stopped = Literal["finished", "budget", "early", "interrupted"]
-
-MAX_NONFINITE_IN_A_ROW = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,17 +51,18 @@ class TrainResult:
     """How a run, or this part of it, ended.
 
     Attributes:
-        stopped: all steps done, time budget used up, no better validation for as long as
-            ``validation.patience`` says, or a signal.
-        step: steps done over all parts.
-        samples: images seen.
-        seconds: training time over all parts.
-        loss: the last logged loss; None if nothing was logged in this part.
-        sample_psnr: mean PSNR in dB of the last sample grid; None without one.
-        checkpoint: the last checkpoint's folder.
-        export: the model folder with the averaged weights.
-        best: the model folder of the best validation; None without one.
-        best_score: its deciding metric, as a number that is better when higher.
+        stopped: Why: all steps are done, the time budget is used up, no validation was better for
+            as long as ``validation.patience`` says, or a signal came.
+        step: The number of steps done, over all parts.
+        samples: The number of samples seen, over all parts.
+        seconds: The training time, over all parts.
+        loss: The last logged loss; None if nothing was logged in this part.
+        sample_values: What was measured on the last samples that were shown, such as
+            ``sample_psnr`` in dB; empty without any.
+        checkpoint: The last checkpoint's folder.
+        export: The model folder with the averaged weights.
+        best: The model folder of the best validation; None without one.
+        best_score: The deciding metric of that validation, as a number that is better when higher.
     """
 
     stopped: Stopped
@@ -91,7 +70,7 @@ class TrainResult:
     samples: int
     seconds: float
     loss: float | None
-    sample_psnr: float | None
+    sample_values: dict[str, float] = field(default_factory=dict)
     checkpoint: Path
     export: Path
     best: Path | None
@@ -99,7 +78,7 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig,
+    config: AnyTrainConfig,
     *,
     resume: bool = False,
     call_minutes: float | None = None,
@@ -133,73 +112,63 @@ def train(
 
 
 class Trainer:
-    """A run from its state to its result; see :func:`train`."""
+    """A run from its state to its result; see :func:`train`.
 
-    def __init__(self, config: TrainConfig, mesh: Mesh, *, resume: bool, console: Console) -> None:
+    Attributes:
+        task: What is trained.
+        state: Everything that changes while training.
+    """
+
+    def __init__(
+        self, config: AnyTrainConfig, mesh: Mesh, *, resume: bool, console: Console
+    ) -> None:
         if config.batch_size % (mesh.size * config.accumulation):
             raise ConfigError(
                 f"processes x accumulation must divide batch_size, got {mesh.size} x "
                 f"{config.accumulation} and {config.batch_size}"
             )
-        self.config, self.mesh = config, mesh
-        self.console = console
+        self.config, self.mesh, self.console = config, mesh, console
         self.output = Path(config.output)
-        self.device = mesh.device
+        self._report = partial(console.print, highlight=False, markup=False, soft_wrap=True)
         self._meters = Meters()
-        self._nonfinite_in_a_row = 0
-        self._last_save = 0.0
-        # The latest step with a checkpoint, with a sample grid: neither is made twice.
-        self._saved_step = self._sampled_step = -1
+        # The latest step whose samples were shown: none are made twice.
+        self._sampled_step = -1
         self._loss: float | None = None
-        self._sample_psnr: float | None = None
-        self._mirror = (
-            Mirror(config.checkpoint_mirror)
-            if config.checkpoint_mirror is not None and mesh.is_main
-            else None
-        )
+        self._sample_values: dict[str, float] = {}
+        mirror = None
+        if config.checkpoint_mirror is not None and mesh.is_main:
+            mirror = Mirror(config.checkpoint_mirror)
         # Before the slow parts. The main process may have to fetch what the others then find.
         checkpoint = None
         if mesh.is_main:
-            checkpoint = find_checkpoint(self.output, resume=resume, mirror=self._mirror)
+            checkpoint = find_checkpoint(self.output, resume=resume, mirror=mirror)
         mesh.wait()
         if not mesh.is_main:
             checkpoint = find_checkpoint(self.output, resume=resume)
-        tell = partial(self.console.print, highlight=False, markup=False, soft_wrap=True)
-        find = partial(ImageIndex, cache=config.data.index_cache, tell=tell)
-        self._index = find(config.data.paths)
+        self.task = find_task(config.task)(config, mesh.device)
+        self._data = self.task.open_data(self._report)
         name = None if checkpoint is None else checkpoint.path.name
-        check_alike(mesh.gather((name, len(self._index))))
-        self.state = TrainState.fresh(config, mesh)
-        self._writer = CheckpointWriter(self.output, mesh)
+        check_alike(mesh.gather((name, len(self._data))))
+        self.state = TrainState.fresh(self.task, mesh)
+        self._saver = RunSaver(self.task, self.state, self._meters, mesh, mirror=mirror)
         if checkpoint is not None:
             self._restore(checkpoint)
-        self.state.progress.images = len(self._index)
-        self._dataset = self._build_dataset()
-        shown = find(config.data.sample_paths) if config.data.sample_paths else self._index
-        size = config.model.image_size
-        self._fixed = fixed_images(shown, size=size, count=config.sample_count)
-        # Shards are gathered between the blocks, so there it is the blocks that are compiled.
-        compiled = config.compile and mesh.parallel != "fsdp"
-        self._stage = Stage(config, self.device, images=len(self._index), compiled=compiled)
-        if self._stage.teacher is not None:
-            self._stage.teacher.check_encoder(self.state.model)
-        self._validator = (
-            Validator(config.validation, size=size, device=self.device)
-            if config.validation.interval
-            else None
-        )
+        self.state.progress.images = len(self._data)
+        self._data.load(self._report)
+        self.task.start(self.state.model, self._data)
+        self._step = OptimizerStep(self.task, self.state, self._meters, mesh)
 
     def run(self, *, call_ends: float = math.inf) -> TrainResult:
         """Train to the end of the run or of its budget, or to a time of the monotonic clock."""
         config, done = self.config, self.state.progress
-        with StopRequest() as stop, self._log_of_run() as log, closing(self._writer):
-            with self._batches() as loader:
-                stopped = self._loop(loader, stop, log, call_ends)
-            self._save()
+        self._report(start_line(self.task, self.state, self.mesh))
+        with StopRequest() as stop, self._log_of_run() as log, closing(self._saver):
+            stopped = self._loop(stop, log, call_ends)
+            self._saver.save()
             due = config.sample_interval > 0 and self._sampled_step != done.step
             if stopped != "interrupted" and due:
                 self._sample(log)
-        self._index.close()
+        self._data.close()
         self.mesh.wait()  # until the main process' files are there for all
         return TrainResult(
             stopped=stopped,
@@ -207,7 +176,7 @@ class Trainer:
             samples=done.samples,
             seconds=done.seconds,
             loss=self._loss,
-            sample_psnr=self._sample_psnr,
+            sample_values=self._sample_values,
             checkpoint=checkpoint_folders(self.output)[-1],
             export=self.output / "export",
             best=self.output / "best" if done.best_score is not None else None,
@@ -221,156 +190,64 @@ class Trainer:
         text = json.dumps(self.config.to_dict(), indent=2)
         with replacing_file(self.output / "config.json") as partial_file:
             partial_file.write_text(text + "\n", encoding="utf-8")
-        return RunLog(
-            self.output,
-            console=self.console,
-            step=self.state.progress.step,
-            steps=self.config.steps,
-            tensorboard=self.config.tensorboard,
-        )
+        return RunLog(self.config, console=self.console, progress=self.state.progress)
 
-    def _batches(self) -> AbstractContextManager[Iterator[Batch]]:
-        """This process' part of the batches from here to the end of the run."""
+    def _loop(self, stop: StopRequest, log: RunLog | NoLog, call_ends: float) -> Stopped:
         config, done = self.config, self.state.progress
-        loader = batches(
-            self._dataset,
+        batches = self._data.batches(
             start=done.samples,
             steps=max(0, config.steps - done.step),
-            batch_size=config.batch_size,
-            workers=config.data.workers,
-            pin=self.device.type == "cuda",
-            period=self._stage.period,
             part=(self.mesh.rank, self.mesh.size),
+            pin=self.mesh.device.type == "cuda",
         )
-        return closing(iter(loader))  # which ends the worker processes, whatever ends the loop
-
-    def _loop(
-        self, loader: Iterator[Batch], stop: StopRequest, log: RunLog | NoLog, call_ends: float
-    ) -> Stopped:
-        config, done = self.config, self.state.progress
-        budget = math.inf if config.max_minutes is None else 60 * config.max_minutes
+        self._saver.begin()
         clock = time.monotonic()
-        self._last_save = clock
-        self._freeze_encoder_if_due()
-        while done.step < config.steps:
-            self._writer.check()
-            # One process' signal and the main one's clock decide for all.
-            (interrupted, save_due), done.seconds = self.mesh.agree(
-                stop.requested or time.monotonic() >= call_ends,
-                self.mesh.is_main and self._checkpoint_due(time.monotonic()),
-                seconds=done.seconds,
-            )
-            if save_due:
-                self._save()
-            if interrupted:
-                return "interrupted"
-            if done.seconds >= budget:
-                return "budget"
-            patience = config.validation.patience
-            if patience is not None and done.worse_in_a_row >= patience:
-                return "early"
-            started = time.monotonic()
-            batch = next(loader)
-            loaded = time.monotonic()
-            self._note_unreadable(batch, log)
-            self._step(batch)
-            now = time.monotonic()
-            self._meters.time(data=loaded - started, step=now - started, images=config.batch_size)
-            log.advance(done.step)
-            if done.step % config.log_interval == 0 or done.step == config.steps:
-                self._log(log)
-            if config.sample_interval and done.step % config.sample_interval == 0:
-                self._sample(log)
-            if self._validator is not None and done.step % config.validation.interval == 0:
-                self._validate(self._validator, log)
-            # Everything between two clock readings counts as training time, saving included.
-            now = time.monotonic()
-            done.seconds, clock = done.seconds + now - clock, now
-        return "finished"
-
-    def _step(self, batch: Batch) -> None:
-        """One optimizer step; on non-finite gradients everything but the weights moves on."""
-        config, state, done = self.config, self.state, self.state.progress
-        images = to_model_range(batch.images.to(self.device, non_blocking=True))
-        # Every process draws for the whole batch and takes its part, so that their number changes
-        # nothing.
-        draws = draw(config, state.generators).split(self.mesh.size)[self.mesh.rank]
-        share = config.batch_size // self.mesh.size
-        first = done.samples + self.mesh.rank * share
-        rate = self._set_learning_rate()
-        state.optimizer.zero_grad(set_to_none=True)
-        positions = torch.arange(first, first + share)
-        parts = config.accumulation
-        micro = zip(images.chunk(parts), draws.split(parts), positions.chunk(parts), strict=True)
-        for number, (x, d, places) in enumerate(micro, start=1):
-            with self._autocast():
-                prepared = self._stage.prepare(state.model, x, d, places)
-                objective = self._stage.objective(state.model, x, prepared)
-            total = objective.total
-            with last_only(state.model, is_last=number == parts):
-                torch.autograd.backward(total / parts)
-            self._meters.add("loss", total.detach() / parts)
-            for term in objective.terms:
-                self._meters.add(term.name, term.value.detach() / parts)
-            for name, value in objective.watched:
-                self._meters.add(name, value / parts)
-        gradients = [p.grad for p in state.model.parameters() if p.grad is not None]
-        self.mesh.average_gradients(gradients)
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        done.step += 1
-        done.samples += config.batch_size
-        self._meters.count(learning_rate=rate)
-        if self._is_finite(norm):
-            if config.optimizer.grad_clip is not None:
-                torch.nn.utils.clip_grads_with_norm_(
-                    state.model.parameters(), config.optimizer.grad_clip, norm
+        with batches as loader:
+            while (stopped := self._stopped(stop, call_ends)) is None:
+                started = time.monotonic()
+                batch = next(loader)
+                loaded = time.monotonic()
+                self._note_unreadable(batch, log)
+                self._step(batch)
+                now = time.monotonic()
+                self._meters.time(
+                    data=loaded - started, step=now - started, images=config.batch_size
                 )
-            state.optimizer.step()
-            if state.weight_norm is not None:
-                state.weight_norm.apply()
-            state.ema.update(done.step)
-            self._meters.add("grad_norm", norm)
-        self._freeze_encoder_if_due()
+                log.advance(done.step, step_seconds=now - started, spent=done.seconds)
+                if done.step % config.log_interval == 0 or done.step == config.steps:
+                    self._log(log)
+                if config.sample_interval and done.step % config.sample_interval == 0:
+                    self._sample(log)
+                interval = config.validation.interval
+                if interval and done.step % interval == 0:
+                    self._validate(log)
+                # Everything between two clock readings counts as training time, saving included.
+                now = time.monotonic()
+                done.seconds, clock = done.seconds + now - clock, now
+        return stopped
 
-    def _is_finite(self, norm: Tensor) -> bool:
-        if math.isfinite(norm.item()):
-            self._nonfinite_in_a_row = 0
-            return True
-        self.state.progress.skipped += 1
-        self._nonfinite_in_a_row += 1
-        if self._nonfinite_in_a_row >= MAX_NONFINITE_IN_A_ROW:
-            raise DivergedError(
-                f"gradients were not finite in {self._nonfinite_in_a_row} steps in a row, up to "
-                f"step {self.state.progress.step}; lower optimizer.learning_rate or set "
-                f"optimizer.grad_clip, then resume from the last checkpoint"
-            )
-        return False
-
-    def _set_learning_rate(self) -> float:
-        config, done, options = self.config, self.state.progress, self.config.optimizer
-        factor = learning_rate_factor(
-            options,
-            step=done.step,
-            progress=progress(
-                step=done.step,
-                steps=config.steps,
-                seconds=done.seconds,
-                max_minutes=config.max_minutes,
-                over_budget=options.anneal_over_budget,
-            ),
+    def _stopped(self, stop: StopRequest, call_ends: float) -> Stopped | None:
+        """Why the run ends here, if it does; writes a checkpoint that is due."""
+        config, done = self.config, self.state.progress
+        if done.step >= config.steps:
+            return "finished"
+        self._saver.check()
+        # One process' signal and the main one's clock decide for all.
+        (interrupted, save_due), done.seconds = self.mesh.agree(
+            stop.requested or time.monotonic() >= call_ends,
+            self.mesh.is_main and self._saver.is_due(),
+            seconds=done.seconds,
         )
-        for group in self.state.optimizer.param_groups:
-            group["lr"] = options.learning_rate * factor * group["multiplier"]
-        return options.learning_rate * factor
-
-    def _freeze_encoder_if_due(self) -> None:
-        limit = self.config.encoder_freeze_step
-        if limit is not None and self.state.progress.step >= limit:
-            self.state.model.encoder.requires_grad_(False)
-            for parameter in self.state.model.encoder.parameters():
-                parameter.grad = None
-
-    # Outputs
+        if save_due:
+            self._saver.save()
+        if interrupted:
+            return "interrupted"
+        if config.max_minutes is not None and done.seconds >= 60 * config.max_minutes:
+            return "budget"
+        patience = config.validation.patience
+        if patience is not None and done.worse_in_a_row >= patience:
+            return "early"
+        return None
 
     def _log(self, log: RunLog | NoLog) -> None:
         done = self.state.progress
@@ -388,107 +265,41 @@ class Trainer:
     def _sample(self, log: RunLog | NoLog) -> None:
         model, step = self.state.model, self.state.progress.step
         self._sampled_step = step
-        images = to_model_range(self._fixed.to(self.device))
         model.eval()
-        with self.state.ema.swapped_in(), self._autocast():
-            reconstructions = model.reconstruct(images)
+        with self.state.ema.swapped_in(), autocast(self.config.precision, self.mesh.device):
+            samples = self.task.sample(model)
         model.train()
-        self._sample_psnr = psnr(images, reconstructions).mean().item()
+        if samples is None:
+            return
+        self._sample_values = dict(samples.values)
         if not self.mesh.is_main:
             return
-        pixels = grid(images, reconstructions)
-        save_picture(pixels, self.output / "samples" / f"step_{step:09d}.png")
-        log.picture(step, "reconstructions", pixels)
-        status = f"reconstructions of the averaged weights: {self._sample_psnr:.2f} dB PSNR"
-        log.scalars(step, {"sample_psnr": self._sample_psnr}, status=status)
+        if samples.pixels is not None:
+            save_picture(samples.pixels, self.output / "samples" / f"step_{step:09d}.png")
+            log.picture(step, samples.name, samples.pixels)
+        log.scalars(step, samples.values, status=samples.status)
 
-    def _autocast(self) -> torch.autocast:
-        enabled = self.config.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
-
-    def _validate(self, validator: Validator, log: RunLog | NoLog) -> None:
+    def _validate(self, log: RunLog | NoLog) -> None:
         """Judge the averaged weights, and keep them if none were better."""
         done = self.state.progress
-        with self.state.ema.swapped_in(), self._autocast():
-            values = validator.measure(self.state.model)
-        score = self.mesh.of_main(validator.score(values))
+        with self.state.ema.swapped_in(), autocast(self.config.precision, self.mesh.device):
+            values = self.task.validate(self.state.model)
+        score = self.mesh.of_main(self.task.score(values))
         better = done.best_score is None or score > done.best_score
         if better:
-            self._writer.submit(partial(self._export_best, self._average()))
+            self._saver.save_best()
             done.best_score, done.best_step, done.worse_in_a_row = score, done.step, 0
             if self.config.keep_best:
-                self._save()
+                self._saver.save()
         else:
             done.worse_in_a_row += 1
-        told = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        listed = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         verdict = "the best so far" if better else f"best was step {done.best_step}"
         log.scalars(
             done.step,
             {f"validation_{name}": value for name, value in values.items()},
-            status=f"held out: {told} ({verdict})",
+            status=f"held out: {listed} ({verdict})",
         )
-
-    def _average(self) -> dict[str, Tensor]:
-        """The averaged weights as they are exported, on the CPU; empty but in the main process."""
-        average: dict[str, Tensor] = {}
-        for name, tensor in self.state.ema.shadow.items():
-            gathered = whole(tensor)  # by all processes, one tensor at a time
-            if self.mesh.is_main:
-                average[name] = gathered.to("cpu", torch.bfloat16)
-        return average
-
-    def _export(self, name: str, weights: dict[str, Tensor]) -> None:
-        """Write weights as a model folder of the run; on the thread that writes."""
-        if not self.mesh.is_main:
-            return
-        with torch.device("meta"):
-            model = FlowMo(self.config.model)
-        model.load_state_dict(weights, assign=True)
-        with replacing_folder(self.output / name) as folder:
-            model.save_pretrained(folder, dtype=torch.bfloat16)
-
-    def _export_best(self, weights: dict[str, Tensor]) -> None:
-        self._export("best", weights)
-        if self._mirror is not None:
-            self._mirror.put_model(self.output / "best")
-
-    def _checkpoint_due(self, now: float) -> bool:
-        config, step = self.config, self.state.progress.step
-        interval = config.checkpoint_interval
-        by_step = interval > 0 and step > 0 and step % interval == 0
-        minutes = config.checkpoint_minutes
-        return by_step or (minutes is not None and now - self._last_save >= 60 * minutes)
-
-    def _save(self) -> None:
-        step = self.state.progress.step
-        self._last_save = time.monotonic()
-        if step == self._saved_step:
-            return
-        done = self.state.progress
-        keep_best = self.config.keep_best and done.best_score is not None
-        best = done.best_step if keep_best else None
-        self._writer.save(
-            self.state.tensors(),
-            progress=self.state.record(),
-            config=self.config.to_dict(),
-            meters=self.mesh.gather(self._meters.state()),
-            before=partial(self._export, "export", self._average()),
-            then=partial(self._tidy, best=best),
-        )
-        self._saved_step = step
-
-    def _tidy(self, newest: Path, *, best: int | None) -> None:
-        """Delete what need not stay, and copy the newest; on the thread that writes."""
-        config = self.config
-        folders = {checkpoint_step(path): path for path in checkpoint_folders(self.output)}
-        old = superfluous(folders, last=config.keep_checkpoints, every=config.keep_every, best=best)
-        for step in old:
-            discard(folders[step])
-        if self._mirror is not None:
-            self._mirror.put_checkpoint(newest, keep=folders.keys() - set(old))
-            self._mirror.put_model(self.output / "export")
-
-    # Inputs
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         different = changed_fields(self.config, checkpoint)
@@ -496,36 +307,21 @@ class Trainer:
         if checkpoint.meters:
             self._meters.load_state(checkpoint.meters, self.mesh.rank, self.mesh.size)
         done = self.state.progress
-        self._saved_step = self._sampled_step = done.step
-        self.console.print(f"resumed from {checkpoint.path}", highlight=False, soft_wrap=True)
+        self._sampled_step = done.step
+        self._saver.resumed()
+        self._report(f"resumed from {checkpoint.path}")
         if different:
-            self.console.print(f"changed since then: {', '.join(different)}", soft_wrap=True)
-        if done.images != len(self._index):
-            self.console.print(
-                f"the data set has {len(self._index)} images now and had {done.images}: "
-                f"the order of the data starts anew from here",
-                soft_wrap=True,
+            self._report(f"changed since then: {', '.join(different)}")
+        if done.images != len(self._data):
+            self._report(
+                f"the data set has {len(self._data)} images now and had {done.images}: "
+                f"the order of the data starts anew from here"
             )
-
-    def _build_dataset(self) -> CropDataset:
-        config = self.config
-        decoded = None
-        if config.data.cache == "memory":
-            self.console.print(f"decoding {len(self._index)} images into memory", highlight=False)
-            decoded = decode_all(self._index, size=config.model.image_size, config=config.data)
-        return CropDataset(
-            self._index,
-            size=config.model.image_size,
-            config=config.data,
-            seed=config.seed,
-            decoded=decoded,
-        )
 
     def _note_unreadable(self, batch: Batch, log: RunLog | NoLog) -> None:
         known = self.state.progress.unreadable
         for i in self.mesh.union(batch.unreadable):
             if i not in known:
                 known.append(i)
-                log.note(f"unreadable image skipped ({len(known)} so far): {self._index.name(i)}")
-        if len(known) > self.config.data.max_corrupt:
-            raise corrupt_error(self._index, known, self.config.data)
+                log.note(f"unreadable image skipped ({len(known)} so far): {self._data.name(i)}")
+        self._data.check_unreadable(known)

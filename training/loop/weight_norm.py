@@ -1,8 +1,10 @@
-"""Block matrices keep their initial Frobenius norm (SPEC "Training objective").
+"""Matrices keep their initial Frobenius norm (SPEC "Training objective").
 
 A matrix whose initial norm is 0 (the modulations of adaLN-zero) is exempt: rescaling it to its
 initial norm would hold it at 0 for ever, and with it every block's gates.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -11,23 +13,18 @@ from flowmo.training.loop.sharding import norms, rescale
 
 
 class WeightNormFixer:
-    """Remembers the norms of all Linear weights inside the blocks and restores them.
+    """Remembers the norms of matrices and restores them.
 
     Args:
-        model: the network; its current weights give the norms.
+        matrices: The matrices by name; their current values give the norms.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        linears = {
-            f"{name}.weight": module.weight
-            for name, module in model.named_modules()
-            if isinstance(module, nn.Linear) and ".double_blocks." in f".{name}"
-        }
-        found = norms([weight.detach() for weight in linears.values()]) if linears else []
+    def __init__(self, matrices: Mapping[str, nn.Parameter]) -> None:
+        found = norms([weight.detach() for weight in matrices.values()]) if matrices else []
         self._norms = {
-            name: norm for name, norm in zip(linears, found, strict=True) if norm.item() > 0
+            name: norm for name, norm in zip(matrices, found, strict=True) if norm.item() > 0
         }
-        self._weights = {name: linears[name] for name in self._norms}
+        self._weights = {name: matrices[name] for name in self._norms}
 
     @property
     def names(self) -> list[str]:
@@ -45,7 +42,7 @@ class WeightNormFixer:
         rescale(weights, torch._foreach_div(kept, norms(weights)))
 
     def state(self) -> dict[str, Tensor]:
-        """The norms by parameter name; every Linear of the blocks that is not in it is exempt."""
+        """The norms by parameter name; a matrix that is not in it is exempt."""
         return dict(self._norms)
 
     def load_state(self, state: dict[str, Tensor], model: nn.Module) -> None:

@@ -10,21 +10,23 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from flowmo.model.config import SamplerConfig
-from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
-from flowmo.model.quantizer import GaussianPosterior, signs
-from flowmo.model.sampler import noise, time_grid
-from flowmo.training.config import DistillConfig, LossWeights, TrainConfig
-from flowmo.training.loop.sharding import is_sharded, whole
+from flowmo.model.sampler import time_grid
+from flowmo.training.config import AnyTrainConfig, LossWeights
+from flowmo.training.config.checks import require
+from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.chain import sample_chain
-from flowmo.training.tasks.objective import Draws, LossTerm, Objective, Perceptual, flow_loss
-from flowmo.training.tasks.teacher_cache import TeacherCache
-
-# Seeds of a run's positions; further runs differ in the bits above.
-_POSITION_BITS = 40
+from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss
+from flowmo.training.tasks.objective import LossTerm, Objective
+from flowmo.training.tasks.task import TrainingData
+from flowmo.training.tasks.teacher import Teacher, fixed_latent
+from flowmo.training.tasks.tokenizer import (
+    TokenizerTask,
+    perceptual_options,
+    require_init,
+    tokenizer_run,
+)
 
 
 def distill(
@@ -67,129 +69,79 @@ def distill(
     return Objective(terms=tuple(terms), watched=())
 
 
-@torch.no_grad()
-def fixed_latent(model: FlowMo, images: Tensor) -> Tensor:
-    """What a frozen encoder gives the decoder: signs, or the posterior's mean; [B, K, D]."""
-    code = model.encode(images).float()
-    return GaussianPosterior(code).mean if model.config.quantizer == "gaussian" else signs(code)
+class DistillTask(TokenizerTask):
+    """A student of few steps learns its teacher's samples."""
 
+    name = "distill"
+    title = "distillation to few steps"
 
-class Teacher:
-    """Samples of a trained model, made once for each position of the data if they are kept.
+    teacher: Teacher
 
-    Args:
-        config: of the distillation run.
-        device: where to sample.
-        images: size of the data set; with a cache, crops repeat after ``period`` positions.
+    @classmethod
+    def reads(cls, config: AnyTrainConfig) -> frozenset[str]:
+        """The teacher, and distances of the student's sample to its and to the image."""
+        run = tokenizer_run(config)
+        options = {"losses.teacher_l1", "losses.sample_mse", "post_train.recompute"}
+        options |= {f"distill.{name}" for name in ("teacher", "teacher_steps", "teacher_guidance")}
+        options |= {"distill.cache"} | ({"distill.cache_epochs"} if run.distill.cache else set())
+        weights = ("losses.teacher_perceptual", "losses.sample_perceptual")
+        return super().reads(config) | options | perceptual_options(run, *weights)
 
-    Raises:
-        ConfigError: the teacher is of other sizes than the student, or the cache is another's.
-        CheckpointError: there is no such teacher.
-    """
-
-    def __init__(self, config: TrainConfig, device: torch.device, *, images: int) -> None:
-        options = config.distill
-        name = options.teacher or config.init
-        assert name is not None
-        trained = FlowMo.from_pretrained(name)
-        _check_sizes(trained, config, name)
-        bf16 = config.precision == "bf16" and device.type == "cuda"
-        self._model = InferenceModel(
-            trained, dtype=torch.bfloat16 if bf16 else torch.float32, device=device
+    @classmethod
+    def check(cls, config: AnyTrainConfig) -> None:
+        """It trains on from a checkpoint, with its encoder held and without guidance."""
+        require_init(config)
+        run = tokenizer_run(config)
+        require(
+            run.encoder_freeze_step == 0,
+            f"a student reads its teacher's tokens, so its encoder must stay as it is: set "
+            f"encoder_freeze_step=0, got {run.encoder_freeze_step!r}",
         )
-        self._encoder = {n: p.detach() for n, p in trained.encoder.named_parameters()}
-        self._seed = config.seed
-        self.sampler = teacher_sampler(trained.config.sampler, options)
-        self.period: int | None = None
-        self._cache: TeacherCache | None = None
-        if options.cache is not None:
-            self.period = images * options.cache_epochs
-            self._cache = TeacherCache(
-                options.cache,
-                slots=self.period,
-                size=config.model.image_size,
-                identity={
-                    "teacher": self._model.fingerprint,
-                    "sampler": self.sampler.to_dict(),
-                    "seed": config.seed,
-                    "images": images,
-                    "paths": list(config.data.paths),
-                    "crop": [
-                        config.data.crop,
-                        config.data.min_crop_scale,
-                        config.data.horizontal_flip,
-                    ],
-                },
-            )
+        require(
+            run.model.sampler.guidance == 1.0,
+            f"a distilled student has its teacher's guidance in its weights: set "
+            f"model.sampler.guidance=1, got {run.model.sampler.guidance:g}",
+        )
 
-    def check_encoder(self, student: FlowMo) -> None:
-        """Whether the student's tokens are the teacher's.
+    @classmethod
+    def start_from(cls, config: AnyTrainConfig, checkpoint: str) -> AnyTrainConfig:
+        """As for all tokenizers, but the sampler stays: it is the grid that the student learns."""
+        run = tokenizer_run(config)
+        started = tokenizer_run(super().start_from(config, checkpoint))
+        return replace(started, model=replace(started.model, sampler=run.model.sampler))
 
-        Raises:
-            ConfigError: the encoders have different weights.
+    @classmethod
+    def lineage(cls, config: AnyTrainConfig) -> str:
+        """Also the teacher."""
+        teacher = config.distill.teacher or config.init
+        return f"{super().lineage(config)} Its teacher was `{teacher}`."
+
+    def start(self, model: FlowMo, data: TrainingData) -> None:
+        """Also load the teacher, whose tokens must be the student's.
+
+        Where its samples are kept, the data repeats itself.
         """
-        for name, parameter in student.encoder.named_parameters():
-            own = whole(parameter).cpu()
-            if not torch.equal(own, self._encoder[name].to(own.dtype)):
-                raise ConfigError(
-                    f"the student's encoder is not the teacher's ({name} differs), so that their "
-                    f"tokens mean different things; set init to a checkpoint that was trained on "
-                    f"from {self._model.config.name!r} with a frozen encoder"
-                )
+        super().start(model, data)
+        self.teacher = Teacher(self.config, self.device, images=len(data))
+        self.teacher.check_encoder(model)
+        self.images.period = self.teacher.period
 
-    def targets(self, model: FlowMo, images: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Noise and the teacher's sample from it, for images at positions of the data.
+    def draw(self, generators: Generators) -> Draws:
+        """What the flow loss needs; the chain's first state goes by the position of a sample."""
+        return draw(self.config, generators)
 
-        Args:
-            model: the student, whose latent is the teacher's too.
-            images: [B, 3, S, S] in [-1, 1].
-            positions: int [B]; the same position always gets the same noise.
+    def prepare(self, model: FlowMo, inputs: Tensor, draws: Draws, positions: Tensor) -> Draws:
+        """The noise of the samples' positions, and the teacher's samples from it."""
+        start, target = self.teacher.targets(model, inputs, positions)
+        return draws._replace(start=start, target=target)
 
-        Returns:
-            Noise and samples, [B, 3, S, S] twice.
-        """
-        slots = positions.tolist()
-        if self.period is not None:
-            slots = [slot % self.period for slot in slots]
-        seeds = [(self._seed << _POSITION_BITS | slot) % 2**63 for slot in slots]
-        start = noise(seeds, tuple(images.shape[1:])).to(images.device)
-        if self._cache is None:
-            return start, self._sample(fixed_latent(model, images), start)
-        kept, missing = self._cache.read(slots)
-        target = kept.to(images.device)
-        if is_sharded(model):  # processes must gather weights equally often
-            latents = fixed_latent(model, images)[missing]
-        else:
-            latents = fixed_latent(model, images[missing]) if missing else target[:0]
-        if missing:
-            made = self._sample(latents, start[missing])
-            target[missing] = self._cache.write([slots[i] for i in missing], made).to(target)
-        return start, target
-
-    def _sample(self, latent: Tensor, start: Tensor) -> Tensor:
-        with torch.autocast(start.device.type, enabled=False):
-            sample = self._model.decode(latent, start=start, sampler=self.sampler)
-        return sample.clone()  # of inference mode, which autograd does not take
-
-
-def teacher_sampler(own: SamplerConfig, options: DistillConfig) -> SamplerConfig:
-    """The teacher's own sampler with what the options change of it."""
-    if options.teacher_steps is not None:
-        schedule = "power" if own.schedule == "explicit" else own.schedule
-        own = replace(own, schedule=schedule, times=(), steps=options.teacher_steps)
-    if options.teacher_guidance is not None:
-        own = replace(own, guidance=options.teacher_guidance)
-    return own
-
-
-def _check_sizes(teacher: FlowMo, config: TrainConfig, name: str) -> None:
-    def sizes(values: dict[str, object]) -> dict[str, object]:
-        return {k: v for k, v in values.items() if k not in ("name", "sampler")}
-
-    ours, its = sizes(config.model.to_dict()), sizes(teacher.config.to_dict())
-    different = sorted(key for key in ours if ours[key] != its[key])
-    if different:
-        raise ConfigError(
-            f"teacher {name} is of other sizes than the student; different are model."
-            f"{', model.'.join(different)}"
+    def objective(self, model: FlowMo, inputs: Tensor, draws: Draws) -> Objective:
+        """See :func:`distill`."""
+        return distill(
+            model,
+            inputs,
+            draws,
+            self.config.losses,
+            self.perceptual,
+            recompute=self.config.post_train.recompute,
         )

@@ -1,18 +1,20 @@
-"""The stage 1B objective (supplement A.2; SPEC "Training objective")."""
+"""Stage 1B: the sample of a whole chain is part of the loss (supplement A.2; SPEC)."""
 
 from torch import Tensor
 
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import with_mask
-from flowmo.training.config import LossWeights
+from flowmo.training.config import AnyTrainConfig, LossWeights
+from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.chain import random_times, sample_chain
-from flowmo.training.tasks.objective import (
-    Draws,
-    LossTerm,
-    Objective,
-    Perceptual,
-    flow_loss,
-    quantize,
+from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize
+from flowmo.training.tasks.objective import LossTerm, Objective
+from flowmo.training.tasks.tokenizer import (
+    TokenizerTask,
+    perceptual_options,
+    quantizer_weights,
+    require_init,
+    tokenizer_run,
 )
 
 
@@ -53,3 +55,42 @@ def stage_1b(
     else:
         watched = (*watched, ("sample_mse", error.detach()))
     return Objective(terms=tuple(terms), watched=watched)
+
+
+class PostTrainTask(TokenizerTask):
+    """Stage 1B: a trained model learns through its own sampling chain."""
+
+    name = "post-train"
+    title = "stage 1B, post-training through the sampling chain"
+
+    @classmethod
+    def reads(cls, config: AnyTrainConfig) -> frozenset[str]:
+        """The chain and its distances; the quantizer's losses while the encoder still trains."""
+        run = tokenizer_run(config)
+        quantizer = frozenset() if run.encoder_freeze_step == 0 else quantizer_weights(run)
+        return (
+            super().reads(config)
+            | quantizer
+            | perceptual_options(run, "losses.sample_perceptual")
+            | {"losses.sample_mse", "post_train"}
+        )
+
+    @classmethod
+    def check(cls, config: AnyTrainConfig) -> None:
+        """It trains on from a checkpoint."""
+        require_init(config)
+
+    def draw(self, generators: Generators) -> Draws:
+        """Also the first state and the spacing of the chain."""
+        return draw(self.config, generators, chain_steps=self.config.post_train.steps)
+
+    def objective(self, model: FlowMo, inputs: Tensor, draws: Draws) -> Objective:
+        """See :func:`stage_1b`."""
+        return stage_1b(
+            model,
+            inputs,
+            draws,
+            self.config.losses,
+            self.perceptual,
+            recompute=self.config.post_train.recompute,
+        )

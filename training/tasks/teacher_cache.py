@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowmo.imaging.tensors import to_levels, to_model_range
 from flowmo.model.errors import ConfigError
-from flowmo.training.checkpointing.files import replacing_file
-from flowmo.training.loop.samples import to_levels
+from flowmo.model.files import replacing_file
 
 _RECORD, _SAMPLES, _FILLED = "cache.json", "samples.uint8", "filled.uint8"
 
@@ -79,7 +79,7 @@ class TeacherCache:
         """
         rows = torch.from_numpy(self._samples[list(slots)])
         missing = [i for i, slot in enumerate(slots) if not self._filled[slot]]
-        return rows.float().div_(127.5).sub_(1.0), missing
+        return to_model_range(rows), missing
 
     def write(self, slots: Sequence[int], samples: Tensor) -> Tensor:
         """Keep samples [B, 3, S, S] in [-1, 1]; returns them as they are kept, in 8 bits."""
@@ -87,7 +87,7 @@ class TeacherCache:
         self._samples[list(slots)] = levels.numpy()
         self._samples.flush()
         self._filled[list(slots)] = 1
-        return levels.float().div_(127.5).sub_(1.0)
+        return to_model_range(levels)
 
 
 def _sized(path: Path, size: int) -> Path:

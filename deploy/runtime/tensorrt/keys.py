@@ -10,6 +10,7 @@ import torch
 
 from flowmo.deploy.graphs import Half
 from flowmo.model.errors import CompilationError
+from flowmo.model.files import replacing_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,13 +77,11 @@ class Manifest:
 
 def write_engine(folder: Path, engine: bytes, manifest: Manifest) -> Path:
     """Write engine and manifest; a reader never sees half of either."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / manifest.key.file_name
     text = json.dumps(asdict(manifest), indent=2) + "\n"
     for target, content in ((path, engine), (_manifest_path(path), text.encode())):
-        partial = target.with_name(target.name + ".partial")
-        partial.write_bytes(content)
-        partial.replace(target)
+        with replacing_file(target) as partial:
+            partial.write_bytes(content)
     return path
 
 

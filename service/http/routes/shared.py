@@ -7,7 +7,7 @@ from urllib.parse import quote
 from fastapi import Depends, Request
 from pydantic import BaseModel
 
-from flowmo.imaging.reading import MEDIA_TYPES
+from flowmo.imaging.formats import MEDIA_TYPES
 from flowmo.model.config import SamplerConfig
 from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import DecodeOptions

@@ -51,7 +51,7 @@ def container_of(codec: Codec, fingerprint: str | None = None) -> bytes:
 
 
 @pytest.mark.parametrize("route", ["/v1/tokenize", "/v1/reconstruct"])
-@pytest.mark.parametrize("content_type", ["text/plain", "image/tiff", "image/heic", ""])
+@pytest.mark.parametrize("content_type", ["text/plain", "image/svg+xml", "image/heic", ""])
 def test_other_content_types_are_415(http: httpx.Client, route: str, content_type: str) -> None:
     answer = http.post(route, content=PNG, headers={"Content-Type": content_type})
     assert "multipart/form-data" in problem(answer, 415, "unsupported-body")["detail"]
@@ -192,7 +192,7 @@ def test_bad_forms_are_400(http: httpx.Client) -> None:
         (b"", 400, "corrupt-image"),
         (as_file(gradient(), "JPEG")[:400], 400, "corrupt-image"),
         (PNG[:100], 400, "corrupt-image"),
-        (as_file(gradient(), "TIFF"), 415, "unsupported-image"),
+        (as_file(gradient(), "PPM"), 415, "unsupported-image"),
         (b"hello", 415, "unsupported-image"),
         (as_file(Image.new("1", (1001, 1000))), 413, "image-too-large"),
     ],

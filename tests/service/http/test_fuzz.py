@@ -8,11 +8,13 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from flowmo.imaging.formats import INPUT_FORMATS
 from flowmo.imaging.reading import ImageError, read_image
 from flowmo.model.container import MAGIC
 from tests.service.pictures import as_file, gradient
 
-FILES = [as_file(gradient(), format) for format in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "AVIF")]
+FORMATS = [format.pillow for format in INPUT_FORMATS]
+FILES = [as_file(gradient(), format) for format in FORMATS]
 over_http = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -17,13 +17,14 @@ from flowmo.training.checkpointing.checkpoint import (
     checkpoint_folders,
     load_checkpoint,
 )
-from flowmo.training.checkpointing.files import replacing_folder
 from flowmo.training.checkpointing.resume import check_alike
 from flowmo.training.checkpointing.retention import superfluous
 from flowmo.training.config import TrainConfig
 from flowmo.training.loop.generators import Generators
 from flowmo.training.loop.mesh import Mesh
 from flowmo.training.loop.state import TrainState
+from flowmo.training.tasks.flow import GENERATORS
+from flowmo.training.tasks.pretrain import PretrainTask
 from tests.training.processes import log_of, tensors_of
 from tests.training.students import quiet
 
@@ -85,10 +86,10 @@ def test_a_failure_on_the_writing_thread_is_raised_by_the_next_save(
     writer.save({"model.x": torch.zeros(2)}, progress={"step": 1}, config={})
     writer.wait()
 
-    def full(_: Path) -> None:
+    def full(*_: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.flush_tree", full)
+    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.publish_folder", full)
     writer.save({"model.x": torch.zeros(2)}, progress={"step": 2}, config={})
     with pytest.raises(CheckpointError, match="could not be written: disk full"):
         writer.save({"model.x": torch.zeros(2)}, progress={"step": 3}, config={})
@@ -120,24 +121,6 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
     assert [path.name for path in checkpoint_folders(tmp_path)] == ["step_000000001"]
 
 
-def test_a_failed_write_leaves_the_old_folder(tmp_path: Path) -> None:
-    target = tmp_path / "export"
-    with replacing_folder(target) as folder:
-        (folder / "a").write_text("old")
-
-    def fail() -> None:
-        with replacing_folder(target) as folder:
-            (folder / "a").write_text("new")
-            raise OSError("disk full")
-
-    with pytest.raises(OSError, match="full"):
-        fail()
-    assert (target / "a").read_text() == "old"
-    with replacing_folder(target) as folder:
-        (folder / "b").write_text("newer")
-    assert [path.name for path in tmp_path.rglob("*")] == ["export", "b"]
-
-
 @pytest.mark.parametrize("file", [SHARD, "state.json"])
 def test_damage_is_explained(tmp_path: Path, file: str) -> None:
     path = _save(tmp_path, 1)
@@ -160,14 +143,14 @@ def test_a_state_restores_generators_and_refuses_other_shapes(
     run_config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     config = run_config()
-    state = TrainState.fresh(config, MESH)
-    torch.rand(5, generator=state.generators.noise)
+    state = TrainState.fresh(PretrainTask(config, CPU), MESH)
+    torch.rand(5, generator=state.generators["noise"])
     saved = state.tensors()
     checkpoint = _checkpoint(tmp_path / "whole", saved, state)
-    expected = torch.rand(5, generator=state.generators.noise)
-    fresh = TrainState.fresh(run_config(seed=9), MESH)
+    expected = torch.rand(5, generator=state.generators["noise"])
+    fresh = TrainState.fresh(PretrainTask(run_config(seed=9), CPU), MESH)
     fresh.restore(checkpoint)
-    assert torch.equal(torch.rand(5, generator=fresh.generators.noise), expected)
+    assert torch.equal(torch.rand(5, generator=fresh.generators["noise"]), expected)
     assert all(torch.equal(fresh.tensors()[n], t) for n, t in saved.items() if "model" in n)
 
     name = "model.encoder.img_in.weight"
@@ -185,7 +168,7 @@ def _checkpoint(run: Path, tensors: dict[str, torch.Tensor], state: TrainState) 
 
 
 def test_a_generator_of_another_kind_of_device_is_explained() -> None:
-    generators = Generators.seeded(0, CPU)
+    generators = Generators.seeded(0, CPU, GENERATORS)
     states = generators.state() | {"time": torch.zeros(16, dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match="time generator does not fit a cpu generator"):
         generators.load_state(states)
@@ -220,13 +203,13 @@ def test_processes_that_see_different_folders_are_told() -> None:
 def test_a_run_ends_soon_after_a_checkpoint_could_not_be_written(
     run_config: Callable[..., TrainConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: Path) -> None:
+    def full(*_: Path) -> None:
         raise OSError("disk full")
 
     # The only checkpoint of so many steps: nothing else would wait for it.
     config = run_config(steps=599, checkpoint_interval=300, log_interval=1)
     quiet(replace(config, steps=299))
-    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.flush_tree", full)
+    monkeypatch.setattr("flowmo.training.checkpointing.checkpoint.publish_folder", full)
     with pytest.raises(CheckpointError, match="could not be written: disk full"):
         quiet(config, resume=True)
     assert 300 <= log_of(config)[-1]["step"] < 599

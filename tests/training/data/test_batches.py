@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+from flowmo.imaging.fit import read_square
+from flowmo.imaging.reading import ImageError
 from flowmo.training.config import DataConfig
 from flowmo.training.data.batches import (
     Batch,
@@ -20,9 +22,8 @@ from flowmo.training.data.batches import (
     batches,
     decode_all,
     fixed_images,
-    to_model_range,
 )
-from flowmo.training.data.images import UnreadableImageError, augment, centre_crop, decode_image
+from flowmo.training.data.images import augment, decode_image
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.errors import DataError
 
@@ -156,14 +157,14 @@ def test_the_cache_changes_nothing_but_speed(damaged: Path) -> None:
     config = DataConfig(min_crop_scale=0.8)
     plain = _dataset(damaged, config=config)
     index = ImageIndex([str(damaged)])
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     decoded = decode_all(
-        index, size=SIZE, config=config, progress=lambda done, all_: told.append((done, all_))
+        index, size=SIZE, config=config, progress=lambda done, all_: reported.append((done, all_))
     )
     cached = CropDataset(index, size=SIZE, config=config, seed=0, decoded=decoded)
     assert torch.equal(_crops(plain, range(20)), _crops(cached, range(20)))
     assert [plain[p].unreadable for p in range(20)] == [cached[p].unreadable for p in range(20)]
-    assert told[-1] == (10, 10)
+    assert reported[-1] == (10, 10)
 
 
 def test_a_cache_over_its_limit_is_refused(pictures: Path) -> None:
@@ -203,11 +204,6 @@ def test_sample_images_are_centre_crops_of_the_first_readable(damaged: Path) -> 
     assert len(fixed_images(index, size=SIZE, count=100)) == 8
 
 
-def test_model_range() -> None:
-    values = to_model_range(torch.tensor([0, 255], dtype=torch.uint8))
-    assert values.tolist() == [-1.0, 1.0]
-
-
 # Decoding and cropping
 
 
@@ -217,47 +213,24 @@ def _encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("image", "pixel"),
-    [
-        (Image.new("L", (8, 8), 100), (100, 100, 100)),
-        (Image.new("RGBA", (8, 8), (10, 20, 30, 0)), (255, 255, 255)),
-        (Image.new("LA", (8, 8), (10, 255)), (10, 10, 10)),
-        (Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)), (100, 100, 100)),
-        (Image.new("1", (8, 8), 1), (255, 255, 255)),
-        (Image.new("P", (8, 8), 0), (0, 0, 0)),
-    ],
-)
-def test_every_kind_of_image_becomes_rgb(image: Image.Image, pixel: tuple[int, ...]) -> None:
-    pixels = decode_image(_encoded(image), short_side=None)
-    assert pixels.shape == (8, 8, 3)
-    assert (pixels == pixel).all()
-
-
-def test_exif_orientation_is_applied() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotate by 90 degrees to display
-    data = _encoded(Image.new("RGB", (20, 10)), "JPEG", exif=exif)
-    assert decode_image(data, short_side=None).shape == (20, 10, 3)
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_large_images_shrink_to_the_asked_side_and_small_ones_stay(kind: str) -> None:
     x = np.linspace(0, 255, 400)[None, :, None]
     picture = Image.fromarray(np.broadcast_to(x, (300, 400, 3)).astype(np.uint8))
-    pixels = decode_image(_encoded(picture, kind), short_side=60)
+    config = DataConfig(min_crop_scale=0.5)
+    pixels = decode_image(_encoded(picture, kind), 30, config)
     assert pixels.shape == (60, 80, 3)
     expected = np.linspace(0, 255, 80)
     assert np.abs(pixels.mean((0, 2)) - expected).max() < 4
-    assert decode_image(_encoded(picture, kind), short_side=1000).shape == (300, 400, 3)
+    assert decode_image(_encoded(picture, kind), 500, config).shape == (300, 400, 3)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
 def test_truncated_bytes_are_unreadable(keep: int) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (30, 30, 3)).astype(np.uint8)
     data = _encoded(Image.fromarray(noise))
-    with pytest.raises(UnreadableImageError):
-        decode_image(data[:keep], short_side=None)
+    with pytest.raises(ImageError):
+        decode_image(data[:keep], 16, DataConfig())
 
 
 def test_crops_lie_inside_and_are_mirrored_half_of_the_time() -> None:
@@ -292,7 +265,14 @@ def test_crop_scale_bounds_the_side_and_never_enlarges_needlessly() -> None:
     assert small.shape == (3, 32, 32)
 
 
-def test_centre_crop_is_central() -> None:
+def test_a_centred_crop_is_the_square_that_a_server_sees() -> None:
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = 255
-    assert (centre_crop(image, 10) == 255).all()
+    data = _encoded(Image.fromarray(image))
+    config = DataConfig(crop="centre")
+    for size in (10, 7):
+        square = decode_image(data, size, config)
+        np.testing.assert_array_equal(square, read_square(data, size))
+        assert (square == 255).all()
+        crop = augment(square, size, config, np.random.default_rng(0))
+        np.testing.assert_array_equal(crop, square.transpose(2, 0, 1))

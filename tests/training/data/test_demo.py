@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from flowmo.imaging.reading import read_image
 from flowmo.model.errors import ConfigError
 from flowmo.training.data.demo import DemoDataConfig, PackageError, build_demo_data
 from flowmo.training.data.demo.__main__ import main
@@ -507,7 +508,7 @@ def test_a_finished_data_set_is_left_alone_and_a_changed_one_replaced(
     assert (part.stat().st_mtime_ns, part.stat().st_ino) == before
     # A lost part, then another setting: both are a reason to build again; what a killed build left
     # goes away.
-    (out / ".new-abc").mkdir()
+    (out / ".new").mkdir()
     part.unlink()
     assert build(cache, out, config={"part_bytes": 20_480}) == manifest
     assert part.exists()
@@ -530,8 +531,11 @@ def test_the_trainer_reads_the_parts(cache: Path, tmp_path: Path) -> None:
 
 
 def test_held_out_photographs_never_enter(cache: Path, tmp_path: Path) -> None:
-    cat = held_out_photographs()["chelsea.png"]
-    square = held_out_photographs()["astronaut.png"].crop((0, 0, 512, 512)).resize((200, 200))
+    photographs = held_out_photographs()
+    cat = read_image(photographs["chelsea.png"]).picture
+    square = (
+        read_image(photographs["astronaut.png"]).picture.crop((0, 0, 512, 512)).resize((200, 200))
+    )
     files = {
         "usr/share/cat.jpg": encoded(cat.resize((400, 266)), "JPEG"),
         "usr/share/portrait.jpg": encoded(square, "JPEG"),

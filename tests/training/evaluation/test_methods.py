@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from flowmo.imaging.quality import psnr
+from flowmo.imaging.tensors import to_images, to_levels
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
-from flowmo.training.data.held_out import centred_square, held_out_photographs
+from flowmo.training.data.held_out import held_out_squares
 from flowmo.training.evaluation import (
     AdapterMethod,
     CheckpointMethod,
@@ -21,15 +23,13 @@ from flowmo.training.evaluation import (
     compared,
     load_model,
 )
-from flowmo.training.evaluation.metrics import psnr
-from flowmo.training.loop.samples import to_levels
 
-PHOTOGRAPHS = [centred_square(image, 32) for image in held_out_photographs().values()]
+PHOTOGRAPHS = list(held_out_squares(32).values())
 
 
 def test_a_checkpoint_reconstructs_through_its_tokens(micro: InferenceModel) -> None:
     came = CheckpointMethod(micro).reconstruct(PHOTOGRAPHS[:3], [7, 8, 9])
-    images = torch.from_numpy(np.stack(PHOTOGRAPHS[:3])).permute(0, 3, 1, 2) / 127.5 - 1.0
+    images = to_images(PHOTOGRAPHS[:3])
     expected = to_levels(micro.detokenize(micro.tokenize(images), seeds=[7, 8, 9]))
     for one, other in zip(came, expected.permute(0, 2, 3, 1).numpy(), strict=True):
         assert one is not None

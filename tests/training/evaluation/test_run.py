@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import as_levels
 from flowmo.model.inference import InferenceModel
-from flowmo.training.data.images import Pixels
 from flowmo.training.evaluation import (
     Came,
     CheckpointMethod,
@@ -30,9 +32,9 @@ from flowmo.training.evaluation import (
     merge,
 )
 from flowmo.training.evaluation.extractors import INCEPTION
-from flowmo.training.evaluation.metrics import as_tensor, psnr, ssim
 from flowmo.training.evaluation.report import ORIGINALS
 from flowmo.training.evaluation.store import Store
+from flowmo.training.perceptual.ssim import Ssim
 
 ROOT = Path(__file__).resolve().parents[3]
 Build = Callable[..., Evaluation]
@@ -52,7 +54,9 @@ def test_figures_are_those_of_the_pictures(evaluation: Build, tmp_path: Path) ->
     found = report["methods"]["mean-colour"]
     expected = np.mean([psnr(a, b) for a, b in zip(squares, flat, strict=True)])
     assert found["psnr"] == pytest.approx(expected)
-    assert found["ssim"] == pytest.approx(np.mean(ssim(as_tensor(squares), as_tensor(flat))))
+    similarities = Ssim()(as_levels(squares), as_levels(flat))
+    assert similarities is not None
+    assert found["ssim"] == pytest.approx(np.mean(similarities))
     assert (found["bytes"], found["pictures"], found["without_result"]) == (3, 10, 0)
     assert (found["lpips"], found["rfid"], found["precision"]) == (None, None, None)
     assert found["worst"][0]["psnr"] <= found["psnr"] <= found["best"][0]["psnr"]
@@ -60,8 +64,8 @@ def test_figures_are_those_of_the_pictures(evaluation: Build, tmp_path: Path) ->
 
 def test_a_picture_that_comes_back_exactly() -> None:
     picture = np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)
-    assert psnr(picture, picture) == 120.0
-    assert ssim(as_tensor([picture]), as_tensor([picture])) == [pytest.approx(1.0)]
+    assert psnr(picture, picture, identical=IDENTICAL_PSNR) == 120.0
+    assert Ssim()(as_levels([picture]), as_levels([picture])) == pytest.approx([1.0])
     grey = np.full((32, 32, 3), 100, np.uint8)
     assert psnr(grey, grey + 10) == pytest.approx(28.1308, abs=1e-3)
 
@@ -158,9 +162,9 @@ def test_another_setting_is_refused_with_what_differs(
     evaluation: Build, micro: InferenceModel, tmp_path: Path
 ) -> None:
     evaluate(evaluation(limit=2), tmp_path)
-    told: list[str] = []
-    evaluate(evaluation(limit=2), tmp_path, on_progress=told.append)
-    assert told == []  # the same again finds nothing to do
+    reported: list[str] = []
+    evaluate(evaluation(limit=2), tmp_path, on_progress=reported.append)
+    assert reported == []  # the same again finds nothing to do
     other = CheckpointMethod(micro, noise_scale=0.5)
     with pytest.raises(EvaluationError, match=r"methods.flowmo.noise_scale was 1.0 and is now 0.5"):
         evaluate(evaluation(limit=2, methods=[other]), tmp_path)

@@ -96,11 +96,11 @@ def test_ranks_share_an_experiment(checkpoints: list[str], setup: Setup, tmp_pat
     out = tmp_path / "shared"
     second = replace(setup, ranks=Ranks(rank=1, world=2))
     assert noise_norm(checkpoints[:1], setup=second, out=out, factors=(1.0,)) is None
-    told: list[str] = []
-    first = replace(setup, ranks=Ranks(rank=0, world=2), tell=told.append)
+    reported: list[str] = []
+    first = replace(setup, ranks=Ranks(rank=0, world=2), report=reported.append)
     shared = noise_norm(checkpoints[:1], setup=first, out=out, factors=(1.0,))
     alone = noise_norm(checkpoints[:1], setup=setup, out=tmp_path / "alone", factors=(1.0,))
-    assert [len(told), shared] == [1, alone]  # one shard was left to do
+    assert [len(reported), shared] == [1, alone]  # one shard was left to do
 
 
 def test_the_published_parameter_counts_are_those_of_the_decoders_width() -> None:

@@ -89,11 +89,11 @@ def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_pat
     )
     guided = replace(base.model, sampler=replace(base.model.sampler, guidance=1.0))
     runs = []
-    for stage, changes in (
-        ("1b", {"post_train": replace(base.post_train, steps=2)}),
+    for task, changes in (
+        ("post-train", {"post_train": replace(base.post_train, steps=2)}),
         ("distill", {"model": guided, "distill": replace(base.distill, teacher_steps=3)}),
     ):
-        runs.append(replace(base, stage=stage, output=str(tmp_path / stage), **changes))  # type: ignore[arg-type]
+        runs.append(replace(base, task=task, output=str(tmp_path / task), **changes))
     sharded = [replace(run, output=f"{run.output}-sharded", parallel="fsdp") for run in runs]
     low = replace(sharded[0], output=str(tmp_path / "bf16"), precision="bf16")
     group = Processes([*sharded, low], tmp_path / "group")

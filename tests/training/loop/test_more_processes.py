@@ -47,7 +47,7 @@ def test_hybrid_shards_and_a_cache_that_some_processes_need_to_fill(
     guided = replace(base.model, sampler=replace(base.model.sampler, guidance=1.0))
     taught = replace(
         base,
-        stage="distill",
+        task="distill",
         init=str(tmp_path / "alone/export"),
         model=guided,
         encoder_freeze_step=0,

@@ -8,10 +8,11 @@ from torch import nn
 
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.flowmo import FlowMo
-from flowmo.training.config import OptimizerConfig
+from flowmo.training.config import OptimizerConfig, TrainConfig
 from flowmo.training.loop.ema import WeightEMA
-from flowmo.training.loop.mup import initialize
 from flowmo.training.loop.weight_norm import WeightNormFixer
+from flowmo.training.tasks.mup import initialize
+from flowmo.training.tasks.pretrain import PretrainTask
 
 
 def test_ema_is_its_closed_form() -> None:
@@ -58,8 +59,13 @@ def model(micro_model: FlowMoConfig) -> FlowMo:
     return model
 
 
+def _fixer(model: FlowMo) -> WeightNormFixer:
+    config = TrainConfig(model=model.config, steps=1)
+    return WeightNormFixer(PretrainTask(config, torch.device("cpu")).held_matrices(model))
+
+
 def test_block_matrices_keep_their_norms_and_all_else_is_left_alone(model: FlowMo) -> None:
-    fixer = WeightNormFixer(model)
+    fixer = _fixer(model)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
@@ -85,7 +91,7 @@ def test_block_matrices_keep_their_norms_and_all_else_is_left_alone(model: FlowM
 
 
 def test_zero_modulations_are_exempt_and_can_grow(model: FlowMo) -> None:
-    fixer = WeightNormFixer(model)
+    fixer = _fixer(model)
     weight = model.get_parameter("decoder.double_blocks.0.img_mod.lin.weight")
     assert weight.norm() == 0
     nn.init.ones_(weight)
@@ -94,11 +100,11 @@ def test_zero_modulations_are_exempt_and_can_grow(model: FlowMo) -> None:
 
 
 def test_held_norms_survive_saving(model: FlowMo, micro_model: FlowMoConfig) -> None:
-    state = {name: norm.clone() for name, norm in WeightNormFixer(model).state().items()}
+    state = {name: norm.clone() for name, norm in _fixer(model).state().items()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0)
-    late = WeightNormFixer(model)  # as after a restart, when weights are no longer initial
+    late = _fixer(model)  # as after a restart, when weights are no longer initial
     late.load_state(state, model)
     late.apply()
     for name, norm in state.items():

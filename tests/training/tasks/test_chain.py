@@ -13,8 +13,8 @@ from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import with_mask
 from flowmo.model.sampler import time_grid
 from flowmo.training.config import TrainConfig
-from flowmo.training.loop.mup import initialize
 from flowmo.training.tasks.chain import random_times, sample_chain
+from flowmo.training.tasks.mup import initialize
 
 KS_1_PERCENT = 1.628
 

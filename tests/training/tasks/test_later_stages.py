@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from flowmo.imaging.tensors import psnr_of_images
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
@@ -20,11 +22,11 @@ from flowmo.training.checkpointing.checkpoint import load_checkpoint
 from flowmo.training.config import LossWeights, PerceptualConfig, TrainConfig, ValidationConfig
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.generators import Generators
-from flowmo.training.loop.samples import psnr
 from flowmo.training.perceptual.losses import LpipsLoss
-from flowmo.training.tasks.distillation import Teacher, teacher_sampler
-from flowmo.training.tasks.objective import draw
+from flowmo.training.tasks.flow import GENERATORS, draw
 from flowmo.training.tasks.post_train import stage_1b
+from flowmo.training.tasks.pretrain import stage_1a
+from flowmo.training.tasks.teacher import Teacher, teacher_sampler
 from tests.training.students import later_stage, pupil_config, quiet
 
 CPU = torch.device("cpu")
@@ -50,8 +52,8 @@ def _images(config: TrainConfig) -> Tensor:
     return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _fresh(config: TrainConfig, **losses: float) -> tuple[FlowMo, Tensor, TrainConfig]:
-    changed = replace(config, losses=LossWeights(**losses))
+def _fresh(config: TrainConfig) -> tuple[FlowMo, Tensor, TrainConfig]:
+    changed = replace(config, losses=LossWeights())
     model = FlowMo.from_pretrained(_checkpoint(config)).float().train()
     return model, _images(config)[:4], replace(changed, batch_size=4)
 
@@ -63,7 +65,7 @@ def test_post_training_improves_the_sampled_reconstruction(
     config = later_stage(
         taught,
         _checkpoint(taught),
-        stage="1b",
+        task="post-train",
         post_train=replace(taught.post_train, steps=4),
         losses=LossWeights(sample_mse=1.0, sample_perceptual=0.01),
         perceptual=PerceptualConfig(network="lpips-vgg", weights="random"),
@@ -86,12 +88,13 @@ def test_post_training_improves_the_sampled_reconstruction(
 
 
 def test_stage_1b_is_the_flow_loss_and_the_samples_distance(taught: TrainConfig) -> None:
-    model, images, config = _fresh(taught, sample_mse=0.5, sample_perceptual=0.25)
-    config = replace(config, stage="1b", init="x")
-    draws = draw(config, Generators.seeded(0, CPU))
+    model, images, config = _fresh(taught)
+    weights = LossWeights(sample_mse=0.5, sample_perceptual=0.25)
+    generators = Generators.seeded(0, CPU, GENERATORS)
+    draws = draw(config, generators, chain_steps=config.post_train.steps)
     model.encoder.requires_grad_(False)
     network = LpipsLoss("random")
-    objective = stage_1b(model, images, draws, config.losses, network)
+    objective = stage_1b(model, images, draws, weights, network)
     terms = {term.name: term for term in objective.terms}
     # A frozen encoder has no use for the quantizer's terms.
     assert list(terms) == ["flow", "sample_perceptual", "sample_mse"]
@@ -110,22 +113,20 @@ def test_stage_1b_is_the_flow_loss_and_the_samples_distance(taught: TrainConfig)
         network(x, images).item(), rel=1e-3
     )
     model.encoder.requires_grad_(True)
-    names = [term.name for term in stage_1b(model, images, draws, config.losses).terms]
+    names = [term.name for term in stage_1b(model, images, draws, weights).terms]
     assert names == ["flow", "entropy", "commitment", "sample_mse"]
 
 
 def test_stage_1a_compares_the_one_step_estimate(taught: TrainConfig) -> None:
-    from flowmo.training.tasks.objective import stage_1a
-
-    model, images, config = _fresh(taught, perceptual=0.5)
-    draws = draw(config, Generators.seeded(0, CPU))
+    model, images, config = _fresh(taught)
+    draws = draw(config, Generators.seeded(0, CPU, GENERATORS))
     seen: list[tuple[Tensor, Tensor]] = []
 
     def spy(a: Tensor, b: Tensor) -> Tensor:
         seen.append((a, b))
         return (a - b).abs().mean()
 
-    objective = stage_1a(model, images, draws, config.losses, spy)
+    objective = stage_1a(model, images, draws, LossWeights(perceptual=0.5), spy)
     assert [term.name for term in objective.terms] == [
         "flow",
         "entropy",
@@ -148,7 +149,7 @@ def test_a_student_of_few_steps_comes_nearer_to_its_teacher(
     config = later_stage(
         taught,
         _checkpoint(taught),
-        stage="distill",
+        task="distill",
         model=replace(taught.model, sampler=student_sampler),
         distill=replace(taught.distill, teacher_steps=12, cache=str(tmp_path / "cache")),
         losses=LossWeights(flow=0.2, teacher_l1=1.0, sample_mse=0.1),
@@ -169,7 +170,7 @@ def test_a_student_of_few_steps_comes_nearer_to_its_teacher(
     target = teacher.detokenize(tokens, seeds=seeds, sampler=sampler)
     untuned = teacher.detokenize(tokens, seeds=seeds, sampler=student_sampler)
     learned = student.detokenize(tokens, seeds=seeds)
-    before, after = (psnr(target, came).mean().item() for came in (untuned, learned))
+    before, after = (fmean(psnr_of_images(target, came)) for came in (untuned, learned))
     assert after > before + 0.5  # dB
 
 
@@ -177,7 +178,7 @@ def _teacher(config: TrainConfig, **changes: object) -> Teacher:
     changed = later_stage(
         config,
         _checkpoint(config),
-        stage="distill",
+        task="distill",
         model=replace(config.model, sampler=SamplerConfig(steps=2, guidance=1.0)),
         distill=replace(config.distill, teacher_steps=5, **changes),  # type: ignore[arg-type]
     )
@@ -245,7 +246,7 @@ def test_a_student_with_other_tokens_than_its_teacher_is_refused(
     config = later_stage(
         taught,
         tmp_path / "other",
-        stage="distill",
+        task="distill",
         distill=replace(taught.distill, teacher=str(_checkpoint(taught))),
         model=replace(taught.model, sampler=SamplerConfig(steps=1, guidance=1.0)),
         output=str(tmp_path / "run"),
@@ -259,7 +260,7 @@ def test_a_distillation_resumes_bitwise(taught: TrainConfig, tmp_path: Path) -> 
         return later_stage(
             taught,
             _checkpoint(taught),
-            stage="distill",
+            task="distill",
             model=replace(taught.model, sampler=SamplerConfig(steps=1, guidance=1.0)),
             distill=replace(taught.distill, teacher_steps=2),
             validation=replace(taught.validation, interval=1, count=2),
@@ -285,7 +286,7 @@ def test_training_stops_when_held_out_pictures_get_no_better(
         later_stage(
             taught,
             _checkpoint(taught),
-            stage="1b",
+            task="post-train",
             post_train=replace(taught.post_train, steps=1),
             output=str(tmp_path / "run"),
             steps=50,
@@ -310,7 +311,7 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(
     config = later_stage(
         taught,
         _checkpoint(taught),
-        stage="1a",
+        task="pretrain",
         encoder_freeze_step=None,
         optimizer=replace(taught.optimizer, learning_rate=0.3, grad_clip=None),
         validation=replace(taught.validation, interval=3),
@@ -324,10 +325,9 @@ def test_the_best_weights_are_kept_when_later_ones_are_worse(
     assert result.best_score == best
     model = FlowMo.from_pretrained(_checkpoint(config, "best")).float()
     images = _images(taught)
-    assert (
-        psnr(images, model.reconstruct(images)).mean()
-        > 2 + psnr(images, FlowMo.from_pretrained(result.export).float().reconstruct(images)).mean()
-    )
+    last = FlowMo.from_pretrained(result.export).float()
+    kept, spoilt = (psnr_of_images(images, one.reconstruct(images)) for one in (model, last))
+    assert fmean(kept) > 2 + fmean(spoilt)
 
 
 def test_a_teachers_sampler_can_be_changed_in_part() -> None:
@@ -342,10 +342,10 @@ def test_a_teachers_sampler_can_be_changed_in_part() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stage": "1b"}, "trains on from a checkpoint: set init"),
-        ({"stage": "distill", "init": "x", "encoder_freeze_step": None}, "encoder must stay"),
-        ({"stage": "distill", "init": "x", "encoder_freeze_step": 0}, "sampler.guidance=1"),
-        ({"stage": "2"}, "stage must be one of"),
+        ({"task": "post-train"}, "trains on from a checkpoint: set init"),
+        ({"task": "distill", "init": "x", "encoder_freeze_step": None}, "encoder must stay"),
+        ({"task": "distill", "init": "x", "encoder_freeze_step": 0}, "sampler.guidance=1"),
+        ({"task": "2"}, "task must be one of"),
     ],
 )
 def test_stages_that_cannot_be_are_explained(

@@ -12,16 +12,18 @@ from flowmo.model.flowmo import FlowMo
 from flowmo.model.quantizer import GaussianPosterior, lfq_losses
 from flowmo.training.config import LossWeights, TrainConfig
 from flowmo.training.loop.generators import Generators
-from flowmo.training.loop.mup import initialize
-from flowmo.training.tasks.objective import (
+from flowmo.training.tasks.batch import split
+from flowmo.training.tasks.flow import (
+    GENERATORS,
     draw,
     drop_condition,
     fat_logit_normal,
     interpolate,
     shift_times,
-    stage_1a,
-    weighted_sum,
 )
+from flowmo.training.tasks.mup import initialize
+from flowmo.training.tasks.objective import weighted_sum
+from flowmo.training.tasks.pretrain import stage_1a
 
 KS_1_PERCENT = 1.628
 
@@ -72,18 +74,20 @@ def test_a_dropped_condition_is_all_zero_with_its_mask_channel() -> None:
 
 def test_draws_follow_the_config(run_config: Callable[..., TrainConfig]) -> None:
     config = run_config(batch_size=4000, condition_dropout=0.1)
-    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
     assert draws.noise.shape == (4000, 3, 32, 32)
     assert draws.posterior is None
     dropped = 1 - draws.keep.float().mean().item()
     assert dropped == pytest.approx(0.1, abs=4 * math.sqrt(0.09 / 4000))
-    none = draw(run_config(condition_dropout=0.0), Generators.seeded(0, torch.device("cpu")))
+    none = draw(
+        run_config(condition_dropout=0.0), Generators.seeded(0, torch.device("cpu"), GENERATORS)
+    )
     assert none.keep.all()
 
 
 def test_splitting_draws_loses_nothing(run_config: Callable[..., TrainConfig]) -> None:
-    draws = draw(run_config(batch_size=6), Generators.seeded(3, torch.device("cpu")))
-    parts = draws.split(3)
+    draws = draw(run_config(batch_size=6), Generators.seeded(3, torch.device("cpu"), GENERATORS))
+    parts = split(draws, 3)
     assert [len(p.t) for p in parts] == [2, 2, 2]
     assert torch.equal(torch.cat([p.noise for p in parts]), draws.noise)
     assert torch.equal(torch.cat([p.keep for p in parts]), draws.keep)
@@ -93,8 +97,10 @@ def test_kinds_of_draws_do_not_influence_each_other(
     run_config: Callable[..., TrainConfig],
 ) -> None:
     cpu = torch.device("cpu")
-    few = draw(run_config(uniform_share=0.0), Generators.seeded(7, cpu))
-    many = draw(run_config(uniform_share=1.0, condition_dropout=0.9), Generators.seeded(7, cpu))
+    few = draw(run_config(uniform_share=0.0), Generators.seeded(7, cpu, GENERATORS))
+    many = draw(
+        run_config(uniform_share=1.0, condition_dropout=0.9), Generators.seeded(7, cpu, GENERATORS)
+    )
     assert torch.equal(few.noise, many.noise)
     assert not torch.equal(few.t, many.t)
 
@@ -104,7 +110,7 @@ def test_the_objective_is_the_weighted_sum_of_its_named_terms(
 ) -> None:
     config = run_config(losses=LossWeights(flow=2.0, entropy=0.5, commitment=0.25))
     model, images = _model(config), _images(config)
-    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
     objective = stage_1a(model, images, draws, config.losses)
     terms = {term.name: term.value.item() for term in objective.terms}
     lfq = lfq_losses(model.encode(images), config.model.group_bits)
@@ -126,7 +132,7 @@ def test_the_flow_loss_reaches_the_encoder_through_the_signs(
         for name, parameter in model.named_parameters():
             if "mod" in name or "final" in name:
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
-    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
     gradient = torch.autograd.grad(
         stage_1a(model, images, draws, config.losses).total, model.encoder.img_in.weight
     )[0]
@@ -139,7 +145,7 @@ def test_the_continuous_objective_samples_its_posterior_from_the_draws(
     continuous = FlowMoConfig.from_dict(micro_model.to_dict() | {"quantizer": "gaussian"})
     config = run_config(model=continuous)
     model, images = _model(config), _images(config)
-    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
     assert draws.posterior is not None
     objective = stage_1a(model, images, draws, config.losses)
     assert [term.name for term in objective.terms] == ["flow", "kl"]

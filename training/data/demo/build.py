@@ -3,13 +3,14 @@
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from flowmo.imaging.reading import read_image
 from flowmo.model.errors import ConfigError
+from flowmo.model.files import replacing_contents
+from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.collection import Collection
 from flowmo.training.data.demo.cutting import CutTask, cut_picture
 from flowmo.training.data.demo.held_out import write_held_out
@@ -25,11 +26,9 @@ from flowmo.training.data.demo.parts import write_parts
 from flowmo.training.data.demo.sources import SourcePackage, read_sources
 from flowmo.training.data.held_out import held_out_photographs
 from flowmo.training.errors import DataError
-from flowmo.training.strict import to_dict
 
 LICENCES = "licences"
 HELD_OUT = "held-out"
-_UNFINISHED = ".new-"
 
 _RULES = 3  # raised whenever the same packages and settings would give other crops
 
@@ -45,9 +44,7 @@ def build_demo_data(
     strict: bool = False,
     workers: int = 1,
 ) -> Path:
-    """Make the data set in ``out``: ``part-000.tar`` ..., ``manifest.json``, ``licences/``.
-
-    The pictures of packages that are held out go to ``held-out/`` instead, for judging models.
+    """Make the data set: ``part-000.tar`` ..., ``manifest.json`` and ``licences/`` in ``out``.
 
     The same packages and settings give the same crops, whatever the number of workers. What is
     already there is not made again: package files stay in the cache, and a complete data set of
@@ -72,21 +69,17 @@ def build_demo_data(
     if workers < 1:
         raise ConfigError(f"workers is {workers}; at least one is needed")
     config = config or DemoDataConfig()
-    collection = Collection(held_out_photographs().values())
+    collection = Collection(read_image(data).picture for data in held_out_photographs().values())
     sources = read_sources() if sources is None else sources
     packages, skipped = _fetch(sources, cache or out / "packages", strict=strict)
     fingerprint = _fingerprint(config, packages)
     if is_up_to_date(out, fingerprint):
         _log.info("%s is up to date", out)
         return out / MANIFEST
-    out.mkdir(parents=True, exist_ok=True)
-    for leftover in out.glob(f"{_UNFINISHED}*"):  # of a build that was killed
-        shutil.rmtree(leftover)
     with (
-        tempfile.TemporaryDirectory(dir=out, prefix=_UNFINISHED) as name,
+        replacing_contents(out, key=MANIFEST, stale=("part-*.tar", LICENCES, HELD_OUT)) as new,
         ThreadPoolExecutor(workers) as pool,
     ):
-        new = Path(name)
         # First, so that copies of them in other packages are recognized.
         held_out = {
             file: package.name
@@ -118,7 +111,6 @@ def build_demo_data(
             parts=tuple(parts),
             crops=tuple((picture, *crop.box) for picture, crop in crops),
         ).write(new)
-        _replace(out, new)
     _log.info("%d crops of %d pictures in %s", len(crops), len(collection.pictures), out)
     return out / MANIFEST
 
@@ -212,17 +204,3 @@ def _tasks(
             )
         )
     return tasks
-
-
-def _replace(out: Path, new: Path) -> None:
-    """Put the files of ``new`` in place of the old data set's; the manifest goes first, comes last.
-
-    So a folder with a manifest is a complete data set, also after a crash in here.
-    """
-    (out / MANIFEST).unlink(missing_ok=True)
-    for old in out.glob("part-*.tar"):
-        old.unlink()
-    for folder in (LICENCES, HELD_OUT):
-        shutil.rmtree(out / folder, ignore_errors=True)
-    for entry in sorted(new.iterdir(), key=lambda entry: entry.name == MANIFEST):
-        entry.rename(out / entry.name)

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from flowmo.imaging.fit import plan_fit
 from flowmo.training.data.demo.crops import Crop, SeenHashes, difference_hash
 from flowmo.training.data.demo.cutting import CutPicture
 from flowmo.training.data.demo.manifest import PictureRecord
@@ -82,6 +83,4 @@ class Collection:
 
 
 def _centred_square(image: Image.Image) -> Image.Image:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    return image.crop((left, top, left + side, top + side))
+    return image.crop(plan_fit(*image.size, size=1, fit="crop").source)

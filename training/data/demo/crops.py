@@ -1,6 +1,5 @@
 """Square crops of one picture: where they lie, which are worth keeping, how alike two are."""
 
-import io
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from flowmo.imaging.fit import RESAMPLING
+from flowmo.imaging.writing import encode_image
 from flowmo.training.data.demo.pictures import PictureKind
 
 # Sides as shares of the picture's shorter side. A cut-out shows one thing: half of it shows little.
@@ -109,7 +110,7 @@ def cut(picture: Image.Image, box: Box, size: int) -> Image.Image:
     """The crop, resized to ``size`` pixels square (Lanczos, after an area mean if much larger)."""
     return picture.resize(
         (size, size),
-        Image.Resampling.LANCZOS,
+        RESAMPLING,
         box=(box.x, box.y, box.x + box.side, box.y + box.side),
         reducing_gap=3.0,
     )
@@ -144,11 +145,9 @@ def encode_crop(crop: Image.Image, box: Box, *, amount_of_detail: float, quality
         amount_of_detail: what :func:`detail` said.
         quality: WebP's, 0 ... 100.
     """
-    buffer = io.BytesIO()
-    crop.save(buffer, "WEBP", quality=quality, method=4)
     return Crop(
         box=box,
-        data=buffer.getvalue(),
+        data=encode_image(np.asarray(crop), "webp", quality=quality),
         hash=difference_hash(crop),
         radius=_ALIKE_SOFT if amount_of_detail < _SOFT else _ALIKE,
     )

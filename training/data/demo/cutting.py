@@ -20,8 +20,8 @@ from flowmo.training.data.demo.crops import (
     encode_crop,
     most_crops,
 )
-from flowmo.training.data.demo.pictures import UnusablePictureError, open_picture
 from flowmo.training.data.demo.manifest import Form
+from flowmo.training.data.demo.pictures import UnusablePictureError, open_picture
 from flowmo.training.data.demo.sources import Selection
 from flowmo.training.data.demo.whole import shrunk_to_its_worth
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.parts import Part
-from flowmo.training.strict import to_dict
 
 MANIFEST = "manifest.json"
 
@@ -83,8 +83,9 @@ class Manifest:
 
     ``crops`` has a row (index in ``pictures``, x, y, side in the picture's pixels) for each image,
     in the order of the images' names; the side of a whole picture is 0. ``held_out`` names the
-    files of the folder ``held-out`` and the packages they are of. The ``dropped_`` fields count pictures and crops that were
-    not kept, by reason; ``skipped_packages`` says why a package was not had.
+    files of the folder ``held-out`` and the packages they are of. The ``dropped_`` fields count
+    pictures and crops that were not kept, by reason; ``skipped_packages`` says why a package was
+    not had.
     """
 
     fingerprint: str

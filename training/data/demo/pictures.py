@@ -1,19 +1,19 @@
-"""File contents to RGB pictures: transparency laid over a plain colour, drawings told apart.
+"""File contents to RGB pictures: transparency laid over a plain colour, drawings recognized.
 
 A photograph has noise: its neighbouring pixels differ, and it uses many levels. Drawings, icons
 and screenshots have areas of one exact value. The tests here are cheap and err on the side of
 keeping: which files of a package are photographs is first of all said in ``sources``.
 """
 
-import io
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
+
+from flowmo.imaging.reading import ImageError, read_with_alpha
+from flowmo.training.data.images import MAX_PIXELS
 
 PictureKind = Literal["photograph", "cutout"]
-Pixels = NDArray[np.uint8]
 
 _OPAQUE = 250  # alpha at which a pixel counts as the picture's own
 _VISIBLE = 8
@@ -42,11 +42,8 @@ def open_picture(data: bytes, *, kind: PictureKind, generator: np.random.Generat
         UnusablePictureError: not decodable, entirely transparent, or a drawing.
     """
     try:
-        with Image.open(io.BytesIO(data)) as opened:
-            picture = ImageOps.exif_transpose(opened)
-            picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-    # Pillow's parsers raise nearly anything on bytes that are not what they seem.
-    except Exception as error:
+        picture = read_with_alpha(data, max_pixels=MAX_PIXELS)
+    except ImageError as error:
         raise UnusablePictureError("unreadable") from error
     _check_photographic(picture, kind)
     return picture if picture.mode == "RGB" else _laid_over_colour(picture, kind, generator)

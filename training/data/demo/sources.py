@@ -6,8 +6,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from flowmo.model.errors import ConfigError
+from flowmo.model.strict import from_dict
 from flowmo.training.data.demo.pictures import PictureKind
-from flowmo.training.strict import from_dict
 
 _FILE = Path(__file__).with_name("sources.toml")
 

@@ -1,14 +1,14 @@
 """Indexes of tars on disk, so that a tar's headers are read once and not at every start."""
 
 import hashlib
-import os
-import tempfile
+import io
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from flowmo.model.files import write_file
 from flowmo.training.data.sources.extents import Members
 from flowmo.training.data.sources.names import PackedNames
 
@@ -20,20 +20,20 @@ class IndexCache:
 
     Args:
         folder: where the files lie; made when needed. None keeps nothing.
-        tell: is told when the folder cannot be written, which costs time and stops nothing.
+        report: Is notified when the folder cannot be written, which costs time and stops nothing.
     """
 
-    def __init__(self, folder: str | None, *, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: str | None, *, report: Callable[[str], None]) -> None:
         self.folder = Path(folder).expanduser() if folder else None
-        self._tell = tell
-        self._told = False
+        self._report = report
+        self._reported = False
 
     def load(self, tar: str, version: str | None) -> Members | None:
         """The index of a tar, if it is known.
 
         Args:
             tar: path or URL.
-            version: what tells this content from another (size and entity tag, say); None where
+            version: what distinguishes this content from another (size and entity tag, say); None where
                 nothing does: such an index is not kept.
         """
         if self.folder is None or version is None:
@@ -52,27 +52,25 @@ class IndexCache:
         if self.folder is None or version is None:
             return
         path = self._path(tar)
+        content = io.BytesIO()
+        np.savez(
+            content,
+            version=np.array(f"{_VERSION} {version}"),
+            text=members.names.text,
+            ends=members.names.ends,
+            offset=members.offset,
+            size=members.size,
+        )
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             # Several processes of a run may write the same file at the same time.
-            handle, temporary = tempfile.mkstemp(suffix=".npz", dir=self.folder)
-            with os.fdopen(handle, "wb") as file:
-                np.savez(
-                    file,
-                    version=np.array(f"{_VERSION} {version}"),
-                    text=members.names.text,
-                    ends=members.names.ends,
-                    offset=members.offset,
-                    size=members.size,
-                )
-            Path(temporary).replace(path)
+            write_file(path, content.getvalue(), flush_to_disk=False)
         except OSError as error:
-            if not self._told:
-                self._tell(
+            if not self._reported:
+                self._report(
                     f"indexes of tars cannot be kept in {self.folder} ({error}); every start "
                     "reads them anew: set data.index_cache to a folder that can be written"
                 )
-            self._told = True
+            self._reported = True
 
     def _path(self, tar: str) -> Path:
         assert self.folder is not None

@@ -64,14 +64,14 @@ class LocalFiles(Source):
 
 
 def find_local(
-    paths: Sequence[str], *, cache: IndexCache, tell: Callable[[str], None]
+    paths: Sequence[str], *, cache: IndexCache, report: Callable[[str], None]
 ) -> LocalFiles:
     """The images of local paths.
 
     Args:
         paths: folders (searched recursively), image files, uncompressed tars, patterns of these.
         cache: of indexes of tars.
-        tell: is told what takes long.
+        report: Is notified of what takes long.
 
     Raises:
         DataError: a path does not exist, or an archive cannot be read.
@@ -82,7 +82,7 @@ def find_local(
         fetch=_read_range,
         blocks=_BLOCKS,
         cache=cache,
-        tell=tell,
+        report=report,
     )
     return LocalFiles(Extents.join((str(path), _members(path, indexed)) for path in found))
 

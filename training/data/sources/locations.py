@@ -17,7 +17,7 @@ _LOCAL = ""
 
 
 def open_sources(
-    paths: Sequence[str], *, cache: IndexCache, tell: Callable[[str], None]
+    paths: Sequence[str], *, cache: IndexCache, report: Callable[[str], None]
 ) -> list[Source]:
     """The sources of paths, URLs and data sets, in their order.
 
@@ -27,7 +27,7 @@ def open_sources(
     Args:
         paths: as :class:`flowmo.training.config.DataConfig` has them.
         cache: of indexes of tars.
-        tell: is told what takes long.
+        report: Is notified of what takes long.
 
     Raises:
         DataError: one of them is nothing that images can be read from.
@@ -48,9 +48,9 @@ def open_sources(
     for key, group in itertools.groupby(paths, kind):
         texts = list(group)
         if key == _LOCAL:
-            sources.append(find_local(list(map(_path, texts)), cache=cache, tell=tell))
+            sources.append(find_local(list(map(_path, texts)), cache=cache, report=report))
         elif key in filesystems:
-            sources.append(find_remote(texts, filesystems[key], cache=cache, tell=tell))
+            sources.append(find_remote(texts, filesystems[key], cache=cache, report=report))
         else:
             sources += [HuggingFaceImages(text) for text in texts]
     return sources

@@ -21,7 +21,7 @@ from flowmo.training.errors import DataError
 # Where images are 100 kB, every block of a tar holds headers; where a tar holds tars, few do.
 _BLOCKS = Blocks(first=2**16, largest=2**23)
 
-# What tells one content from another, by the names that filesystems have for it. fsspec's own
+# What distinguishes one content from another, by the names that filesystems have for it. fsspec's own
 # ukey and checksum would do, but HTTP's ukey ignores the content, and the default checksum counts
 # times of access.
 _VERSION_FIELDS = (
@@ -40,7 +40,7 @@ def find_remote(
     filesystem: Filesystem,
     *,
     cache: IndexCache,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> RemoteFiles:
     """The images at URLs of one filesystem.
 
@@ -49,7 +49,7 @@ def find_remote(
             several.
         filesystem: of all of them.
         cache: of indexes of tars.
-        tell: is told what takes long.
+        report: Is notified of what takes long.
 
     Raises:
         DataError: there is nothing, or no usable thing, at a URL; or the storage fails.
@@ -67,7 +67,7 @@ def find_remote(
             fetch=lambda path, begin, end: filesystem.read([path], [(begin, end)])[0],
             blocks=_BLOCKS,
             cache=cache,
-            tell=tell,
+            report=report,
             each=pool.map,
         )
     parts = [(path, files or indexed.get(path)) for path, files in found]
@@ -114,7 +114,7 @@ def _tar(path: str, info: dict[str, Any], filesystem: Filesystem) -> TarPart:
     size = info.get("size")
     if not isinstance(size, int):
         raise DataError(
-            f"{filesystem.url(path)}: the storage does not tell its size, so that it cannot be "
+            f"{filesystem.url(path)}: the storage does not say its size, so that it cannot be "
             "read by ranges; copy it, or serve it as a file"
         )
     return TarPart(file=path, shown=filesystem.url(path), size=size)

@@ -3,7 +3,9 @@
 import re
 from pathlib import PurePosixPath
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"})
+from flowmo.imaging.formats import SUFFIXES
+
+IMAGE_SUFFIXES = frozenset(SUFFIXES)
 TAR_SUFFIX = ".tar"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 

@@ -15,17 +15,17 @@ def index_tars(
     fetch: Fetch,
     blocks: Blocks,
     cache: IndexCache,
-    tell: Callable[[str], None],
+    report: Callable[[str], None],
     each: Callable[..., Iterator[Any]] = map,
 ) -> dict[str, Members]:
     """The images of whole tars, by file.
 
     Args:
-        tars: and what tells their content from another (:meth:`IndexCache.load`).
+        tars: and what distinguishes their content from another (:meth:`IndexCache.load`).
         fetch: reads a range of a tar.
         blocks: how much a range reads.
         cache: of earlier indexes.
-        tell: is told before headers are read, which takes a while, and when they are.
+        report: Is notified before headers are read, which takes a while, and when they are.
         each: :func:`map`, or that of a pool of threads.
 
     Raises:
@@ -38,7 +38,7 @@ def index_tars(
             known[tar.file] = members
     missing = [tar for file, tar in by_file.items() if file not in known]
     if missing:
-        tell(f"reading the headers of {_count(missing)}{_kept(cache)}")
+        report(f"reading the headers of {_count(missing)}{_kept(cache)}")
     for file, members in walk_tars(missing, fetch=fetch, blocks=blocks, each=each):
         known[file] = members
         # At once, so that a walk that is stopped goes on where it was.

@@ -134,21 +134,23 @@ def test_the_memory_cache_reads_from_urls(pictures: Path, memory: str) -> None:
 def test_headers_are_read_once_until_the_tar_changes(
     pictures: Path, store: Store, make_tar: MakeTar, tmp_path: Path
 ) -> None:
-    tar, cache, told = store.folder / "all.tar", str(tmp_path / "cache"), list[str]()
+    tar, cache, reported = store.folder / "all.tar", str(tmp_path / "cache"), list[str]()
     url = f"{store.url}/all.tar"
 
     def index() -> ImageIndex:
         store.asked.clear()
-        told.clear()
-        return ImageIndex([url], cache=cache, tell=told.append)
+        reported.clear()
+        return ImageIndex([url], cache=cache, report=reported.append)
 
     make_tar(pictures, tar)
     first = index()
     assert store.asked["GET /all.tar"] >= 1
-    assert told == [f"reading the headers of 1 tar (0.0 GB), once; the index is kept in {cache}"]
+    assert reported == [
+        f"reading the headers of 1 tar (0.0 GB), once; the index is kept in {cache}"
+    ]
     again = index()
     assert store.asked == {"HEAD /all.tar": 1}
-    assert told == []
+    assert reported == []
     assert _contents(again) == _contents(first)
     make_tar(pictures / "more", tar)
     assert len(index()) == 1
@@ -161,23 +163,23 @@ def test_headers_are_read_once_until_the_tar_changes(
 
 
 def test_local_tars_are_indexed_once_too(pictures: Path, tmp_path: Path, make_tar: MakeTar) -> None:
-    tar, told = make_tar(pictures, tmp_path / "all.tar"), list[str]()
+    tar, reported = make_tar(pictures, tmp_path / "all.tar"), list[str]()
     for _ in range(2):
-        ImageIndex([str(tar)], cache=str(tmp_path / "cache"), tell=told.append).close()
-    assert len(told) == 1
+        ImageIndex([str(tar)], cache=str(tmp_path / "cache"), report=reported.append).close()
+    assert len(reported) == 1
     make_tar(pictures / "more", tar)
-    assert len(ImageIndex([str(tar)], cache=str(tmp_path / "cache"), tell=told.append)) == 1
+    assert len(ImageIndex([str(tar)], cache=str(tmp_path / "cache"), report=reported.append)) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_stops_nothing(
     pictures: Path, tmp_path: Path, make_tar: MakeTar
 ) -> None:
     (tmp_path / "file").write_text("")
-    told: list[str] = []
+    reported: list[str] = []
     tar = make_tar(pictures, tmp_path / "all.tar")
-    index = ImageIndex([str(tar)], cache=str(tmp_path / "file" / "cache"), tell=told.append)
+    index = ImageIndex([str(tar)], cache=str(tmp_path / "file" / "cache"), report=reported.append)
     assert len(index) == 10
-    assert "set data.index_cache to a folder that can be written" in told[-1]
+    assert "set data.index_cache to a folder that can be written" in reported[-1]
 
 
 # Storage that fails

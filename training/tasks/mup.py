@@ -15,13 +15,14 @@ table 3). At r = 1 it is the standard parametrization.
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
 from flowmo.training.config import OptimizerConfig
+from flowmo.training.tasks.task import ParameterGroup
 
 Role = Literal["input", "hidden", "readout", "vector"]
 
@@ -37,14 +38,6 @@ _MODULATION = (".img_mod.lin", ".txt_mod.lin", ".adaLN_modulation.1")
 _GATE_CHUNKS = (2, 5)  # of the six chunks of a block's modulation: shift, scale, gate, twice
 
 
-class ParameterGroup(NamedTuple):
-    """Tensors that share a learning rate and a weight decay."""
-
-    multiplier: float
-    weight_decay: float
-    parameters: list[nn.Parameter]
-
-
 def role(name: str, parameter: Tensor) -> Role:
     """What the width does to a parameter, by its name in the network."""
     if parameter.ndim < 2:
@@ -57,8 +50,8 @@ def role(name: str, parameter: Tensor) -> Role:
 
 def width_ratio(name: str, config: FlowMoConfig, optimizer: OptimizerConfig) -> float:
     """r of the half of the network that holds the parameter; 1 if not in muP."""
-    if optimizer.parametrization == "standard":
-        return 1.0
+    if optimizer.parametrization == "standard" or name.startswith("head."):
+        return 1.0  # a head's channels do not grow with the width
     half = config.encoder if name.startswith("encoder.") else config.decoder
     return half.width / optimizer.base_width
 

@@ -9,8 +9,9 @@ from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.training.config import OptimizerConfig, Parametrization, TrainConfig
 from flowmo.training.loop.generators import Generators
-from flowmo.training.loop.mup import initialize, parameter_groups, role
-from flowmo.training.tasks.objective import draw, stage_1a
+from flowmo.training.tasks.flow import GENERATORS, draw
+from flowmo.training.tasks.mup import initialize, parameter_groups, role
+from flowmo.training.tasks.pretrain import stage_1a
 
 
 def _config(width: int, *, heads: int = 4) -> FlowMoConfig:
@@ -128,7 +129,7 @@ def _activation_changes(width: int, parametrization: Parametrization) -> list[fl
     for name in WATCHED:
         model.decoder.get_submodule(name).register_forward_hook(remember(name))
     images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    draws = draw(config, Generators.seeded(0, torch.device("cpu")))
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
     total = stage_1a(model, images, draws, config.losses).total
     first = dict(seen)
     for _ in range(4):

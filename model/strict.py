@@ -1,6 +1,7 @@
 """Frozen dataclasses to JSON-safe dictionaries and back, by their type annotations.
 
 Unknown fields, missing fields and values of another type are errors that name the field's path.
+All configs are read by it: those of models, of training runs, and what is nested in them.
 """
 
 import dataclasses
@@ -23,20 +24,28 @@ def to_dict(value: Any) -> Any:
     return value
 
 
-def from_dict(cls: type[T], data: Mapping[str, Any], *, path: str = "") -> T:
+def from_dict(
+    cls: type[T],
+    data: Mapping[str, Any],
+    *,
+    path: str = "",
+    types: Mapping[str, type] | None = None,
+) -> T:
     """Build the dataclass ``cls`` from :func:`to_dict`'s form.
 
     Args:
-        cls: a dataclass.
-        data: its fields; those with a default may be left out.
-        path: dotted prefix for error messages.
+        cls: The dataclass to build.
+        data: Its fields by name; those with a default may be left out.
+        path: The dotted prefix that error messages put before a field's name.
+        types: The types of fields whose annotation does not say enough, such as a field whose
+            dataclass depends on another field's value.
 
     Raises:
         ConfigError: an unknown or missing field, or a value of a wrong type.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{path or cls.__name__} must be a mapping of fields, got {data!r}")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls) | dict(types or {})
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     if surplus := sorted(set(data) - set(fields)):
         raise ConfigError(f"{path or cls.__name__} has no field {surplus}; it has {sorted(fields)}")
@@ -54,7 +63,12 @@ def from_dict(cls: type[T], data: Mapping[str, Any], *, path: str = "") -> T:
 
 
 def coerce(annotation: Any, value: Any, *, path: str) -> Any:
-    """Check ``value`` (JSON-like) against an annotation and convert lists to tuples.
+    """Check a JSON-like value against an annotation, and convert lists to tuples.
+
+    Args:
+        annotation: A dataclass, a plain type, a ``Literal``, an optional or a ``tuple``.
+        value: The value as JSON has it.
+        path: The dotted name of the field, for error messages.
 
     Raises:
         ConfigError: the value is of another type.

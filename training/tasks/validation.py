@@ -4,20 +4,20 @@ A loss that is itself a network's opinion can be satisfied without better pictur
 supplement A.2), so stage 1B and distillation are watched by a metric that they do not train on.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
+from flowmo.imaging.tensors import as_levels, psnr_of_images, to_levels, to_model_range
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.sampler import noise
 from flowmo.training.config import ValidationConfig
 from flowmo.training.data.pictures import held_out_pictures
-from flowmo.training.libraries import library
-from flowmo.training.loop.samples import psnr, to_levels
+from flowmo.training.errors import LibraryError
 from flowmo.training.perceptual.lpips import Lpips
+from flowmo.training.perceptual.ssim import Ssim
+
+METRICS = ("psnr", "ssim", "lpips")
+"""What ``validation.metric`` may be for a tokenizer."""
 
 _BATCH = 16
 
@@ -26,21 +26,29 @@ class Validator:
     """Reconstructs the same pictures from the same noise at every call.
 
     Args:
-        config: which pictures and metrics.
-        size: of the model's images, in pixels.
-        device: where to compute.
+        config: Which pictures and metrics.
+        size: Side of the model's images in pixels.
+        device: Where to compute.
 
     Raises:
-        DataError: no pictures.
-        LibraryError: LPIPS is asked for and its weights cannot be had.
+        DataError: There are no pictures.
+        LibraryError: The deciding metric needs a library or weights that cannot be had.
+
+    Attributes:
+        missing: Why a metric is left out, by its name.
     """
 
     def __init__(self, config: ValidationConfig, *, size: int, device: torch.device) -> None:
         pictures = held_out_pictures(config.paths, size, limit=config.count)
-        self._originals = _stacked(pictures)
+        self._originals = as_levels(pictures)
         self._device = device
-        self._ssim = library("torchmetrics.functional.image").structural_similarity_index_measure
-        self._metric = config.metric
+        self._ssim = Ssim(device)
+        self.missing = {} if self._ssim.missing is None else {"ssim": self._ssim.missing}
+        if config.metric in self.missing:
+            raise LibraryError(
+                f"validation.metric={config.metric} cannot be measured: "
+                f"{self.missing[config.metric]}; or choose validation.metric=psnr"
+            )
         self._lpips = (
             Lpips("vgg", config.lpips_weights).to(device) if config.metric == "lpips" else None
         )
@@ -49,33 +57,27 @@ class Validator:
     def measure(self, model: FlowMo) -> dict[str, float]:
         """Means over the pictures by metric: ``psnr`` (dB), ``ssim``, and ``lpips`` if it decides.
 
+        SSIM is left out where torchmetrics cannot be imported.
+
         Args:
-            model: with the weights to judge; it is left in the mode it came in.
+            model: A model with the weights to judge; it is left in the mode it came in.
         """
         training = model.training
         model.eval()
         values: dict[str, list[float]] = {}
         for first in range(0, len(self._originals), _BATCH):
             levels = self._originals[first : first + _BATCH].to(self._device)
-            images = levels / 127.5 - 1.0
+            images = to_model_range(levels)
             seeds = range(first, first + len(images))
             start = noise(seeds, tuple(images.shape[1:])).to(images)
             quantized = model.quantize(model.encode(images))
-            came = to_levels(model.decode(quantized, start=start)).float()
-            similarity: Tensor = self._ssim(came, levels, data_range=255.0, reduction="none")
-            rounded = came / 127.5 - 1.0
-            values.setdefault("psnr", []).extend(psnr(rounded, images).tolist())
-            values.setdefault("ssim", []).extend(similarity.tolist())
+            came = to_levels(model.decode(quantized, start=start))
+            rounded = to_model_range(came)
+            values.setdefault("psnr", []).extend(psnr_of_images(rounded, images))
+            similarities = self._ssim(came, levels)
+            if similarities is not None:
+                values.setdefault("ssim", []).extend(similarities)
             if self._lpips is not None:
                 values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
         model.train(training)
         return {name: float(np.mean(each)) for name, each in values.items()}
-
-    def score(self, values: dict[str, float]) -> float:
-        """The deciding metric as a number that is better when higher."""
-        value = values[self._metric]
-        return -value if self._metric == "lpips" else value
-
-
-def _stacked(pictures: Sequence[NDArray[np.uint8]]) -> Tensor:
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()

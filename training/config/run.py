@@ -1,0 +1,304 @@
+"""A whole run as one frozen value that validates itself.
+
+A run is one :class:`TrainConfig`. Recipes (:mod:`flowmo.training.recipes`) return complete ones,
+:mod:`flowmo.training.overrides` changes single fields from the command line, and the checkpoint
+stores the JSON form of :meth:`TrainConfig.to_dict`.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Generic, Literal, Protocol, Self
+
+from typing_extensions import TypeVar
+
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.strict import from_dict, to_dict
+from flowmo.training.config.checks import at_least, one_of, require, share
+from flowmo.training.config.data import DataConfig
+from flowmo.training.config.objectives import (
+    DistillConfig,
+    LossWeights,
+    PerceptualConfig,
+    PostTrainConfig,
+)
+from flowmo.training.config.optimizer import OptimizerConfig
+from flowmo.training.config.validation import ValidationConfig
+
+Precision = Literal["float32", "tf32", "bf16"]
+Parallel = Literal["auto", "none", "ddp", "fsdp"]
+
+TASK_OPTIONS = (
+    "condition_dropout",
+    "data",
+    "distill",
+    "encoder_freeze_step",
+    "init",
+    "init_grown",
+    "losses",
+    "optimizer.base_width",
+    "optimizer.initial_gate",
+    "optimizer.parametrization",
+    "perceptual",
+    "post_train",
+    "time_shift",
+    "uniform_share",
+    "validation.lpips_weights",
+)
+"""Fields, and sections of them, that only some tasks read. The loop reads all others."""
+
+
+class ModelConfig(Protocol):
+    """What a run needs of the config of a model, whatever its class."""
+
+    @property
+    def name(self) -> str:
+        """A label for people."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-safe values."""
+        ...
+
+
+# A run of which nothing is said trains a tokenizer. Covariant: what takes a run of any model takes
+# that of a tokenizer.
+C_co = TypeVar("C_co", bound=ModelConfig, covariant=True, default=FlowMoConfig)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Generic[C_co]):
+    """A whole run of one task.
+
+    Args:
+        task: what is trained, and how (:mod:`flowmo.training.tasks.registry`): ``pretrain`` is
+            stage 1A (SPEC "Training objective"), ``post-train`` stage 1B, through the sampling
+            chain, ``distill`` teaches a student of few steps.
+        init: checkpoint folder or hub repository whose weights the run begins with; None begins
+            with random ones. ``post-train`` and ``distill`` need it.
+        init_grown: the checkpoint of ``init`` may lack parts of the model, or have fewer rows of
+            them; these begin with random weights.
+        model: config of the task's model. Of a tokenizer: sizes of the network, and its default
+            sampler: of the sample grids, of validation, of the exported checkpoint, and in
+            distillation the grid that the student learns.
+        data: the images.
+        optimizer: Adam and its schedule.
+        losses: weights of the loss terms.
+        perceptual: the network of the perceptual terms.
+        post_train: the chain of stage 1B.
+        distill: the teacher.
+        validation: held-out images, the best weights, early stopping.
+        output: run folder; logs, samples, checkpoints and the exported model go there.
+        steps: optimizer steps of the whole run.
+        max_minutes: stop after so many minutes of training, over all resumed parts; None never.
+        batch_size: images an optimizer step, over all processes.
+        accumulation: micro-batches a step and process; processes x accumulation divides
+            ``batch_size``.
+        ema_decay: decay of the weights' exponential moving average.
+        ema_ramp: use min(decay, (1 + step) / (10 + step)), for runs of few steps.
+        condition_dropout: share of samples that see the null condition.
+        uniform_share: share of uniform times in the "fat" logit-normal.
+        time_shift: s of t -> s t / (1 + (s - 1) t). 1 is the published distribution; above it,
+            more of the training is near t = 1, where only the tokens can say what the picture is.
+            Small pictures want it: at the same t, noise hides less of a large one.
+        encoder_freeze_step: the encoder trains for so many steps; None for all.
+        precision: ``bf16`` autocast (weights stay float32), ``float32``, or ``tf32``: float32 whose
+            matrix products a GPU may round to 10 bits.
+        compile: torch.compile the forward and backward pass.
+        device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
+        parallel: with several processes (torchrun, Ray Train): ``ddp`` keeps a whole copy of the
+            weights in each, ``fsdp`` shards them; ``auto`` is ``ddp`` if there are several.
+        shard_size: with ``fsdp``, processes that share one copy of the weights, such as those of
+            one machine; None for all of them.
+        seed: of the initial weights, the data order, times, noise and dropout.
+        log_interval: steps between log lines.
+        sample_interval: steps between sample grids; 0 for none.
+        sample_count: images of a grid.
+        checkpoint_interval: steps between checkpoints; 0 for only the last.
+        checkpoint_minutes: also a checkpoint after so many minutes; None for none.
+        keep_checkpoints: how many of the latest checkpoints stay on disk.
+        keep_every: checkpoints whose step is a multiple of this stay, too; 0 for none.
+        keep_best: write a checkpoint at each best validation, and keep the latest of these.
+        checkpoint_mirror: a URL (``s3://``, ``gs://``, or another of fsspec's) that gets a copy of
+            every checkpoint and of the exported models; a run that finds no checkpoint in its
+            folder resumes from there.
+        tensorboard: write TensorBoard event files.
+
+    Raises:
+        ConfigError: a value is out of its range, or values do not fit together.
+    """
+
+    task: str = "pretrain"
+    init: str | None = None
+    init_grown: bool = False
+    model: C_co
+    data: DataConfig = field(default_factory=DataConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    post_train: PostTrainConfig = field(default_factory=PostTrainConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    output: str = "runs/flowmo"
+    steps: int
+    max_minutes: float | None = None
+    batch_size: int = 128
+    accumulation: int = 1
+    ema_decay: float = 0.9999
+    ema_ramp: bool = False
+    condition_dropout: float = 0.1
+    uniform_share: float = 0.1
+    time_shift: float = 1.0
+    encoder_freeze_step: int | None = 200_000
+    precision: Precision = "bf16"
+    compile: bool = False
+    device: str = "auto"
+    parallel: Parallel = "auto"
+    shard_size: int | None = None
+    seed: int = 0
+    log_interval: int = 50
+    sample_interval: int = 5_000
+    sample_count: int = 8
+    checkpoint_interval: int = 5_000
+    checkpoint_minutes: float | None = None
+    keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: bool = False
+    checkpoint_mirror: str | None = None
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(
+            1,
+            steps=self.steps,
+            batch_size=self.batch_size,
+            accumulation=self.accumulation,
+            log_interval=self.log_interval,
+            sample_count=self.sample_count,
+            keep_checkpoints=self.keep_checkpoints,
+        )
+        at_least(
+            0,
+            sample_interval=self.sample_interval,
+            checkpoint_interval=self.checkpoint_interval,
+            keep_every=self.keep_every,
+            encoder_freeze_step=self.encoder_freeze_step or 0,
+        )
+        for name in ("max_minutes", "checkpoint_minutes"):
+            minutes = getattr(self, name)
+            require(
+                minutes is None or minutes > 0, f"{name} must be positive or none, got {minutes!r}"
+            )
+        require(
+            self.batch_size % self.accumulation == 0,
+            f"accumulation {self.accumulation} must divide batch_size {self.batch_size}",
+        )
+        require(
+            not self.optimizer.anneal_over_budget or self.max_minutes is not None,
+            "optimizer.anneal_over_budget needs max_minutes",
+        )
+        share(
+            condition_dropout=self.condition_dropout,
+            uniform_share=self.uniform_share,
+            ema_decay=self.ema_decay,
+        )
+        one_of("precision", self.precision, Precision)
+        one_of("parallel", self.parallel, Parallel)
+        require(
+            self.shard_size is None or (self.shard_size >= 1 and self.parallel == "fsdp"),
+            f"shard_size must be at least 1 and belongs to parallel=fsdp, got {self.shard_size!r}",
+        )
+        require(
+            not self.keep_best or self.validation.interval > 0,
+            "keep_best needs a validation.interval",
+        )
+        require(
+            math.isfinite(self.time_shift) and self.time_shift > 0,
+            f"time_shift must be positive, got {self.time_shift!r}",
+        )
+        require(0 <= self.seed < 2**63, f"seed must lie in 0 ... 2^63 - 1, got {self.seed!r}")
+        self._check_task()
+
+    def _check_task(self) -> None:
+        # Tasks import configs; the registry is asked when there is a config to check.
+        from flowmo.training.tasks.registry import find_task
+
+        task = find_task(self.task)
+        require(
+            isinstance(self.model, task.model_config),
+            f"the task {self.task!r} trains a model of {task.model_config.__name__}, got one of "
+            f"{type(self.model).__name__}",
+        )
+        if self.validation.interval:
+            require(
+                self.validation.metric in task.validation_metrics,
+                f"validation.metric must be one of {list(task.validation_metrics)} for the task "
+                f"{self.task!r}, got {self.validation.metric!r}",
+            )
+        task.check(self)
+        read = task.reads(self)
+        for name, (value, default) in changed_options(self).items():
+            if not _covers(read, name):
+                alike = sorted(one for one in read if one.split(".")[0] == name.split(".")[0])
+                others = f"; of {name.split('.')[0]} it reads {', '.join(alike)}" if alike else ""
+                raise ConfigError(
+                    f"the task {self.task!r}, set up like this, ignores {name} = {value!r}{others}."
+                    f" Leave {name} at its default, {default!r}, or choose what makes use of it"
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as JSON-safe values."""
+        data: dict[str, Any] = to_dict(self)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read :meth:`to_dict`'s form; the task decides what ``model`` is.
+
+        Raises:
+            ConfigError: An unknown task, an unknown or missing field, or a value of a wrong type
+                or range.
+        """
+        from flowmo.training.tasks.registry import find_task
+
+        require(isinstance(data, Mapping), f"a run must be a mapping of fields, got {data!r}")
+        task = find_task(data.get("task", "pretrain"))
+        return from_dict(cls, data, types={"model": task.model_config})
+
+
+AnyTrainConfig = TrainConfig[ModelConfig]
+"""A run of any model: what the loop knows."""
+
+
+def changed_options(config: AnyTrainConfig) -> dict[str, tuple[Any, Any]]:
+    """The fields of :data:`TASK_OPTIONS` that are not at their defaults.
+
+    Returns:
+        Value and default, by dotted name.
+    """
+    changed: dict[str, tuple[Any, Any]] = {}
+    for one in fields(config):
+        if one.default_factory is not MISSING:
+            default = one.default_factory()
+        elif one.default is not MISSING:
+            default = one.default
+        else:
+            continue
+        defaults = _leaves(one.name, default)
+        for name, value in _leaves(one.name, getattr(config, one.name)).items():
+            if _covers(TASK_OPTIONS, name) and value != defaults[name]:
+                changed[name] = value, defaults[name]
+    return changed
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    plain = to_dict(value)
+    return (
+        {f"{name}.{k}": v for k, v in plain.items()} if isinstance(plain, dict) else {name: plain}
+    )
+
+
+def _covers(names: Collection[str], name: str) -> bool:
+    """Whether a dotted name, or the section that holds it, is among ``names``."""
+    return name in names or name.split(".", maxsplit=1)[0] in names
