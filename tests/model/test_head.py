@@ -49,7 +49,9 @@ def test_the_serving_form_equals_the_training_form(name: str) -> None:
     torch.testing.assert_close(model.velocity(x, times, condition), expected, atol=1e-4, rtol=1e-4)
     start = noise([3, 4], (3, 32, 32))
     sample = network.decode(condition[..., :-1], start=start)
-    torch.testing.assert_close(model.decode(condition[..., :-1], start=start), sample, atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.decode(condition[..., :-1], start=start), sample, atol=1e-4, rtol=0
+    )
 
 
 @torch.no_grad()

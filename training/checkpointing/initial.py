@@ -20,30 +20,27 @@ def load_initial(model: torch.nn.Module, checkpoint: str, *, grown: bool = False
 
     Raises:
         CheckpointError: there is none.
-        ConfigError: it is of other sizes; if ``grown``, it has no tensor in common with the model.
+        ConfigError: it is of other sizes; if ``grown``, a tensor of it has no place in the model.
     """
     config = model.config
     assert isinstance(config, FlowMoConfig)
     info = inspect_checkpoint(resolve_checkpoint(checkpoint))
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    different = sorted(
-        n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)
-    )
-    alike = [
-        name
-        for name, shape in shapes.items()
-        if name in info.shapes
-        and shape[1:] == info.shapes[name][1:]
-        and shape[0] >= info.shapes[name][0]
-    ]
-    if grown and not alike:
-        raise ConfigError(f"init = {checkpoint} has no tensor in common with the run's model")
-    if different and not grown:
+    if grown:
+        different = sorted(
+            name
+            for name, shape in info.shapes.items()
+            if name not in shapes or shapes[name][1:] != shape[1:] or shapes[name][0] < shape[0]
+        )
+    else:
+        different = sorted(
+            n for n in shapes.keys() | info.shapes if shapes.get(n) != info.shapes.get(n)
+        )
+    if different:
         raise ConfigError(
             f"init = {checkpoint} is a model of other sizes than the run's: {len(different)} "
             f"tensors differ, such as {different[0]}. Its sizes are taken over by --init, or by "
             f"flowmo.training.start_from"
         )
-    weights = load_weights(info)
-    for name in alike:
-        model.get_parameter(name)[: len(weights[name])].copy_(weights[name])
+    for name, weight in load_weights(info).items():
+        model.get_parameter(name)[: len(weight)].copy_(weight)

@@ -9,16 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowmo.model.errors import ConfigError
 from flowmo.training.config import PerceptualConfig
-from flowmo.training.errors import LibraryError
 from flowmo.training.libraries import library
 from flowmo.training.perceptual.efficientnet_lite import EfficientNetLite0
 from flowmo.training.perceptual.feature_distance import FeatureDistance
 from flowmo.training.perceptual.lpips import Lpips
 from flowmo.training.perceptual.vgg_edge import VggEdge
 from flowmo.training.perceptual.weights import (
+    LIBRARY,
     RANDOM,
-    Weights,
     put_weights,
     randomize,
     read_weights,
@@ -27,7 +27,6 @@ from flowmo.training.perceptual.weights import (
 # The mean and standard deviation of ImageNet's pixels, for images in [-1, 1].
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _RESNET_SIDE = 224
-_FETCH = "the files of `python -m flowmo.training.perceptual.fetch`"
 
 
 class LpipsLoss(nn.Module):
@@ -138,10 +137,12 @@ def feature_distance(
     if source == RANDOM:
         randomize(features)
     else:
-        state = read_weights(source, _not_in_a_library, name=network, url=_FETCH)
+        if source == LIBRARY:
+            raise ConfigError(
+                f"no library fetches the weights of {network}: write them with `python -m "
+                f"flowmo.training.perceptual.fetch --out networks` and set perceptual.weights to "
+                f"networks/{network}.safetensors"
+            )
+        state = read_weights(source, dict, name=network, url=source)
         put_weights(features, state, name=network, source=source)
     return FeatureDistance(features)
-
-
-def _not_in_a_library() -> Weights:
-    raise LibraryError("no library has them")
