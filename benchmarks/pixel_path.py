@@ -1,23 +1,24 @@
-r"""What it changes that everything reads and resizes pictures in one way.
+"""What it changes that everything reads and resizes pictures in one way.
 
-    python -m benchmarks.pixel_path CHECKPOINT --out benchmarks/results/data/pixel_path.json \
-        --loading before=BEFORE.json after=AFTER.json
+    python -m benchmarks.pixel_path CHECKPOINT --out benchmarks/results/data/pixel_path.json
 
 Protocol: the sample photographs as squares of the model's size. ``bicubic`` is the filter that
 training had, Lanczos the one that all have; PSNR between the two, and of the model's reconstruction
 of each, compared with that same square (default sampler, noise of seed 0). ``profile_ignored`` is
 the PSNR between a photograph in Display P3 that is converted to sRGB, and one whose profile is
-ignored, as training did. ``loading`` takes the median speed of images in memory, and its range,
-from reports of benchmarks.data_loading.
+ignored, as training did. ``loading`` is CPU time of one thread from a file's bytes to a random crop
+of 256 pixels with either filter, the least of some rounds in turns, which other work on the machine
+hardly changes.
 """
 
 import argparse
 import io
-import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -30,8 +31,12 @@ from flowmo.imaging.quality import psnr
 from flowmo.imaging.reading import Pixels, from_picture, read_image
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.training.config import DataConfig
 from flowmo.training.data.held_out import held_out_photographs
+from flowmo.training.data.images import augment, decode_image
 from flowmo.training.json_report import write_json
+
+_CROP = 256
 
 
 def bicubic_square(picture: Image.Image, size: int) -> Pixels:
@@ -75,12 +80,31 @@ def measure(model: InferenceModel) -> dict[str, Any]:
     return {"image_size": size, "psnr": means, "photographs": rows}
 
 
-def loading(path: Path) -> dict[str, Any]:
-    """Images a second of images in memory, of a report of benchmarks.data_loading."""
-    report = json.loads(path.read_text(encoding="utf-8"))
-    (row,) = (row for row in report["rows"] if row["place"] == "memory")
-    speeds = {key: row[key] for key in ("images_per_second", "slowest", "fastest")}
-    return {**speeds, **{key: report["settings"][key] for key in ("images", "size", "workers")}}
+def photographs_of(width: int, height: int) -> list[bytes]:
+    """The sample photographs as JPEGs of a size."""
+    files = []
+    for data in held_out_photographs().values():
+        buffer = io.BytesIO()
+        read_image(data).picture.resize((width, height)).save(buffer, "JPEG", quality=90)
+        files.append(buffer.getvalue())
+    return files
+
+
+def loading(width: int, height: int, *, rounds: int) -> dict[str, float]:
+    """Milliseconds of CPU time an image, with either filter."""
+    files, config = photographs_of(width, height), DataConfig()
+    least: dict[str, float] = {}
+    for _ in range(rounds):
+        for name in ("LANCZOS", "BICUBIC"):
+            with patch("flowmo.imaging.fit.RESAMPLING", Image.Resampling[name]):
+                begin = time.process_time()
+                for number, data in enumerate(files):
+                    generator = np.random.default_rng(number)
+                    augment(decode_image(data, _CROP, config), _CROP, config, generator)
+                each = (time.process_time() - begin) / len(files)
+            key = f"{name.lower()}_cpu_ms"
+            least[key] = min(1000 * each, least.get(key, np.inf))
+    return least
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,15 +112,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pixel_path")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--loading", nargs="*", default=[], help="NAME=REPORT of data_loading")
+    parser.add_argument("--rounds", type=int, default=20, help="of loading")
     options = parser.parse_args(arguments)
     model = InferenceModel(FlowMo.from_pretrained(options.checkpoint))
     report = {"model": model.config.name, "fingerprint": model.fingerprint, **measure(model)}
-    named = (item.partition("=") for item in options.loading)
-    report["loading"] = {name: loading(Path(path)) for name, _, path in named}
+    report["loading"] = {
+        f"{w} x {h}": loading(w, h, rounds=options.rounds) for w, h in ((500, 375), (3000, 2000))
+    }
     write_json(options.out, report | {"environment": environment()})
     for key, value in report["psnr"].items():
         print(f"{key:24}{value:7.2f} dB")
+    for size, row in report["loading"].items():
+        print(size, {key: round(value, 2) for key, value in row.items()})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """FlowMo, the diffusion-autoencoder image tokenizer: the names that users import.
 
-    from flowmo import FlowMo, InferenceModel
+    import flowmo
 
-    model = InferenceModel(FlowMo.from_pretrained("path/to/checkpoint"))
-    tokens = model.tokenize(images)                  # [B, 3, S, S] in [-1, 1] -> list of Tokens
-    again = model.detokenize(tokens, seeds=range(len(tokens)))
+    tok = flowmo.load("tiny")                     # a name, a folder or a hub repository
+    tokens = tok.encode(["photo.jpg", picture])   # paths, bytes, Pillow's images, arrays
+    pictures = tok.decode(tokens, steps=8)
 
 Names are imported when they are first used, so that ``import flowmo`` (and with it the command's
-``--help``) does not wait for torch.
+``--help``) does not wait for torch, and the client never imports it.
 """
 
 from importlib import import_module
@@ -16,14 +16,24 @@ from typing import TYPE_CHECKING
 from flowmo._version import __version__
 
 if TYPE_CHECKING:
-    from flowmo.client import AsyncClient, Client, ClientError
-    from flowmo.model.config import (
-        PRESETS,
-        FlowMoConfig,
-        SamplerConfig,
-        TransformerConfig,
-        preset,
+    from flowmo.client import (
+        AsyncClient,
+        Client,
+        ClientError,
+        ConnectionFailedError,
+        DecodedImage,
+        EncodedImage,
+        ModelInfo,
+        Preview,
+        Progress,
+        Retry,
+        Sampling,
+        ServerRefusedError,
+        ServerTimeoutError,
+        UnexpectedAnswerError,
     )
+    from flowmo.imaging.reading import ImageError
+    from flowmo.model.config import PRESETS, FlowMoConfig, SamplerConfig, TransformerConfig, preset
     from flowmo.model.container import Container
     from flowmo.model.errors import (
         CheckpointError,
@@ -38,10 +48,12 @@ if TYPE_CHECKING:
         TokenError,
     )
     from flowmo.model.flowmo import FlowMo
+    from flowmo.model.image_tokens import ImageTokens
     from flowmo.model.inference import InferenceModel
-    from flowmo.model.sampler import Preview, noise, time_grid
+    from flowmo.model.sampler import SamplerStep, noise, time_grid
     from flowmo.model.tokens import Tokens
     from flowmo.photographs import photograph_paths
+    from flowmo.tokenizer import Tokenizer, load
     from flowmo.training import TrainConfig, recipe, train
 
 __all__ = [
@@ -51,24 +63,39 @@ __all__ = [
     "Client",
     "ClientError",
     "ConfigError",
+    "ConnectionFailedError",
     "Container",
     "ContainerCorruptedError",
     "ContainerError",
     "ContainerMismatchError",
     "ContainerTruncatedError",
     "ContainerVersionError",
+    "DecodedImage",
+    "EncodedImage",
     "FlowMo",
     "FlowMoConfig",
     "FlowMoError",
+    "ImageError",
+    "ImageTokens",
     "InferenceModel",
+    "ModelInfo",
     "NotAContainerError",
     "Preview",
+    "Progress",
+    "Retry",
     "SamplerConfig",
+    "SamplerStep",
+    "Sampling",
+    "ServerRefusedError",
+    "ServerTimeoutError",
     "TokenError",
+    "Tokenizer",
     "Tokens",
     "TrainConfig",
     "TransformerConfig",
+    "UnexpectedAnswerError",
     "__version__",
+    "load",
     "noise",
     "photograph_paths",
     "preset",
@@ -78,8 +105,23 @@ __all__ = [
 ]
 
 _ORIGINS = {
-    "flowmo.client": ("AsyncClient", "Client", "ClientError"),
-    "flowmo.photographs": ("photograph_paths",),
+    "flowmo.client": (
+        "AsyncClient",
+        "Client",
+        "ClientError",
+        "ConnectionFailedError",
+        "DecodedImage",
+        "EncodedImage",
+        "ModelInfo",
+        "Preview",
+        "Progress",
+        "Retry",
+        "Sampling",
+        "ServerRefusedError",
+        "ServerTimeoutError",
+        "UnexpectedAnswerError",
+    ),
+    "flowmo.imaging.reading": ("ImageError",),
     "flowmo.model.config": (
         "PRESETS",
         "FlowMoConfig",
@@ -101,9 +143,12 @@ _ORIGINS = {
         "TokenError",
     ),
     "flowmo.model.flowmo": ("FlowMo",),
+    "flowmo.model.image_tokens": ("ImageTokens",),
     "flowmo.model.inference": ("InferenceModel",),
-    "flowmo.model.sampler": ("Preview", "noise", "time_grid"),
+    "flowmo.model.sampler": ("SamplerStep", "noise", "time_grid"),
     "flowmo.model.tokens": ("Tokens",),
+    "flowmo.photographs": ("photograph_paths",),
+    "flowmo.tokenizer": ("Tokenizer", "load"),
     "flowmo.training": ("TrainConfig", "recipe", "train"),
 }
 _MODULE_OF = {name: module for module, names in _ORIGINS.items() for name in names}

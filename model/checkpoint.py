@@ -47,12 +47,12 @@ class CheckpointInfo:
     """What a checkpoint folder says of itself, known without reading a weight.
 
     Attributes:
-        folder: where it is.
-        config: of the model.
+        folder: The folder itself.
+        config: The config of the model.
         fingerprint: 32 hex digits as stored, or None if ``config.json`` has none.
         dtype: ``bfloat16`` or ``float32``, of every tensor.
-        files: the safetensors files, sorted.
-        shapes: of every tensor, by name.
+        files: The safetensors files, sorted.
+        shapes: The shape of every tensor, by name.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ def dtype_name(dtype: torch.dtype) -> str:
     """The name under which weights of ``dtype`` are stored.
 
     Raises:
-        CheckpointError: checkpoints hold no such weights.
+        CheckpointError: Checkpoints hold no such weights.
     """
     for name, known in DTYPES.items():
         if dtype == known:
@@ -95,7 +95,7 @@ def check_shapes(
     """Check that tensors are exactly those of a model of ``config``.
 
     Raises:
-        CheckpointError: some are missing, surplus or of another shape; all three are listed.
+        CheckpointError: Some are missing, surplus or of another shape; all three are listed.
     """
     expected = expected_shapes(config)
     missing = [name for name in expected if name not in came]
@@ -136,17 +136,17 @@ def save_checkpoint(
     was loaded from.
 
     Args:
-        state: the model's state dict, floating, on any device.
-        config: of the model.
-        folder: made if it does not exist; other files in it stay.
+        state: The model's state dict, floating, on any device.
+        config: The config of the model.
+        folder: The folder, made if it does not exist; other files in it stay.
         dtype: torch.bfloat16 or torch.float32.
-        max_shard_size: largest safetensors file, in bytes or as ``"5GB"``.
+        max_shard_size: The largest safetensors file, in bytes or as ``"5GB"``.
 
     Returns:
         The fingerprint, which depends on ``state`` and ``config`` alone.
 
     Raises:
-        CheckpointError: the dtype cannot be stored, or the tensors are not those of ``config``.
+        CheckpointError: The dtype cannot be stored, or the tensors are not those of ``config``.
     """
     name, folder = dtype_name(dtype), Path(folder)
     check_shapes(config, {key: tuple(tensor.shape) for key, tensor in state.items()}, "the model")
@@ -175,7 +175,7 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointInfo:
     """Read what a checkpoint holds, without its weights, and check that it is complete.
 
     Raises:
-        CheckpointError: not a checkpoint folder; a file is missing, malformed or of an unknown
+        CheckpointError: It is no checkpoint folder; a file is missing, malformed or of an unknown
             format version; tensors are missing, surplus, of another shape or dtype.
     """
     folder = Path(folder)
@@ -216,12 +216,12 @@ def load_weights(
     On the CPU and in the stored dtype, tensors are private mappings of the files, read when used.
 
     Args:
-        info: of :func:`inspect_checkpoint`.
-        dtype: what to load as; as stored by default.
-        device: where to.
+        info: What :func:`inspect_checkpoint` found.
+        dtype: The dtype to load as; as stored by default.
+        device: The device to load to.
 
     Raises:
-        CheckpointError: a file changed since, or cannot be read.
+        CheckpointError: A file changed since, or cannot be read.
     """
     state: dict[str, Tensor] = {}
     for path in info.files:
@@ -240,10 +240,10 @@ def load_checkpoint(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
 ) -> tuple[FlowMoConfig, dict[str, Tensor]]:
-    """Config and state dict of a checkpoint folder; see :func:`load_weights`.
+    """Load the config and state dict of a checkpoint folder; see :func:`load_weights`.
 
     Raises:
-        CheckpointError: as :func:`inspect_checkpoint`.
+        CheckpointError: The folder is refused by :func:`inspect_checkpoint`.
     """
     info = inspect_checkpoint(folder)
     return info.config, load_weights(info, dtype=dtype, device=device)

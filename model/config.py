@@ -7,7 +7,7 @@ config that exists can be built.
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isqrt
 from typing import Any, Literal, Self, get_args
@@ -62,7 +62,7 @@ class SamplerConfig:
     schedule: Schedule = "power"
     steps: int = DEFAULT_STEPS
     rho: float = DEFAULT_RHO
-    times: tuple[float, ...] = ()
+    times: tuple[float, ...] = field(default=(), repr=False)
     guidance: float = DEFAULT_GUIDANCE
     guidance_interval: tuple[float, float] = DEFAULT_GUIDANCE_INTERVAL
 
@@ -274,6 +274,15 @@ class FlowMoConfig:
             self.patch_size % self._head_shrink == 0,
             f"a head of {len(self.head)} scales needs a patch_size divisible by "
             f"{self._head_shrink}, got {self.patch_size}",
+        )
+
+    def __repr__(self) -> str:
+        encoder, decoder = self.encoder, self.decoder
+        return (
+            f"FlowMoConfig({self.name!r}, {self.image_size} x {self.image_size} pixels in patches "
+            f"of {self.patch_size}, {self.code_length} x {self.token_bits} bits, "
+            f"{self.quantizer}, encoder {encoder.depth} x {encoder.width}, "
+            f"decoder {decoder.depth} x {decoder.width})"
         )
 
     @property

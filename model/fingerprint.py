@@ -39,14 +39,14 @@ def compute_fingerprint(config: FlowMoConfig, state: Mapping[str, Tensor]) -> st
     little-endian.
 
     Args:
-        config: of the model.
-        state: its state dict, on any device, in any floating dtype that bfloat16 can round.
+        config: The config of the model.
+        state: Its state dict, on any device, in any floating dtype that bfloat16 can round.
 
     Returns:
         32 lower-case hex digits.
 
     Raises:
-        CheckpointError: the weights are on the meta device, so there are no values.
+        CheckpointError: The weights are on the meta device, so there are no values.
     """
     digest = hashlib.sha256(_json(_identity(config)) + b"\0")
     for name in sorted(state):

@@ -11,7 +11,6 @@ checkpoint folder that has a ``config.json`` is whole, so readers need no lock.
 import fcntl
 import logging
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from huggingface_hub.errors import HfHubHTTPError, RevisionResolutionError
 from flowmo.model.checkpoint_files import CONFIG_FILE
 from flowmo.model.config import preset as find_preset
 from flowmo.model.errors import CheckpointError
+from flowmo.model.files import write_file
 from flowmo.model.published import convert_published
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def converted_from_hub(repository: str, file: str, preset: str, options: HubOpti
     if commit is not None and not options.force_download:
         folder = root / commit / file / preset
         if _is_whole(folder):
-            _write(reference, commit)
+            write_file(reference, commit.encode(), flush_to_disk=False)
             return folder
     with _locked(root / "lock"):
         try:
@@ -109,7 +109,7 @@ def converted_from_hub(repository: str, file: str, preset: str, options: HubOpti
         if options.force_download or not _is_whole(folder):
             logger.info("converting %s of %s to %s", file, repository, folder)
             convert_published(source, config, folder)
-        _write(reference, commit)
+        write_file(reference, commit.encode(), flush_to_disk=False)
     return folder
 
 
@@ -144,14 +144,6 @@ def _download(repository: str, file: str, options: HubOptions) -> str:
 
 def _is_whole(folder: Path) -> bool:
     return (folder / CONFIG_FILE).is_file()
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a small file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Self
 
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError
+from flowmo.model.files import write_file
 from flowmo.model.tokens import Tokens
 
 
@@ -101,7 +102,7 @@ class ImageTokens(Tokens):
         Raises:
             OSError: The file cannot be written.
         """
-        Path(path).write_bytes(self.to_bytes())
+        write_file(Path(path), self.to_bytes(), flush_to_disk=False)
 
     def __repr__(self) -> str:
         return (

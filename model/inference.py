@@ -121,9 +121,10 @@ class InferenceModel:
             place(half, self.device, self.dtype)
         if self._modulator is not None:
             self._modulator.to(self.device)
-        for tables in (self._rotary, self._rows):
-            for key, table in tables.items():
-                tables[key] = table.to(self.device)
+        for key, table in self._rotary.items():
+            self._rotary[key] = table.to(self.device)
+        for time, row in self._rows.items():
+            self._rows[time] = row.to(self.device)
         return self
 
     def _compute_modulation(self, times: Sequence[float]) -> dict[float, Tensor]:

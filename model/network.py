@@ -39,10 +39,10 @@ def decoder_shape(config: FlowMoConfig) -> TransformerShape:
 
 
 def patch_grid(images: Tensor, patch_size: int) -> tuple[int, int]:
-    """(rows, columns) of patches of images [B, 3, H, W].
+    """The number of rows and columns of patches of images [B, 3, H, W].
 
     Raises:
-        ConfigError: not such images, or H or W is not divisible by ``patch_size``.
+        ConfigError: They are no such images, or H or W is not divisible by ``patch_size``.
     """
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise ConfigError(
@@ -66,7 +66,7 @@ class FlowMoNetwork(nn.Module):
     """Encoder and decoder with the parameter names of the published checkpoints.
 
     Args:
-        config: the sizes.
+        config: The sizes.
     """
 
     def __init__(self, config: FlowMoConfig) -> None:
@@ -80,13 +80,13 @@ class FlowMoNetwork(nn.Module):
         """The code of images (SPEC "Encode").
 
         Args:
-            images: float [B, 3, H, W] in [-1, 1].
+            images: Float [B, 3, H, W] in [-1, 1].
 
         Returns:
             [B, K, D] ([B, K, 2D] for the Gaussian posterior), not quantized.
 
         Raises:
-            ConfigError: images of a wrong shape.
+            ConfigError: The images have a wrong shape.
         """
         grid = patch_grid(images, self.config.patch_size)
         patches = patchify(images, self.config.patch_size)
@@ -110,14 +110,14 @@ class FlowMoNetwork(nn.Module):
 
         Args:
             x: [B, 3, H, W].
-            t: one time or [B] times in [0, 1].
+            t: One time or [B] times in [0, 1].
             condition: [B, K, D + 1] of :func:`with_mask`; all zeros is the null condition.
 
         Returns:
             [B, 3, H, W].
 
         Raises:
-            ConfigError: x of a wrong shape.
+            ConfigError: x has a wrong shape.
         """
         grid = patch_grid(x, self.config.patch_size)
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])

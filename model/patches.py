@@ -4,11 +4,11 @@ from torch import Tensor
 
 
 def patchify(images: Tensor, patch_size: int) -> Tensor:
-    """Cut into patches, row-major; inside a patch row, then column, then channel.
+    """Cut images into patches, row-major; inside a patch row, then column, then channel.
 
     Args:
         images: [B, 3, H, W], H and W divisible by ``patch_size``.
-        patch_size: p.
+        patch_size: The side p of a patch in pixels.
 
     Returns:
         [B, (H / p) (W / p), p p 3].
@@ -20,7 +20,16 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid: tuple[int, int]) -> Tensor:
-    """Inverse of :func:`patchify`; ``grid`` is (rows, columns) of patches."""
+    """Put patches together again, the inverse of :func:`patchify`.
+
+    Args:
+        patches: [B, N, p p 3].
+        patch_size: The side p of a patch in pixels.
+        grid: The number of rows and columns of patches, N together.
+
+    Returns:
+        [B, 3, H, W].
+    """
     p, (rows, columns) = patch_size, grid
     b, _, dim = patches.shape
     tiles = patches.reshape(b, rows, columns, p, p, dim // (p * p))

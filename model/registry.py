@@ -83,12 +83,12 @@ def model_type(folder: str | Path) -> str:
             f"{path} does not say what model it is of: it has no model_type; there are "
             f"{', '.join(known())}. `flowmo convert` makes a checkpoint of a published .pth file"
         )
-    if named not in _CLASSES:
+    if not isinstance(named, str) or named not in _CLASSES:
         raise CheckpointError(
             f"{path} is of the model type {named!r}, which this release does not know; it knows "
             f"{', '.join(known())}. Update flowmo-serve, or register the class that reads it"
         )
-    return str(named)
+    return named
 
 
 def load(

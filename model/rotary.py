@@ -54,10 +54,10 @@ def rotary_table(positions: Tensor, axes_dims: tuple[int, ...]) -> Tensor:
 
     Args:
         positions: [N, axes], float64.
-        axes_dims: even number of head dimensions of each axis, summing to C.
+        axes_dims: The even number of head dimensions of each axis, summing to C.
 
     Returns:
-        float32 [2, N, C / 2]: cos, then sin.
+        Float32 [2, N, C / 2]: cos, then sin.
     """
     angles = []
     for axis, dims in enumerate(axes_dims):
@@ -75,7 +75,7 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
         table: [2, N, C / 2] from :func:`rotary_table`.
 
     Returns:
-        Rotated x, of x's dtype.
+        The rotated x, in x's dtype.
     """
     cos, sin = table[0], table[1]
     pairs = x.to(table.dtype).unflatten(-1, (-1, 2))

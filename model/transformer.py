@@ -61,11 +61,11 @@ def time_embedding(t: Tensor, dim: int = TIME_EMBEDDING_DIM) -> Tensor:
     """Sinusoids [cos, sin] of 1000 t 10000^(-i / (dim / 2)) (SPEC, step 2).
 
     Args:
-        t: [B], in [0, 1].
-        dim: even.
+        t: Times [B] in [0, 1].
+        dim: The number of sinusoids, even.
 
     Returns:
-        float32 [B, dim].
+        Float32 [B, dim].
     """
     half = dim // 2
     exponent = torch.arange(half, device=t.device, dtype=torch.float32) / half
@@ -92,7 +92,7 @@ class TimeEmbedder(nn.Module):
         self.out_layer = nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
-        """[B] to [B, d]."""
+        """Embed times [B] as vectors [B, d]."""
         embedding = time_embedding(t).to(self.in_layer.weight.dtype)
         out: Tensor = self.out_layer(F.silu(self.in_layer(embedding)))
         return out
@@ -106,7 +106,7 @@ class RMSNorm(nn.Module):
         self.scale = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., C] to [..., C], of x's dtype."""
+        """Norm x [..., C]; the result has x's shape and dtype."""
         wide = x.float()
         norm = torch.rsqrt(wide.square().mean(-1, keepdim=True) + RMS_NORM_EPS)
         return (wide * norm * self.scale.float()).to(x.dtype)
@@ -132,7 +132,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[B, L, d] to normed q, k and plain v, each [B, H, L, C]."""
+        """Project x [B, L, d] to normed q and k and plain v, each [B, H, L, C]."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.norm.query_norm(q), self.norm.key_norm(k), v
 
@@ -145,7 +145,7 @@ class ModulationLinear(nn.Module):
         self.lin = nn.Linear(width, 6 * width)
 
     def forward(self, vec: Tensor) -> tuple[Modulation, Modulation]:
-        """[B, d] to the modulations of attention and MLP."""
+        """Compute the modulations of attention and MLP from the conditioning [B, d]."""
         chunks = self.lin(F.silu(vec))[:, None].chunk(6, dim=-1)
         return Modulation(*chunks[:3]), Modulation(*chunks[3:])
 
@@ -171,7 +171,13 @@ class DoubleStreamBlock(nn.Module):
         self.txt_mlp = mlp()
 
     def forward(self, x: Streams, vec: Tensor | None, table: Tensor) -> Streams:
-        """Streams [B, N, d] and [B, K, d], conditioning [B, d] or None, rotary table of L."""
+        """Update the streams [B, N, d] and [B, K, d].
+
+        Args:
+            x: Both streams.
+            vec: The conditioning [B, d], or None for the identity modulation.
+            table: The rotary table of L positions.
+        """
         img, txt = x
         if vec is None:  # the encoder has no timestep: modulation is the identity
             zero, one = img.new_zeros(()), img.new_ones(())
@@ -213,7 +219,7 @@ class FinalLayer(nn.Module):
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
 
     def forward(self, x: Tensor, vec: Tensor | None) -> Tensor:
-        """[B, L, d] to [B, L, out]."""
+        """Project x [B, L, d] to [B, L, out]."""
         if vec is not None:
             shift, scale = self.adaLN_modulation(vec)[:, None].chunk(2, dim=-1)
             x = modulate(x, shift, scale)
@@ -225,7 +231,7 @@ class Transformer(nn.Module):
     """Two streams through ``depth`` joint blocks.
 
     Args:
-        shape: sizes of the blocks and of both streams' inputs and outputs.
+        shape: The sizes of the blocks and of both streams' inputs and outputs.
     """
 
     def __init__(self, shape: TransformerShape) -> None:

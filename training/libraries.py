@@ -17,8 +17,9 @@ def library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        missing = (error.name or name).partition(".")[0]
         raise LibraryError(
-            f"{error.name} is not installed: pip install 'flowmo-serve[train]'"
+            f"{missing} is not installed: pip install 'flowmo-serve[train]'"
         ) from error
     except (ImportError, RuntimeError) as error:
         # torchvision built for another torch fails with a RuntimeError about its operators.

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Self, TypeVar, Unpack, cast
 
 import httpx
 
@@ -241,7 +241,8 @@ class AsyncClient:
         try:
             with self._connection.errors(), self._connection.reading():
                 reader = EventReader(answer, attempts.seconds)
-                async with aclosing(answer.aiter_bytes()) as pieces:
+                body = cast("AsyncGenerator[bytes, None]", answer.aiter_bytes())
+                async with aclosing(body) as pieces:
                     async for piece in pieces:
                         for news in reader.read(piece):
                             yield news

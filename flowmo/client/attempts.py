@@ -25,9 +25,9 @@ class Attempts:
     """Counts one request's attempts, and its time from the first of them.
 
     Args:
-        call: the options that hold for it.
-        timeout: longest wait for an answer, in seconds.
-        now: tells the time in seconds.
+        call: The options that hold for the request.
+        timeout: The longest wait for an answer, in seconds.
+        now: Tells the time in seconds.
     """
 
     def __init__(self, call: Call, *, timeout: float, now: Callable[[], float]) -> None:

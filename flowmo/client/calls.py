@@ -17,13 +17,13 @@ class CallOptions(TypedDict, total=False):
     """Keyword arguments of every call; what is not given is the client's own.
 
     Attributes:
-        model: name of one of the served models; None is the server's default.
+        model: The name of one of the served models; None is the server's default.
         priority: ``batch`` lets interactive work pass; None is the server's default.
-        deadline: seconds for all attempts together; None is the server's default for each. A call
+        deadline: Seconds for all attempts together; None is the server's default for each. A call
             that splits a list gives each of its requests so long.
         request_id: 1 to 128 letters, digits or ``. _ : -`` that name the call in the server's log;
             the attempts of a call share it. A new one by default.
-        retry: how often to try.
+        retry: How often to try.
     """
 
     model: str | None
@@ -43,7 +43,7 @@ class Call:
     """The options of one call; attributes as in :class:`CallOptions`.
 
     Raises:
-        ValueError: out of range.
+        ValueError: An option is out of range.
     """
 
     model: str | None = None

@@ -24,13 +24,13 @@ class Retry:
     doubles with each attempt.
 
     Attributes:
-        attempts: at most, the first one counted; 1 or more.
-        first_wait: seconds, 0 or more.
-        longest_wait: seconds between two attempts; a server that wants a longer wait is not
+        attempts: The most attempts, the first one counted; 1 or more.
+        first_wait: The first wait in seconds, 0 or more.
+        longest_wait: The longest wait between two attempts; a server that wants a longer one is not
             asked again.
 
     Raises:
-        ValueError: out of range.
+        ValueError: A value is out of range.
     """
 
     attempts: int = 4
@@ -56,10 +56,10 @@ class Retry:
         """Seconds until the next attempt; None for no further one.
 
         Args:
-            error: of the last attempt.
-            failures: attempts so far, all failed; 1 or more.
-            left: seconds until the deadline, if there is one.
-            jitter: random, 0 to 1.
+            error: How the last attempt failed.
+            failures: The number of attempts so far, all failed; 1 or more.
+            left: Seconds until the deadline, if there is one.
+            jitter: A random number from 0 to 1.
         """
         if failures >= self.attempts or not is_temporary(error):
             return None
@@ -85,8 +85,8 @@ def retry_after_seconds(value: str, *, date: str = "") -> float | None:
     """Seconds that a ``Retry-After`` header asks for; None if it cannot be read.
 
     Args:
-        value: of the header, seconds or a date of HTTP.
-        date: the answer's ``Date``: a date is measured by the server's own clock if it can be.
+        value: The header's value, seconds or a date of HTTP.
+        date: The answer's ``Date``: a date is measured by the server's own clock if it can be.
     """
     value = value.strip()
     if _SECONDS.fullmatch(value):

@@ -15,7 +15,10 @@ def count_scans(data: bytes) -> int:
     for hours.
 
     Args:
-        data: the file, from its first byte.
+        data: The file, from its first byte.
+
+    Returns:
+        How many start-of-scan segments precede the picture's end; 0 for what is no JPEG.
     """
     scans = 0
     at = 2  # behind the start-of-image marker

@@ -9,7 +9,8 @@ from flowmo.deploy.graphs import HALVES, Half, example, graph_of
 from flowmo.model.config import FlowMoConfig, preset
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.inference import InferenceModel, Modulator
+from flowmo.model.inference import InferenceModel
+from flowmo.model.inference_network import Modulator
 
 
 def half_of(config: FlowMoConfig, half: Half, rows: int) -> HalfCost:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -51,6 +52,8 @@ def test_the_config_is_the_recipe_with_every_change() -> None:
         (["huge"], "no recipe 'huge'"),
         (["fewer-params", *_sets("learning_rate=1")], "did you mean optimizer.learning_rate"),
         (["fewer-params", "--data", "not-there"], "not-there is no folder, image, tar"),
+        (["tiny-demo"], "name a folder, tar or pattern with --data, such as `flowmo train"),
+        (["fewer-params", *_sets("losses.sample_mse=1")], "ignores losses.sample_mse = 1.0"),
     ],
 )
 def test_mistakes_are_one_line_and_status_1(
@@ -60,6 +63,23 @@ def test_mistakes_are_one_line_and_status_1(
     result = CliRunner().invoke(app, ["train", *arguments, *small])
     assert result.exit_code == 1
     assert message in result.stderr
+
+
+def test_finetuning_begins_with_the_shipped_model(tmp_path: Path) -> None:
+    """One step through the whole command; the weights come from the shipped checkpoint."""
+    for i in range(2):
+        Image.new("RGB", (150, 130), (100 * i, 50, 50)).save(tmp_path / f"{i}.png")
+    run = tmp_path / "run"
+    arguments = ["train", "finetune", "--data", str(tmp_path), "--out", str(run)]
+    few = _sets("steps=1", "batch_size=1", "tensorboard=false", "device=cpu", "sample_interval=0")
+    result = CliRunner().invoke(app, [*arguments, *few])
+    assert result.exit_code == 0, result.output
+    assert "tiny, 15.40 M parameters; 2 images; cpu" in result.stderr
+    tuned, shipped = FlowMo.from_pretrained(run / "export"), FlowMo.from_pretrained("tiny")
+    assert tuned.config == shipped.config
+    ours, theirs = (m.decoder.img_in.weight.detach().float() for m in (tuned, shipped))
+    # A step is no further than the learning rate, and no nearer than bfloat16 can tell.
+    assert torch.allclose(ours, theirs, atol=5e-3, rtol=1e-2)
 
 
 def test_a_run_ends_with_a_model_folder_that_loads(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from flowmo.model.config import (
     PRESETS,
@@ -14,6 +16,7 @@ from flowmo.model.config import (
     preset,
 )
 from flowmo.model.errors import ConfigError
+from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import FlowMoNetwork
 
 
@@ -56,6 +59,29 @@ def test_rotary_dimensions_of_the_published_widths(width: int) -> None:
 def test_presets_survive_json(name: str) -> None:
     config = preset(name)
     assert FlowMoConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_gaussian_latent_has_any_number_of_dimensions() -> None:
+    # The published configuration names 9 bits an id whatever the quantizer is.
+    config = dataclasses.replace(preset("continuous-lo"), token_bits=20)
+    assert (config.token_bits, config.group_bits, config.code_dim) == (20, 9, 40)
+    assert FlowMoConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(ConfigError, match="group_bits 9 must divide token_bits 20"):
+        dataclasses.replace(config, quantizer="lfq")
+
+
+def test_a_gaussian_model_of_20_dimensions_is_saved_and_loaded(tmp_path: Path) -> None:
+    half = TransformerConfig(width=16, depth=1, heads=2)
+    config = dataclasses.replace(
+        preset("continuous-lo"), image_size=16, encoder=half, decoder=half, token_bits=20
+    )
+    model = FlowMo(config)
+    nn.init.normal_(model.encoder.final_layer_txt.linear.weight)
+    model.save_pretrained(tmp_path)
+    again = FlowMo.from_pretrained(tmp_path)
+    assert again.config == config
+    images = torch.zeros(1, 3, 16, 16)
+    assert again.quantize(again.encode(images)).shape == (1, 256, 20)
 
 
 def test_unknown_preset_names_those_there_are() -> None:

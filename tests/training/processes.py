@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
-from flowmo.training.config import TrainConfig
+from flowmo.training.config import AnyTrainConfig, TrainConfig
 
 # A process that counts the operations that change files and kills itself, threads and all, instead
 # of one of them.
@@ -36,12 +36,14 @@ def arm(fatal):
 
 # Several runs one after the other in one group, because a process takes seconds to start.
 WORKER = f"""{ARM}
-import io, json, sys
+import importlib, io, json, sys
 import torch.distributed as dist
 from rich.console import Console
-from flowmo.training.config import TrainConfig
+from flowmo.training.config import AnyTrainConfig, TrainConfig
 from flowmo.training.loop.trainer import train
 
+for module in sys.argv[2:]:
+    importlib.import_module(module)
 configs = [TrainConfig.from_dict(data) for data in json.load(open(sys.argv[1]))]
 if os.environ["RANK"] == "0" and "FATAL_OPERATION" in os.environ:
     arm(int(os.environ["FATAL_OPERATION"]))
@@ -85,15 +87,17 @@ class Processes:
         folder: for files of the test.
         size: how many processes.
         fatal: the first process is killed instead of this operation on files, counted from 1.
+        modules: what each process imports first, since it registers a task.
     """
 
     def __init__(
         self,
-        configs: Sequence[TrainConfig],
+        configs: Sequence[AnyTrainConfig],
         folder: Path,
         *,
         size: int = 2,
         fatal: int | None = None,
+        modules: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "configs.json"
@@ -108,7 +112,7 @@ class Processes:
             with log.open("wb") as file:
                 self.all.append(
                     subprocess.Popen(
-                        [sys.executable, "-c", WORKER, str(path)],
+                        [sys.executable, "-c", WORKER, str(path), *modules],
                         env=environment,
                         stdout=file,
                         stderr=subprocess.STDOUT,
@@ -148,14 +152,14 @@ class Processes:
         return "\n".join(log.read_text(errors="replace")[-3000:] for log in self._logs)
 
 
-def log_of(config: TrainConfig) -> list[dict[str, float]]:
+def log_of(config: AnyTrainConfig) -> list[dict[str, float]]:
     """The lines of a run's log without what the clock decides."""
     lines = (Path(config.output) / "log.jsonl").read_text().splitlines()
     timings = ("images_per_second", "step_ms", "data_ms", "data_share")
     return [{k: v for k, v in json.loads(line).items() if k not in timings} for line in lines]
 
 
-def tensors_of(config: TrainConfig) -> dict[str, torch.Tensor]:
+def tensors_of(config: AnyTrainConfig) -> dict[str, torch.Tensor]:
     """What a run's latest checkpoint holds."""
     return load_checkpoint(checkpoint_folders(Path(config.output))[-1]).tensors()
 

@@ -10,6 +10,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from flowmo.imaging.fit import RESAMPLING
 from flowmo.imaging.quality import psnr
 from flowmo.imaging.reading import Pixels
 from flowmo.training.evaluation.errors import EvaluationError
@@ -37,15 +38,14 @@ def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] 
     side = len(original)
     best: tuple[float, Pixels, int] | None = None
     for shrink in SHRINKS:
-        small = Image.fromarray(original).resize(
-            (max(1, round(side / shrink)),) * 2, Image.Resampling.LANCZOS
-        )
+        small = Image.fromarray(original).resize((max(1, round(side / shrink)),) * 2, RESAMPLING)
         for quality in QUALITIES:
             buffer = io.BytesIO()
             small.save(buffer, codec, quality=quality, **_EFFORT.get(codec, {}))
             size = buffer.tell()
             if size > budget:
                 break  # sizes grow with quality
+            # Not the pixel path: a codec's file is enlarged by what suits codecs best.
             with Image.open(buffer) as decoded:
                 picture = decoded.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             came = np.asarray(picture)

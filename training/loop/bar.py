@@ -22,6 +22,9 @@ class RunBar:
         console: Where the bar is drawn, if it is a terminal.
         step: The number of steps already done.
         spent: The seconds of training already done.
+
+    Attributes:
+        share: How much of the run is done, in [0, 1].
     """
 
     def __init__(
@@ -45,7 +48,8 @@ class RunBar:
             pace="waiting for the first step",
             status="",
         )
-        self._bar.update(self._task, completed=self._share(step, spent))
+        self.share = self._share(step, spent)
+        self._bar.update(self._task, completed=self.share)
 
     def __enter__(self) -> Self:
         self._bar.start()
@@ -71,9 +75,10 @@ class RunBar:
         self._step_seconds = before + _NEWEST * (step_seconds - before)
         rate = self._batch_size / max(self._step_seconds, 1e-9)
         left = duration(self._seconds_left(step, spent))
+        self.share = self._share(step, spent)
         self._bar.update(
             self._task,
-            completed=self._share(step, spent),
+            completed=self.share,
             step=self._count(step),
             pace=f"{rate:.1f} images/s, {left} left",
         )

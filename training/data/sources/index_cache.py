@@ -33,8 +33,8 @@ class IndexCache:
 
         Args:
             tar: path or URL.
-            version: what distinguishes this content from another (size and entity tag, say); None where
-                nothing does: such an index is not kept.
+            version: What distinguishes this content from another (size and entity tag, say); None
+                where nothing does: such an index is not kept.
         """
         if self.folder is None or version is None:
             return None

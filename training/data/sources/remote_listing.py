@@ -21,9 +21,9 @@ from flowmo.training.errors import DataError
 # Where images are 100 kB, every block of a tar holds headers; where a tar holds tars, few do.
 _BLOCKS = Blocks(first=2**16, largest=2**23)
 
-# What distinguishes one content from another, by the names that filesystems have for it. fsspec's own
-# ukey and checksum would do, but HTTP's ukey ignores the content, and the default checksum counts
-# times of access.
+# What distinguishes one content from another, by the names that filesystems have for it. fsspec's
+# own ukey and checksum would do, but HTTP's ukey ignores the content, and the default checksum
+# counts times of access.
 _VERSION_FIELDS = (
     "ETag", "etag", "md5Hash", "generation", "checksum", "Content-MD5", "Digest", "content_hash",
     "blob_id", "sha", "Last-Modified", "LastModified", "last_modified", "updated", "mtime",
