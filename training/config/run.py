@@ -35,7 +35,6 @@ TASK_OPTIONS = (
     "distill",
     "encoder_freeze_step",
     "init",
-    "init_grown",
     "losses",
     "optimizer.base_width",
     "optimizer.initial_gate",
@@ -77,8 +76,6 @@ class TrainConfig(Generic[C_co]):
             chain, ``distill`` teaches a student of few steps.
         init: checkpoint folder or hub repository whose weights the run begins with; None begins
             with random ones. ``post-train`` and ``distill`` need it.
-        init_grown: the checkpoint of ``init`` may lack parts of the model, or have fewer rows of
-            them; these begin with random weights.
         model: config of the task's model. Of a tokenizer: sizes of the network, and its default
             sampler: of the sample grids, of validation, of the exported checkpoint, and in
             distillation the grid that the student learns.
@@ -131,7 +128,6 @@ class TrainConfig(Generic[C_co]):
 
     task: str = "pretrain"
     init: str | None = None
-    init_grown: bool = False
     model: C_co
     data: DataConfig = field(default_factory=DataConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -109,7 +109,6 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
             "data",
             "encoder_freeze_step",
             "init",
-            "init_grown",
             "losses.flow",
             "losses.flow_full_from",
             "optimizer.base_width",
@@ -134,10 +133,10 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         """A FlowMo with muP's initial weights, or those of ``config.init``."""
         config = self.config
         model = FlowMo(config.model).to(torch.float32)
-        if config.init is None or config.init_grown:
+        if config.init is None:
             initialize(model, config.model, config.optimizer, seed=config.seed)
-        if config.init is not None:
-            load_initial(model, config.init, grown=config.init_grown)
+        else:
+            load_initial(model, config.init)
         return model
 
     def parameter_groups(self, model: FlowMo) -> list[ParameterGroup]:
