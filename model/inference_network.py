@@ -244,7 +244,7 @@ class Modulator(nn.Module):
             :func:`flowmo.model.head.rate`.
     """
 
-    def __init__(self, decoder: Transformer, *, image: bool) -> None:
+    def __init__(self, decoder: Transformer, *, image: bool = False) -> None:
         super().__init__()
         self.image = image
         self.time_layers = nn.ModuleList(
