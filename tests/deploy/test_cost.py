@@ -48,8 +48,9 @@ def test_parameters_are_those_that_are_there(small: InferenceModel, half: Half) 
 def test_a_heads_convolutions_are_counted(small: InferenceModel, prediction: Prediction) -> None:
     config = replace(small.config, head=(8, 6, 4), prediction=prediction)
     model = InferenceModel(FlowMo(config))
+    inputs = example(model, "decoder", 3)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        graph_of(model, "decoder")(*example(model, "decoder", 3))
+        graph_of(model, "decoder")(*inputs)
     cost = cost_of(config, 3).decoder
     assert cost.flops == counter.get_total_flops()
     held = sum(p.numel() for p in model.decoder.parameters())
