@@ -313,7 +313,7 @@ class FlowMoConfig:
 
     @property
     def _head_shrink(self) -> int:
-        return 2 ** max(len(self.head) - 1, 0)
+        return int(2 ** max(len(self.head) - 1, 0))
 
     @property
     def code_dim(self) -> int:

@@ -159,8 +159,10 @@ def tiny_sharp() -> TrainConfig:
             head=(64, 32, 16),
             sampler=SamplerConfig(steps=1, guidance=1.0),
         ),
-        optimizer=replace(config.optimizer, learning_rate=5e-4, warmup_steps=50, decay_from=0.4),
-        losses=replace(config.losses, perceptual=0.02, flow_full_from=0.5),
+        optimizer=replace(
+            config.optimizer, learning_rate=5e-4, head_rate=4.0, warmup_steps=50, decay_from=0.4
+        ),
+        losses=replace(config.losses, perceptual=0.05, flow_full_from=0.5),
         perceptual=PerceptualConfig(
             network="vgg-edge", weights="networks/vgg-edge.safetensors", blocks=3, window=64
         ),

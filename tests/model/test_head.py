@@ -71,8 +71,8 @@ def test_a_predicted_image_is_what_one_step_from_noise_gives() -> None:
 @torch.no_grad()
 def test_a_head_whose_last_convolution_is_zero_changes_nothing() -> None:
     head = Head((8, 4))
-    torch.nn.init.zeros_(head.out.weight)
-    torch.nn.init.zeros_(head.out.bias)
+    for parameter in head.out.parameters():
+        parameter.zero_()
     patches = torch.randn(1, 16, 3 * 64 + 8 * 16)
     noisy = torch.randn(1, 3, 32, 32)
     plain = to_pixels(patches[..., : 3 * 64], noisy, None, 8)
@@ -106,7 +106,7 @@ def test_bfloat16_weights_do_not_coarsen_the_step() -> None:
     """At the last step of a grid the image replaces the state: what is left of it is rounding."""
     network = build(replace(FORMS["image"], sampler=SamplerConfig(steps=1, guidance=1.0)))
     for parameter in network.decoder.final_layer_img.linear.parameters():
-        torch.nn.init.zeros_(parameter)  # an image of zeros
+        parameter.zero_()  # an image of zeros
     model = InferenceModel(network, dtype=torch.bfloat16)
     x = 100 * torch.randn(1, 3, 32, 32)
     v = model.velocity(x, 0.3, with_mask(torch.ones(1, 4, 6)))

@@ -1,5 +1,7 @@
 """What is done to crops beside cutting: colour jitter, and how often a picture is seen."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,13 +25,14 @@ def jitter_colours(crop: Pixels, strength: float, generator: np.random.Generator
     """
     brightness, contrast, saturation = strength * generator.uniform(-1.0, 1.0, 3)
     balance = 1.0 + strength / 4 * generator.uniform(-1.0, 1.0, 3)
-    levels = crop.astype(np.float32)
+    levels: NDArray[np.floating[Any]] = crop.astype(np.float32)
     grey = (levels @ _LUMA)[..., None]
     levels = grey + (levels - grey) * np.float32(1.0 + saturation)
     mean = levels.mean()
     levels = mean + (levels - mean) * np.float32(1.0 + contrast)
     levels = levels * balance.astype(np.float32) + np.float32(127.5 * brightness)
-    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    pixels: Pixels = np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def repeats(height: int, width: int, size: int) -> int:

@@ -87,7 +87,10 @@ class CropDataset(Dataset[Sample]):
         if config.repeat_by_area:
             if decoded is None:
                 raise DataError("data.repeat_by_area needs decoded images; got none")
-            counts = [1 if image is None else repeats(*image.shape[:2], size) for image in decoded]
+            counts = [
+                1 if image is None else repeats(image.shape[0], image.shape[1], size)
+                for image in decoded
+            ]
             self._pictures = np.repeat(self._pictures, counts)
         self._order_epoch = -1
         self._order: np.ndarray = np.empty(0, dtype=np.int64)

@@ -125,4 +125,5 @@ def _multipliers(
 ) -> Iterator[tuple[nn.Parameter, float]]:
     for name, parameter in model.named_parameters():
         scaled = role(name, parameter) in ("hidden", "readout")
-        yield parameter, 1 / width_ratio(name, config, optimizer) if scaled else 1.0
+        multiplier = 1 / width_ratio(name, config, optimizer) if scaled else 1.0
+        yield parameter, multiplier * (optimizer.head_rate if name.startswith("head.") else 1.0)

@@ -112,6 +112,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
             "losses.flow",
             "losses.flow_full_from",
             "optimizer.base_width",
+            "optimizer.head_rate",
             "optimizer.initial_gate",
             "optimizer.parametrization",
             "time_shift",

@@ -650,9 +650,17 @@ def test_the_command_builds_and_reports_errors(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 4}, {"quality": 101}, {"part_bytes": 0}, {"seed": -1}, {"size": 4096}]
+    "wrong",
+    [
+        {"size": 4},
+        {"quality": 101},
+        {"part_bytes": 0},
+        {"seed": -1},
+        {"size": 4096},
+        {"form": "squares"},
+    ],
 )
-def test_settings_out_of_range_are_errors(wrong: dict[str, int]) -> None:
+def test_settings_out_of_range_are_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         DemoDataConfig(**wrong)
 

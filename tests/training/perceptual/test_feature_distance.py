@@ -66,7 +66,7 @@ def test_vgg_sees_blue_first_and_caffes_mean() -> None:
     red = torch.full((1, 3, 4, 4), -1.0)
     red[:, 0] = 1.0
     seen: list[Tensor] = []
-    network.blocks[0][0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[index,union-attr]
+    network.blocks[0][0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))  # type: ignore[index]
     next(network.maps(red))
     expected = torch.tensor([-104.00699, -116.66877, 255 - 122.67892])
     torch.testing.assert_close(seen[0][0, :, 0, 0], expected)
