@@ -52,8 +52,8 @@ def seam(pictures: Sequence[Pixels], patch: int) -> float:
     """Mean difference of neighbours across patches' borders over that inside patches.
 
     Args:
-        pictures: uint8 [S, S, 3], S a multiple of ``patch``.
-        patch: side of a patch, pixels.
+        pictures: Each uint8 [S, S, 3], S a multiple of ``patch``.
+        patch: Side of a patch in pixels.
 
     Returns:
         The ratio over all pictures; 1 where no grid shows.
@@ -86,9 +86,9 @@ def methods(
     """What each checkpoint and each codec makes of a set's pictures.
 
     Args:
-        models: by name.
+        models: The checkpoints by name.
         originals: uint8 [S, S, 3] each, S the models' image size.
-        budget: of the codecs, bytes a picture.
+        budget: The most bytes a picture that codecs may use.
     """
     came = {}
     for name, model in models.items():
@@ -112,11 +112,11 @@ def judge(
     """Means over a set and each picture's figures, by method.
 
     Args:
-        originals: of the set, by name.
-        came: by method.
-        networks: of the distances, by name.
-        patches: patch sizes of the methods that have one.
-        patch: of the others.
+        originals: The pictures of the set by name.
+        came: What each method made of them.
+        networks: The distances by name.
+        patches: Patch sizes of the methods that have one.
+        patch: The patch size at which the others are judged.
     """
     result: dict[str, dict[str, Any]] = {}
     truth = list(originals.values())

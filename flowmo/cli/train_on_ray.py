@@ -28,7 +28,7 @@ class RayOptions:
 
     Args:
         workers: processes.
-        address: of a cluster; None begins one of this machine's own.
+        address: The address of a cluster; None begins one of this machine's own.
         gpus_per_worker: GPUs of each process; what is left of one is for replicas that serve. None
             is 1 where the cluster has GPUs.
         retries: how often all processes are started anew after one has failed.
@@ -60,7 +60,7 @@ def train_on_ray(config: "TrainConfig", options: RayOptions, *, resume: bool) ->
     """Train on a Ray cluster.
 
     Args:
-        config: of the run; relative paths are relative to this process' folder.
+        config: The config of the run; relative paths are relative to this process' folder.
         options: where and how.
         resume: go on from the run's checkpoints; processes that are started anew always do.
 

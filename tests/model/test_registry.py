@@ -52,12 +52,12 @@ def test_a_registered_type_is_loaded_by_its_class(folder: Path, other: None) -> 
     model = registry.load(str(folder), expected=nn.Module, dtype=torch.float64)
     assert isinstance(model, Other)
     assert (model.in_features, model.weight.dtype) == (3, torch.float64)
-    assert registry.known() == ["flowmo", "other"]
+    assert {"flowmo", "other"} <= set(registry.known())
     registry.register("other", Other)  # the same again is no mistake
 
 
 def test_an_unknown_type_lists_the_known_ones(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"model type 'other'.*it knows flowmo\."):
+    with pytest.raises(CheckpointError, match=r"model type 'other'.*it knows flowmo"):
         registry.load(str(folder), expected=nn.Module)
 
 

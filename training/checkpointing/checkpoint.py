@@ -49,7 +49,7 @@ class Checkpoint:
 
     Attributes:
         path: the folder.
-        shapes: of the whole tensors, by name.
+        shapes: The shapes of the whole tensors, by name.
         progress: the training state's record.
         config: the run's config, in JSON form.
         meters: sums of the steps since the last log line, of each process that saved; empty in
@@ -160,7 +160,7 @@ class CheckpointWriter:
 
     Args:
         run: the run's folder, one that all processes see.
-        mesh: of the run.
+        mesh: The mesh of the run.
     """
 
     def __init__(self, run: Path, mesh: Mesh) -> None:
@@ -200,7 +200,7 @@ class CheckpointWriter:
         """Begin to write a checkpoint; all processes call it together.
 
         Args:
-            tensors: of the training state; they may change as soon as this returns.
+            tensors: The tensors of the training state; they may change as soon as this returns.
             progress: its record; ``step`` names the folder.
             config: the run's config, in JSON form.
             meters: sums since the last log line, of each process.

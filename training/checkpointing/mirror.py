@@ -25,7 +25,7 @@ class Mirror:
     """The copies under a URL.
 
     Args:
-        url: of fsspec, such as ``s3://bucket/run``.
+        url: A URL of fsspec, such as ``s3://bucket/run``.
 
     Raises:
         ConfigError: its file system is not known or not installed.
@@ -66,7 +66,7 @@ class Mirror:
         """Copy a complete checkpoint, and delete the copies that are not to be kept.
 
         Args:
-            folder: of the checkpoint.
+            folder: The folder of the checkpoint.
             keep: steps that stay, this one's among them.
 
         Raises:

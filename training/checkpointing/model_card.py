@@ -77,9 +77,9 @@ def figures(
     """Rows of the card's table: pictures, what, value.
 
     Args:
-        metrics: of the validation.
-        config: of the validation.
-        report: of ``flowmo evaluate``, or None.
+        metrics: The metrics of the validation.
+        config: The config of the validation.
+        report: The report of ``flowmo evaluate``, or None.
     """
     names = {"psnr": "PSNR (dB)", "ssim": "SSIM", "lpips": "LPIPS-VGG"}
     pictures = "held out in training" if config.paths else "six held-out photographs"
@@ -100,7 +100,7 @@ def facts(info: CheckpointInfo, config: AnyTrainConfig, progress: dict[str, Any]
 
     Args:
         info: the checkpoint.
-        config: of the run.
+        config: The config of the run.
         progress: the training state's record.
     """
     model = info.config

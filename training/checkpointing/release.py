@@ -43,7 +43,7 @@ class Release:
 
     Attributes:
         folder: where.
-        fingerprint: of the model.
+        fingerprint: The fingerprint of the model.
         metrics: The held-out figures by name.
         missing: Why a figure was left out, by its name.
     """
@@ -71,8 +71,8 @@ def release(
         run: folder of :func:`flowmo.training.loop.trainer.train`.
         out: the new folder; one of an earlier release is replaced.
         which: weights of the best validation, or the last ones; ``auto`` is the best if there are.
-        title: of the card; the model's name by default.
-        licence: of the weights, by its SPDX name in lower case as the hub has it.
+        title: The title of the card; the model's name by default.
+        licence: The licence of the weights, by its SPDX name in lower case as the hub has it.
         data_note: what the images are, in words for the card.
         source: where users will find it, such as ``owner/name``; ``out`` by default.
         evaluation: ``report.json`` of ``flowmo evaluate``, whose figures join the card.
@@ -127,10 +127,10 @@ def push(folder: Path, repository: str, *, private: bool = False, token: str | N
     """Upload a release to the hub, in one commit; the repository is made if it does not exist.
 
     Args:
-        folder: of :func:`release`.
+        folder: The folder of :func:`release`.
         repository: ``owner/name``.
-        private: of a new repository.
-        token: of the hub; the stored one by default.
+        private: Whether a new repository is private.
+        token: The token of the hub; the stored one by default.
 
     Returns:
         The address of the commit.

@@ -41,7 +41,7 @@ def check_alike(seen: Sequence[tuple[str | None, int]]) -> None:
     """Whether all processes of a run begin from the same.
 
     Args:
-        seen: of each process, the name of its checkpoint, and the number of its images.
+        seen: The name of its checkpoint, and the number of its images, of each process.
 
     Raises:
         ConfigError: they see different folders.

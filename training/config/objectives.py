@@ -14,19 +14,26 @@ PerceptualNetwork = Literal[
 class LossWeights:
     """Weights of the named loss terms; a term of weight 0 is not computed.
 
+    Each task reads some of them; one that it ignores must stay at its default. Numbers in brackets
+    are the tables of the supplement.
+
     Args:
-        flow: of the mean squared velocity error, in every stage.
-        flow_full_from: below this time the squared error is weighted by (t / it)^2, which makes it
-            one of the image; 0 weights all times alike. An error of a predicted image is divided by
-            t^2, and at small t nothing else would be learned.
-        entropy: lambda_ent of lookup-free quantization (stage 1A; supplement, Table 1).
-        commitment: lambda_commit of lookup-free quantization (1A; Table 1).
-        kl: of the Gaussian posterior's KL in nats an image (1A; our choice: docs/decisions/0023).
-        perceptual: lambda_lpips, between image and one-step estimate (1A; Table 1).
-        sample_perceptual: between image and sample of the chain (1B; supplement, Table 2).
-        sample_mse: squared error of the sample (1B, distillation; not in the paper).
-        teacher_l1: absolute error between student's and teacher's sample (distillation).
-        teacher_perceptual: perceptual distance between the two (distillation).
+        flow: The weight of the mean squared velocity error; all tasks.
+        flow_full_from: The time below which the squared error is weighted by (t / it)^2, which
+            makes it one of the image; 0 weights all times alike. An error of a predicted image is
+            divided by t^2, and at small t nothing else would be learned.
+        entropy: lambda_ent of lookup-free quantization; ``pretrain`` (Table 1).
+        commitment: lambda_commit of lookup-free quantization; ``pretrain`` (Table 1).
+        kl: The weight of the Gaussian posterior's KL in nats an image; ``pretrain`` (our choice:
+            docs/training.md).
+        perceptual: lambda_lpips, between image and one-step estimate; ``pretrain`` (Table 1).
+        sample_perceptual: The weight of the perceptual distance between image and sample of the
+            chain; ``post-train`` (Table 2), ``distill``.
+        sample_mse: The weight of that sample's squared error; ``post-train`` and ``distill`` (not
+            in the paper).
+        teacher_l1: The weight of the absolute error between student's and teacher's sample;
+            ``distill``.
+        teacher_perceptual: The weight of the perceptual distance between the two; ``distill``.
 
     Raises:
         ConfigError: a weight is negative.
@@ -60,7 +67,7 @@ class PerceptualConfig:
             torchvision's weights (``vgg16-397923af.pth``, ``resnet50-0676ba61.pth``, or safetensors
             of the same names). ``vgg-edge`` and ``efficientnet-lite0`` need the file that was
             fetched. ``random`` is for tests: it measures nothing that people see.
-        blocks: of ``vgg-edge``, the first so many of its five.
+        blocks: How many of the first of the five blocks of ``vgg-edge`` are used.
         window: stage 1A compares a square of so many pixels, a multiple of 8, at a place that is
             drawn for each micro-batch; 0 compares whole images.
         below: stage 1A compares an image with its one-step estimate only where t is at most this.
@@ -112,7 +119,7 @@ class DistillConfig:
 
     Args:
         teacher: checkpoint folder or hub repository; None is the run's ``init``.
-        teacher_steps: of the teacher's grid; None is the teacher's own number.
+        teacher_steps: The number of steps of the teacher's grid; None is the teacher's own number.
         teacher_guidance: its guidance weight; None is its own. The student learns the guided
             result and needs no guidance itself.
         cache: folder for the teacher's samples, so that each is computed once; None for none.

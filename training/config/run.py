@@ -72,59 +72,61 @@ class TrainConfig(Generic[C_co]):
     """A whole run of one task.
 
     Args:
-        task: what is trained, and how (:mod:`flowmo.training.tasks.registry`): ``pretrain`` is
+        task: What is trained, and how (:mod:`flowmo.training.tasks.registry`): ``pretrain`` is
             stage 1A (SPEC "Training objective"), ``post-train`` stage 1B, through the sampling
             chain, ``distill`` teaches a student of few steps.
-        init: checkpoint folder or hub repository whose weights the run begins with; None begins
-            with random ones. ``post-train`` and ``distill`` need it.
-        model: config of the task's model. Of a tokenizer: sizes of the network, and its default
-            sampler: of the sample grids, of validation, of the exported checkpoint, and in
-            distillation the grid that the student learns.
-        data: the images.
+        init: The checkpoint whose weights the run begins with: a shipped one's name, a folder or a
+            hub repository; None begins with random ones. ``post-train`` and ``distill`` need it.
+        model: The config of the task's model. A tokenizer's has the sizes of the network and its
+            default sampler, which sample grids, validation and the exported checkpoint use, and
+            which in distillation is the grid that the student learns.
+        data: The images.
         optimizer: Adam and its schedule.
-        losses: weights of the loss terms.
-        perceptual: the network of the perceptual terms.
-        post_train: the chain of stage 1B.
-        distill: the teacher.
-        validation: held-out images, the best weights, early stopping.
-        output: run folder; logs, samples, checkpoints and the exported model go there.
-        steps: optimizer steps of the whole run.
-        max_minutes: stop after so many minutes of training, over all resumed parts; None never.
-        batch_size: images an optimizer step, over all processes.
-        accumulation: micro-batches a step and process; processes x accumulation divides
-            ``batch_size``.
-        ema_decay: decay of the weights' exponential moving average.
-        ema_ramp: use min(decay, (1 + step) / (10 + step)), for runs of few steps.
-        condition_dropout: share of samples that see the null condition.
-        uniform_share: share of uniform times in the "fat" logit-normal.
+        losses: The weights of the loss terms.
+        perceptual: The network of the perceptual terms.
+        post_train: The chain of ``post-train``.
+        distill: The teacher of ``distill``.
+        validation: Held-out samples, the best weights, early stopping.
+        output: The run's folder, for logs, samples, checkpoints and the exported model.
+        steps: The number of optimizer steps of the whole run.
+        max_minutes: The run stops after so many minutes of training, over all resumed parts; None
+            never does.
+        batch_size: The number of samples an optimizer step, over all processes.
+        accumulation: The number of micro-batches a step and process; processes x accumulation
+            divides ``batch_size``.
+        ema_decay: The decay of the weights' exponential moving average.
+        ema_ramp: Whether to use min(decay, (1 + step) / (10 + step)), for runs of few steps.
+        condition_dropout: The share of samples that see the null condition.
+        uniform_share: The share of uniform times in the "fat" logit-normal.
         time_shift: s of t -> s t / (1 + (s - 1) t). 1 is the published distribution; above it,
             more of the training is near t = 1, where only the tokens can say what the picture is.
             Small pictures want it: at the same t, noise hides less of a large one.
-        encoder_freeze_step: the encoder trains for so many steps; None for all.
+        encoder_freeze_step: The number of steps that the encoder trains for; None for all.
         precision: ``bf16`` autocast (weights stay float32), ``float32``, or ``tf32``: float32 whose
             matrix products a GPU may round to 10 bits.
-        compile: torch.compile the forward and backward pass.
+        compile: Whether to ``torch.compile`` the forward and backward pass.
         device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
-        parallel: with several processes (torchrun, Ray Train): ``ddp`` keeps a whole copy of the
-            weights in each, ``fsdp`` shards them; ``auto`` is ``ddp`` if there are several.
-        shard_size: with ``fsdp``, processes that share one copy of the weights, such as those of
-            one machine; None for all of them.
-        seed: of the initial weights, the data order, times, noise and dropout.
-        log_interval: steps between log lines.
-        sample_interval: steps between sample grids; 0 for none.
-        sample_count: images of a grid.
-        checkpoint_interval: steps between checkpoints; 0 for only the last.
-        checkpoint_minutes: also a checkpoint after so many minutes; None for none.
-        keep_checkpoints: how many of the latest checkpoints stay on disk.
-        keep_every: checkpoints whose step is a multiple of this stay, too; 0 for none.
-        keep_best: write a checkpoint at each best validation, and keep the latest of these.
-        checkpoint_mirror: a URL (``s3://``, ``gs://``, or another of fsspec's) that gets a copy of
+        parallel: What several processes (torchrun, Ray Train) share: with ``ddp`` each keeps a
+            whole copy of the weights, with ``fsdp`` they shard them; ``auto`` is ``ddp`` if there
+            are several.
+        shard_size: The number of processes that share one copy of the weights with ``fsdp``, such
+            as those of one machine; None for all of them.
+        seed: The seed of the initial weights, the data order, times, noise and dropout.
+        log_interval: The number of steps between log lines.
+        sample_interval: The number of steps between sample grids; 0 for none.
+        sample_count: The number of images of a grid.
+        checkpoint_interval: The number of steps between checkpoints; 0 for only the last.
+        checkpoint_minutes: A checkpoint is due after so many minutes, too; None for none.
+        keep_checkpoints: The number of latest checkpoints that stay on disk.
+        keep_every: Checkpoints whose step is a multiple of this stay, too; 0 for none.
+        keep_best: Whether each best validation writes a checkpoint, of which the latest stays.
+        checkpoint_mirror: A URL (``s3://``, ``gs://``, or another of fsspec's) that gets a copy of
             every checkpoint and of the exported models; a run that finds no checkpoint in its
             folder resumes from there.
-        tensorboard: write TensorBoard event files.
+        tensorboard: Whether to write TensorBoard event files.
 
     Raises:
-        ConfigError: a value is out of its range, or values do not fit together.
+        ConfigError: A value is out of its range, or values do not fit together.
     """
 
     task: str = "pretrain"

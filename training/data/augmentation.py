@@ -18,7 +18,7 @@ def jitter_colours(crop: Pixels, strength: float, generator: np.random.Generator
         crop: uint8 [h, w, 3].
         strength: the largest relative change of contrast and saturation; brightness moves by at
             most half of it (of the whole range), each channel by at most a quarter of it.
-        generator: of this sample alone.
+        generator: Random numbers for this sample alone.
 
     Returns:
         uint8 of the same shape; values past the range are clipped.
@@ -42,8 +42,8 @@ def repeats(height: int, width: int, size: int) -> int:
     :data:`MOST_REPEATS`.
 
     Args:
-        height: of the picture, pixels.
-        width: of the picture, pixels.
-        size: side of the crops, pixels.
+        height: Height of the picture in pixels.
+        width: Width of the picture in pixels.
+        size: Side of the crops in pixels.
     """
     return max(1, min(MOST_REPEATS, round(height * width / size**2)))

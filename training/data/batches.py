@@ -63,7 +63,7 @@ class CropDataset(Dataset[Sample]):
         index: the images.
         size: side of the crops in pixels.
         config: how to crop, and how many unreadable images to bear.
-        seed: of order and crops.
+        seed: The seed of order and crops.
         decoded: every image of the index after :func:`decode_image` (None for unreadable ones),
             or None to decode when asked.
     """

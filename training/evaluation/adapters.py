@@ -26,7 +26,7 @@ class Adapter(Protocol):
 
         Args:
             pictures: uint8 [N, S, S, 3].
-            numbers: of the pictures in the list; seeds for a decoder that wants noise.
+            numbers: The numbers of the pictures in the list; seeds for a decoder that wants noise.
 
         Returns:
             Reconstructions, uint8 [N, S, S, 3], and the bytes that each was made from (None where

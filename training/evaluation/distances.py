@@ -39,8 +39,8 @@ class PrecisionRecall:
     """Shares, 0 ... 1.
 
     Attributes:
-        precision: of the reconstructions that lie in the real pictures' manifold.
-        recall: of the real pictures that lie in the reconstructions' manifold.
+        precision: The share of the reconstructions that lie in the real pictures' manifold.
+        recall: The share of the real pictures that lie in the reconstructions' manifold.
     """
 
     precision: float

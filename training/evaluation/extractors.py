@@ -18,7 +18,7 @@ class Extractor(nn.Module):
 
     Args:
         network: ``inception-v3-compat`` or ``vgg16``, torch-fidelity's names.
-        source: of the weights: ``library``, ``random`` or a file.
+        source: The source of the weights: ``library``, ``random`` or a file.
 
     Raises:
         LibraryError: torch-fidelity, torchvision or the weights cannot be had.

@@ -45,7 +45,7 @@ class Method(Protocol):
 
         Args:
             originals: uint8 [S, S, 3] each.
-            numbers: of the pictures, for seeds.
+            numbers: The numbers of the pictures, for seeds.
 
         Returns:
             One a picture, None where it cannot be had.

@@ -20,7 +20,7 @@ class NetworkSources:
     """Where weights come from: ``library``, ``random``, ``none`` or a file, each.
 
     Attributes:
-        lpips: of LPIPS' backbone, torchvision's VGG-16 or AlexNet.
+        lpips: The source of LPIPS' backbone, torchvision's VGG-16 or AlexNet.
         lpips_backbone: which of the two.
         inception: torch-fidelity's InceptionV3, for rFID.
         vgg16: torchvision's VGG-16, for precision and recall.
@@ -46,11 +46,12 @@ class Networks:
     """Networks on a device. One whose weights cannot be had is absent, with the reason.
 
     Args:
-        sources: of the weights.
+        sources: The sources of the weights.
         device: where to compute.
 
     Attributes:
-        weights: of each network ``none``, ``random`` or a digest; what figures depend on.
+        weights: What each network's weights are, ``none``, ``random`` or a digest: what figures
+            depend on.
         ssim: Structural similarity, which needs a library and no network.
         missing: Why those that were asked for are absent, by name.
 

@@ -13,9 +13,9 @@ class Ranks:
     """One process of several that share a folder and nothing else.
 
     Attributes:
-        rank: of this process, from 0.
+        rank: The rank of this process, from 0.
         world: how many there are.
-        local: of this process on its machine, which picks the GPU.
+        local: The local rank of this process on its machine, which picks the GPU.
 
     Raises:
         EvaluationError: a rank outside of 0 ... world - 1.

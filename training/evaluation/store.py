@@ -41,9 +41,9 @@ class ShardResult:
     """What one method did with one shard.
 
     Attributes:
-        rows: of the pictures that it has.
+        rows: The rows of the pictures that it has.
         features: by network, float32 [len(rows), F].
-        shown: of a few pictures the original and what came, as WebP files.
+        shown: The original and what came of a few pictures, as WebP files, by number.
         unreadable: names of pictures that do not decode.
     """
 
@@ -57,7 +57,7 @@ class Store:
     """Reads and writes the folder.
 
     Args:
-        folder: of the evaluation; made when something is written.
+        folder: The folder of the evaluation; made when something is written.
     """
 
     def __init__(self, folder: Path) -> None:

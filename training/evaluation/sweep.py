@@ -60,7 +60,7 @@ def settings(
         steps: numbers of steps.
         guidance: weights; 1 is none.
         rho: exponents of the ``power`` schedule.
-        intervals: of guidance, as noise-to-signal ratios.
+        intervals: The intervals of guidance, as noise-to-signal ratios.
 
     Raises:
         ConfigError: a value out of its range.
@@ -92,7 +92,7 @@ def sweep(
     """Reconstruct every picture with every sampler; noise is that of the picture's number.
 
     Args:
-        model: of any kind with tokens.
+        model: A model of any kind with tokens.
         images: uint8 [S, S, 3], S the model's size.
         samplers: to try.
         batch: pictures at a time.
@@ -132,7 +132,7 @@ def best(points: Sequence[Point], *, most_forwards: int | None = None) -> Point:
     """The one of highest PSNR, the cheaper of equals.
 
     Args:
-        points: of a sweep.
+        points: The points of a sweep.
         most_forwards: that a picture may take.
 
     Raises:

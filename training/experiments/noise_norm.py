@@ -23,7 +23,7 @@ def noise_norm(
     """Decode with scaled initial noise.
 
     Args:
-        checkpoints: of several rates; folders or hub repositories.
+        checkpoints: Checkpoints of several rates; folders or hub repositories.
         setup: how to measure. The paper used 5,000 pictures.
         out: path without suffix.
         factors: on the noise; 1 is the model's own.

@@ -40,9 +40,9 @@ class Setup:
     Attributes:
         data: pictures, as in an evaluation; none means the held-out photographs.
         limit: the most of them.
-        sources: of the metrics' weights.
+        sources: The sources of the metrics' weights.
         device: where to compute; ``cuda`` is this rank's GPU.
-        precision: of the checkpoints (training.evaluation.load_model).
+        precision: The precision of the checkpoints (training.evaluation.load_model).
         plan: how evaluations are cut.
         ranks: this process's share of the evaluations.
         report: Is notified of what happens.
@@ -83,9 +83,9 @@ class Setup:
 
         Args:
             methods: to measure.
-            size: of the pictures.
+            size: The size of the pictures.
             networks: for the metrics.
-            folder: of the evaluation.
+            folder: The folder of the evaluation.
             reference: other pictures to compare with.
         """
         evaluation = Evaluation(
@@ -109,7 +109,7 @@ def write_result(out: Path, experiment: str, section: str, content: Figures) -> 
     Args:
         out: path without suffix.
         experiment: its name.
-        section: of the supplement that it repeats.
+        section: The section of the supplement that it repeats.
         content: what it found.
 
     Returns:

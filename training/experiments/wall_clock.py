@@ -37,7 +37,7 @@ def wall_clock(
             the same time.
         out: path without suffix.
         device: where to compute.
-        precision: of the weights (training.evaluation.load_model).
+        precision: The precision of the weights (training.evaluation.load_model).
         repeats: timed runs.
 
     Returns:

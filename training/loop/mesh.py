@@ -33,7 +33,7 @@ class Mesh:
     """This process among those of a run.
 
     Attributes:
-        rank: of this process, 0 to size - 1; 0 writes logs, pictures and models.
+        rank: The rank of this process, 0 to size - 1; 0 writes logs, pictures and models.
         size: processes of the run.
         device: where this one computes.
         parallel: ``none``, ``ddp`` (whole copies) or ``fsdp`` (sharded weights).
@@ -58,7 +58,7 @@ class Mesh:
         same everywhere.
 
         Args:
-            flags: of this rank.
+            flags: The flags of this rank.
             seconds: at least 0; only the main rank's counts.
         """
         if self.size == 1:

@@ -50,10 +50,10 @@ class Meters:
         """Continue from :meth:`state`.
 
         Args:
-            states: of every process of the run that saved them.
-            rank: of this process; it takes over its own, and the mean of all where the number of
-                processes is another.
-            size: processes now.
+            states: The states of every process of the run that saved them.
+            rank: The rank of this process; it takes over its own sums, and the mean of all where
+                the number of processes is another.
+            size: The number of processes now.
         """
         chosen = [states[rank]] if len(states) == size else states
         self._steps = chosen[0]["steps"]

@@ -24,15 +24,16 @@ class RunProgress:
     """How far a run is.
 
     Attributes:
-        step: optimizer steps done (skipped ones count).
-        samples: data position of the next sample.
-        seconds: training time over all resumed parts.
-        skipped: steps without an update because of non-finite gradients.
-        images: size of the data set.
-        unreadable: indices of the images that could not be read.
-        best_score: of the best validation so far, higher is better; None before the first.
-        best_step: when that was.
-        worse_in_a_row: validations since then.
+        step: The number of optimizer steps done (skipped ones count).
+        samples: The data position of the next sample.
+        seconds: The training time, over all resumed parts.
+        skipped: The number of steps without an update because of non-finite gradients.
+        images: The number of samples of the data set.
+        unreadable: The indices of the samples that could not be read.
+        best_score: The score of the best validation so far, higher is better; None before the
+            first.
+        best_step: The step of that validation.
+        worse_in_a_row: The number of validations since then.
     """
 
     step: int = 0

@@ -33,7 +33,8 @@ class LpipsLoss(nn.Module):
     """Mean LPIPS-VGG of pairs.
 
     Args:
-        source: of the backbone's weights, as :mod:`flowmo.training.perceptual.weights` says.
+        source: The source of the backbone's weights
+            (:mod:`flowmo.training.perceptual.weights`).
 
     Raises:
         LibraryError: torchmetrics, torchvision or the weights cannot be had.
@@ -54,8 +55,8 @@ class ResNetLogits(nn.Module):
     """Mean squared difference of ResNet-50's logits at 224 x 224 (stage 1B, after MaskBit).
 
     Args:
-        source: of the weights, as :mod:`flowmo.training.perceptual.weights` says; torchvision's are
-            IMAGENET1K_V1.
+        source: The source of the weights (:mod:`flowmo.training.perceptual.weights`);
+            torchvision's are IMAGENET1K_V1.
 
     Raises:
         LibraryError: torchvision or the weights cannot be had.
@@ -125,9 +126,9 @@ def feature_distance(
     """The distance that a fetched network gives.
 
     Args:
-        network: which one.
-        source: the file that :mod:`flowmo.training.perceptual.fetch` wrote, or ``random``.
-        blocks: of ``vgg-edge``, the first so many.
+        network: The network's name.
+        source: The file that :mod:`flowmo.training.perceptual.fetch` wrote, or ``random``.
+        blocks: How many of the first blocks of ``vgg-edge`` are used.
 
     Raises:
         ConfigError: the file cannot be read or is of another network, or is not named.

@@ -18,7 +18,8 @@ class Lpips(nn.Module):
 
     Args:
         backbone: ``vgg`` or ``alex``.
-        source: of the backbone's weights: ``library``, ``random`` or a file of torchvision's.
+        source: The source of the backbone's weights: ``library``, ``random`` or a file of
+            torchvision's.
 
     Raises:
         LibraryError: torchmetrics, torchvision or the weights cannot be had.

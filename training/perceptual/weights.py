@@ -29,7 +29,7 @@ def read_weights(source: str, fetch: Callable[[], Weights], *, name: str, url: s
     Args:
         source: ``library`` or a path to a ``.pth`` or ``.safetensors`` file.
         fetch: the library's loader.
-        name: of the network, for errors.
+        name: The name of the network, for errors.
         url: where the library would fetch them, for errors.
 
     Raises:

@@ -44,7 +44,7 @@ def distill(
         model: the student; its config's sampler is the grid.
         images: [B, 3, S, S] in [-1, 1].
         draws: this micro-batch's random numbers, with ``start`` and ``target``.
-        weights: of the terms.
+        weights: The weights of the terms.
         perceptual: compares the sample with both; None leaves that out.
         recompute: as in :func:`flowmo.training.tasks.chain.sample_chain`.
     """

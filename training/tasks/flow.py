@@ -29,7 +29,7 @@ class Draws(NamedTuple):
         spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
         target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
             else None.
-        place: of a window in the images, uniform [B, 2] in [0, 1), of which a micro-batch uses the
+        place: Where a window lies in the images, uniform [B, 2] in [0, 1), of which a micro-batch uses the
             first; None where whole images are compared.
     """
 
@@ -158,7 +158,7 @@ def flow_loss(
         images: [B, 3, S, S] in [-1, 1].
         quantized: [B, K, D]; dropped where the draws say so.
         draws: times, noise and dropout.
-        weights: of the terms.
+        weights: The weights of the terms.
 
     Returns:
         The term, and x_t - t v, [B, 3, S, S].
@@ -189,7 +189,7 @@ def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) 
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
         draws: the posterior's noise.
-        weights: of the quantizer's terms.
+        weights: The weights of the quantizer's terms.
     """
     code = model.encode(images)
     # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.

@@ -72,7 +72,7 @@ def initialize(
         model: network with the parameter names of the published checkpoints.
         config: its config.
         optimizer: parametrization, base width and initial gate.
-        seed: of a CPU generator, so the weights are the same on every device.
+        seed: The seed of a CPU generator, so that the weights are the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():

@@ -35,7 +35,7 @@ def stage_1b(
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
         draws: this micro-batch's random numbers, ``start`` and ``spacing`` among them.
-        weights: of the terms.
+        weights: The weights of the terms.
         perceptual: compares image and sample; None leaves that out.
         recompute: as in :func:`flowmo.training.tasks.chain.sample_chain`.
     """

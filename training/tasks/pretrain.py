@@ -30,7 +30,7 @@ def stage_1a(
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
         draws: this micro-batch's random numbers.
-        weights: of the terms.
+        weights: The weights of the terms.
         perceptual: compares the image with its one-step estimate x_t - t v; None leaves that out.
         options: which part of the images is compared, and at which times; all by default.
     """

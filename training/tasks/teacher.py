@@ -31,7 +31,7 @@ class Teacher:
     """Samples of a trained model, made once for each position of the data if they are kept.
 
     Args:
-        config: of the distillation run.
+        config: The config of the distillation run.
         device: where to sample.
         images: size of the data set; with a cache, crops repeat after ``period`` positions.
 

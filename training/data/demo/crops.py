@@ -63,11 +63,11 @@ def candidate_boxes(
     three quarters at the two largest scales).
 
     Args:
-        width: of the picture, pixels.
-        height: of the picture, pixels.
+        width: The width of the picture, pixels.
+        height: The height of the picture, pixels.
         size: side at which crops are stored, pixels.
-        kind: of the picture.
-        generator: of this picture alone.
+        kind: The kind of the picture.
+        generator: The random numbers of this picture alone.
 
     Yields:
         Boxes inside the picture; none if it is too small for one.

@@ -38,9 +38,9 @@ class CutTask:
         data: the file's bytes.
         selection: that the file belongs to.
         size: side of the crops, pixels.
-        form: whether to cut crops, or to keep the picture whole.
-        quality: of the WebP files, 0 ... 100.
-        seed: of all random choices, with the package and the path.
+        form: Whether to cut crops, or to keep the picture whole.
+        quality: The quality of the WebP files, 0 ... 100.
+        seed: The seed of all random choices, with the package and the path.
     """
 
     package: str

@@ -19,10 +19,10 @@ def write_held_out(
     """Write a package's photographs as PNG files, and keep what looks like them out of training.
 
     Args:
-        collection: of the pictures that are trained on.
-        source: the package's selections.
-        package: to read.
-        folder: made if need be.
+        collection: The pictures that are trained on.
+        source: The package's selections.
+        package: The package to read.
+        folder: The folder to write to, made if need be.
 
     Returns:
         The files' names: the package and the picture's own name, a PNG each, the shorter side at

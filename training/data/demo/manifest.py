@@ -22,9 +22,9 @@ class DemoDataConfig:
         size: side of the crops, pixels.
         form: ``crops`` are cut once, here; ``pictures`` are whole ones, shrunk, of which training
             cuts crops of ``size`` pixels anew each time.
-        quality: of the WebP files, 0 ... 100.
+        quality: The quality of the WebP files, 0 ... 100.
         part_bytes: no tar is larger.
-        seed: of crops, backgrounds of cut-outs, and order.
+        seed: The seed of crops, backgrounds of cut-outs, and order.
 
     Raises:
         ConfigError: a value out of range.

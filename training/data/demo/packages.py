@@ -44,7 +44,7 @@ def fetch_package(name: str, cache: Path) -> Package:
     """The package file in ``cache``, downloaded from the machine's Debian archive if not there.
 
     Args:
-        name: of a binary package.
+        name: The name of a binary package.
         cache: folder of ``.deb`` files. One that is already there is used whatever its version;
             where several are, the last by name.
 

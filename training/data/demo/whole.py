@@ -17,9 +17,9 @@ def shrunk_to_its_worth(picture: Image.Image, size: int, *, most_crops: int) -> 
     often one of its kind is seen.
 
     Args:
-        picture: RGB.
-        size: side of the crops that training takes, pixels.
-        most_crops: of the picture's selection.
+        picture: The picture, RGB.
+        size: Side of the crops that training takes, in pixels.
+        most_crops: The limit of crops of the picture's selection.
 
     Returns:
         The picture, resized (Lanczos) or as it is.

@@ -31,7 +31,7 @@ class DatasetAddress:
         name: ``owner/name`` on the hub, or a folder.
         on_hub: which of the two.
         split: ``train``, ``train[:10%]`` and the like.
-        column: of the images; None where only one holds any.
+        column: The column of the images; None where only one holds any.
         config: subset of the data set; None where it has one.
         revision: branch, tag or commit on the hub; None is its main branch.
     """

@@ -70,7 +70,7 @@ def find_local(
 
     Args:
         paths: folders (searched recursively), image files, uncompressed tars, patterns of these.
-        cache: of indexes of tars.
+        cache: The cache of indexes of tars.
         report: Is notified of what takes long.
 
     Raises:

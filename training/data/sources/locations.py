@@ -26,7 +26,7 @@ def open_sources(
 
     Args:
         paths: as :class:`flowmo.training.config.DataConfig` has them.
-        cache: of indexes of tars.
+        cache: The cache of indexes of tars.
         report: Is notified of what takes long.
 
     Raises:

@@ -47,8 +47,8 @@ def find_remote(
     Args:
         urls: folders (searched recursively), images, uncompressed tars; braces and ``*`` stand for
             several.
-        filesystem: of all of them.
-        cache: of indexes of tars.
+        filesystem: The filesystem of all of them.
+        cache: The cache of indexes of tars.
         report: Is notified of what takes long.
 
     Raises:

@@ -24,7 +24,7 @@ def index_tars(
         tars: and what distinguishes their content from another (:meth:`IndexCache.load`).
         fetch: reads a range of a tar.
         blocks: how much a range reads.
-        cache: of earlier indexes.
+        cache: The cache of earlier indexes.
         report: Is notified before headers are read, which takes a while, and when they are.
         each: :func:`map`, or that of a pool of threads.
 
