@@ -29,8 +29,8 @@ class Draws(NamedTuple):
         spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
         target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
             else None.
-        place: Where a window lies in the images, uniform [B, 2] in [0, 1), of which a micro-batch uses the
-            first; None where whole images are compared.
+        place: Where a window lies in the images, uniform [B, 2] in [0, 1), of which a micro-batch
+            uses the first; None where whole images are compared.
     """
 
     t: Tensor
