@@ -93,6 +93,9 @@ def initialize(
                 ratio = width_ratio(name, config, optimizer)
                 std = std / math.sqrt(ratio) if owner == _CODE_READOUT else 0.0
             _normal(parameter, std, generator)
+            if name == "head.pixels.weight":
+                # The noise would drown what else the head sees, and it would learn to say nothing.
+                parameter[:, 3:] = 0.0
             if owner == _PATCH_READOUT and config.head:
                 # Its last rows feed the head, whose own readout starts at 0.
                 rest = parameter[config.patch_dim :]

@@ -168,6 +168,9 @@ def test_a_head_has_a_rate_of_its_own_and_starts_as_nothing(micro_model: FlowMoC
             assert rates[id(parameter)] == 4.0
             is_last = name == "head.out.weight"
             assert bool(parameter.any()) == (parameter.ndim > 1 and not is_last), name
+    pixels = model.get_parameter("head.pixels.weight")
+    assert pixels[:, :3].any()
+    assert not pixels[:, 3:].any()  # of the noisy image
     hidden = model.get_parameter("decoder.double_blocks.0.img_mlp.0.weight")
     assert rates[id(hidden)] == 2.0  # of width 32 at a base of 64
     readout = model.get_parameter("decoder.final_layer_img.linear.weight")
