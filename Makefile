@@ -1,29 +1,42 @@
-# Thin: each target is a `flowmo` command or a standard tool in the virtual environment .venv,
-# which is made and filled on first use. Options go in ARGS: make serve ARGS="--port 9000".
+# Thin: each target is a `flowmo` command or a standard tool in the virtual environment .venv, which
+# is made and filled on first use: with the core for what serves, with everything for what checks.
+# Options go in ARGS: make serve ARGS="--port 9000".
 
 PYTHON ?= python3
 ARGS ?=
+# Processes that the tests run in; 0 runs them in pytest's own, for a debugger.
+WORKERS ?= 2
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+CORE := .venv/.core
+DEVELOPMENT := .venv/.development
+INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .PHONY: help setup tools demo serve test check bench image-test
 
 help:
-	@echo "make setup   create .venv and install into it (every target does so when needed)"
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
 	@echo "make test    run the tests (make tools: Debian's Prometheus for them, as root)"
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
 	@echo "make bench   compare the network with the reference values of the published one"
+	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
 
-setup: $(INSTALLED)
-
-$(INSTALLED): pyproject.toml constraints.txt
-	@echo "installing into .venv (some minutes the first time)"
+# What tokenizes and serves, and nothing more.
+$(CORE): pyproject.toml constraints.txt
+	@echo "installing the core into .venv (a minute or two the first time)"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,train]'
+	$(INSTALL) -e .
 	@touch $@
+
+# The same environment with training, Ray and the tools of developers; the core is part of it.
+$(DEVELOPMENT): pyproject.toml constraints.txt
+	@echo "installing what tests and checks need into .venv (some minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(INSTALL) -e '.[dev]'
+	@touch $(CORE) $@
+
+setup: $(DEVELOPMENT)
 
 # Debian packages that tests run. Root on a machine with apt-get is what CI is; anybody else is told
 # by the tests what is missing.
@@ -35,14 +48,14 @@ tools:
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$(cat apt-packages.txt) >/dev/null; \
 	fi
 
-demo: setup
+demo: $(CORE)
 	$(BIN)/flowmo demo $(ARGS)
 
-serve: setup
+serve: $(CORE)
 	$(BIN)/flowmo serve $(ARGS)
 
 test: setup tools
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

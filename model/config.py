@@ -99,6 +99,33 @@ class SamplerConfig:
             f"guidance_interval must be 0 <= low <= high, got {self.guidance_interval!r}",
         )
 
+    def changed(
+        self,
+        *,
+        steps: int | None = None,
+        schedule: Schedule | None = None,
+        rho: float | None = None,
+        guidance: float | None = None,
+    ) -> Self:
+        """A copy with what is given changed; None leaves a value as it is.
+
+        An explicit grid has one length, so steps, schedule or rho turn it into the power grid.
+
+        Args:
+            steps: N.
+            schedule: ``power`` or ``linear``.
+            rho: The exponent of the ``power`` schedule.
+            guidance: The guidance weight.
+
+        Raises:
+            ConfigError: A value is out of its range.
+        """
+        given = {"steps": steps, "schedule": schedule, "rho": rho, "guidance": guidance}
+        changes: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if self.schedule == "explicit" and changes.keys() - {"guidance"}:
+            changes = {"schedule": "power", "times": (), **changes}
+        return dataclasses.replace(self, **changes)
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read :meth:`to_dict`'s form.

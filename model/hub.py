@@ -1,7 +1,7 @@
 """``from_pretrained`` and ``save_pretrained`` by huggingface_hub's conventions, strictly.
 
 The hub's own PyTorch mixin initialises weights before it overwrites them, loads one file, ignores
-names that do not fit and passes unknown options on; docs/decisions/0031 says why this one differs.
+names that do not fit and passes unknown options on; docs/decisions/0005 says why this one differs.
 """
 
 import re

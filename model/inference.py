@@ -288,7 +288,11 @@ class InferenceModel:
                 f"model {self.config.name!r} has a continuous (Gaussian) latent and no tokens; "
                 f"use a model with quantizer='lfq', or encode() for its latent"
             )
-        ids = codes_to_ids(self.encode(images), self.config.group_bits)
+        return self.tokens_of(self.encode(images))
+
+    def tokens_of(self, code: Tensor) -> list[Tokens]:
+        """Quantize a code of :meth:`encode`, [B, K, D], to one token set for each image."""
+        ids = codes_to_ids(code, self.config.group_bits)
         rows = ids.to("cpu", torch.int32).numpy()
         return [Tokens(ids=row, group_bits=self.config.group_bits) for row in rows]
 

@@ -202,6 +202,11 @@ def _problem(path: Path, error: Exception) -> str:
         kind := next((kind for magic, kind in _KINDS if start.startswith(magic)), None)
     ) is not None:
         return f"is {kind}, not a published .pth file; pass the file of a FlowMo release"
+    if start[8:10] == b'{"':
+        return (
+            "is a safetensors file, not a published .pth file; beside its config.json it is a "
+            "checkpoint, which needs no conversion"
+        )
     if (foreign := _FOREIGN_OBJECT.search(str(error))) is not None:
         return (
             f"holds other objects than tensors ({foreign[1]}), which could run code and are "

@@ -15,7 +15,7 @@ each kind is answered.
      ├── BodyTimeoutError        the body did not arrive in time
      ├── UnauthorizedError       no key, or an unknown one
      ├── UnavailableError        not now, but later
-     │    ├── QueueFullError          all places are taken
+     │    ├── QueueFullError          as much is inside as may be
      │    ├── RateLimitedError        the key has used up what it may
      │    ├── DeadlineUnreachableError  it would be done too late
      │    └── NotReadyError           the warm-up is not done
@@ -46,8 +46,8 @@ class RowError(RequestError):
     """One row of an inference request failed, and with it the request.
 
     Args:
-        row: its place, 0 for the first.
-        error: of it; says how the request is answered.
+        row: The index of the row, 0 for the first.
+        error: The error of the row, which says how the request is answered.
     """
 
     def __init__(self, row: int, error: Exception) -> None:
@@ -60,8 +60,8 @@ class FieldProblem:
     """One field of a request that cannot be used.
 
     Attributes:
-        field: where, e.g. ``query.steps`` or ``body.tokens.ids.3``.
-        message: what was expected.
+        field: The path of the field, e.g. ``query.steps`` or ``body.tokens.ids.3``.
+        message: What was expected.
     """
 
     field: str
@@ -72,7 +72,7 @@ class InvalidFieldsError(RequestError):
     """Fields are missing, unknown or out of range.
 
     Args:
-        problems: at least one.
+        problems: What is wrong, at least one entry.
     """
 
     def __init__(self, problems: Sequence[FieldProblem]) -> None:
@@ -81,11 +81,11 @@ class InvalidFieldsError(RequestError):
 
 
 class UnsupportedBodyError(RequestError):
-    """A Content-Type or Content-Encoding that is not read."""
+    """The body has a Content-Type or Content-Encoding that is not read."""
 
 
 class UnknownModelError(RequestError):
-    """A model that is not served."""
+    """The request names a model that is not served."""
 
 
 class NotAcceptableError(RequestError):
@@ -93,7 +93,7 @@ class NotAcceptableError(RequestError):
 
 
 class BodyTooLargeError(RequestError):
-    """More bytes than the limit."""
+    """The body has more bytes than the limit."""
 
 
 class BodyTimeoutError(RequestError):
@@ -101,15 +101,15 @@ class BodyTimeoutError(RequestError):
 
 
 class UnauthorizedError(RequestError):
-    """No key, or an unknown one."""
+    """There is no key, or an unknown one."""
 
 
 class UnavailableError(RequestError):
-    """Not now, but later.
+    """The request cannot be served now, but later.
 
     Args:
-        message: why not now.
-        retry_after: whole seconds after which it is worth trying again.
+        message: Why not now.
+        retry_after: The whole seconds after which it is worth trying again.
     """
 
     def __init__(self, message: str, *, retry_after: int = 1) -> None:
@@ -118,7 +118,7 @@ class UnavailableError(RequestError):
 
 
 class QueueFullError(UnavailableError):
-    """All places are taken."""
+    """The admission limiter or an engine has as much inside as it may."""
 
 
 class RateLimitedError(UnavailableError):
@@ -126,7 +126,7 @@ class RateLimitedError(UnavailableError):
 
 
 class DeadlineUnreachableError(UnavailableError):
-    """It would be done too late, so it is not begun."""
+    """The work would be done too late, so it is not begun."""
 
 
 class NotReadyError(UnavailableError):
@@ -134,7 +134,7 @@ class NotReadyError(UnavailableError):
 
 
 class DeadlineExceededError(RequestError):
-    """It was begun, and not done by its deadline."""
+    """The work was begun, and not done by its deadline."""
 
 
 class OtherWeightsError(RequestError):

@@ -10,17 +10,19 @@ from typing import Protocol, cast
 
 import torch
 
+from flowmo.deploy.buckets import powers_of_two
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
 from flowmo.model.errors import CompilationError, ConfigError
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.inference import InferenceModel
 from flowmo.model.loading import check_has_tokens, load_inference_model
+from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.observer import EngineObserver
-from flowmo.service.engine.runner import CodecRunner
-from flowmo.service.engine.sizes import TORCH, buckets_of
+from flowmo.service.engine.runner import Runner
+from flowmo.service.engine.sizes import TORCH, default_max_batch
 from flowmo.service.engine.torch_runner import TorchRunner
-from flowmo.service.local_codec import LocalCodec
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 
@@ -31,7 +33,7 @@ class EngineObservers(Protocol):
     """Gives the engines of each model their observer."""
 
     def observer(self, model: str) -> EngineObserver:
-        """For the engines of one model."""
+        """The observer of one model's engines."""
         ...
 
 
@@ -39,88 +41,58 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
     """Load all models of a server.
 
     Args:
-        settings: which, and how they are computed.
-        observers: for their engines.
+        settings: Which models, and how they are computed.
+        observers: What gives their engines an observer.
 
     Raises:
-        CheckpointError: one cannot be loaded.
-        ConfigError: an unknown device or dtype.
+        CheckpointError: A model cannot be loaded.
+        ConfigError: The device, the dtype or the runner is unknown.
     """
-    engine = EngineSettings(max_queue=settings.max_queue, batching=settings.batching)
-
-    def load(checkpoint: str) -> CodecRunner:
-        return load_runner(
-            checkpoint,
-            device=settings.device,
-            dtype=settings.dtype,
-            threads=settings.threads,
-            max_batch=settings.max_batch,
-            runner=settings.runner,
-            engine_cache=settings.engine_cache,
-            build_engines=settings.build_engines,
-        )
-
-    sources, loaded = settings.models, dict[str, CodecRunner]()
-    if not sources:  # one model, under the name that it has itself
-        runner = load(settings.checkpoint)
-        sources = {runner.info.name: settings.checkpoint}
+    configs = {name: settings.runner_config(source) for name, source in settings.models.items()}
+    loaded = dict[str, Runner]()
+    if not configs:  # one model, under the name that it has itself
+        config = settings.runner_config()
+        runner = load_runner(config)
+        configs = {runner.info.name: config}
         loaded[runner.info.name] = runner
 
-    def build(name: str, checkpoint: str) -> LocalEngines:
-        runner = loaded.pop(name, None) or load(checkpoint)
-        return LocalEngines(runner, runner, engine, observers.observer(name))
+    def build(name: str, config: RunnerConfig) -> LocalEngines:
+        runner = loaded.pop(name, None) or load_runner(config)
+        return LocalEngines(runner, runner, engine_settings(config), observers.observer(name))
 
-    return Models({name: partial(build, name, source) for name, source in sources.items()})
-
-
-def load_codec(
-    checkpoint: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
-) -> LocalCodec:
-    """Load a checkpoint to compute with it directly; arguments and errors of :func:`load_model`."""
-    return LocalCodec(load_model(checkpoint, device=device, dtype=dtype, threads=threads))
+    return Models({name: partial(build, name, config) for name, config in configs.items()})
 
 
-def load_runner(
-    checkpoint: str,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
-    max_batch: int | None = None,
-    runner: str = TORCH,
-    engine_cache: Path | None = None,
-    build_engines: bool = False,
-) -> CodecRunner:
+def engine_settings(config: RunnerConfig) -> EngineSettings:
+    """How the engines of a model work."""
+    return EngineSettings(max_queued_requests=config.max_queued_requests, batching=config.batching)
+
+
+def load_runner(config: RunnerConfig) -> Runner:
     """Load a checkpoint for the engines.
 
     Args:
-        checkpoint: a folder or hub repository.
-        device: of :func:`load_model`.
-        dtype: of :func:`load_model`.
-        threads: of :func:`load_model`; 0 measures which number is quickest.
-        max_batch: most rows of one batch, at least 2; what suits the device by default.
-        runner: a kind of :class:`flowmo.deploy.runners.Runtime`; where it is not to be had, PyTorch
-            computes and a warning is logged. Or ``module:function`` of one's own, which gets the
-            arguments before this one by these names.
-        engine_cache: folder of engines.
-        build_engines: make what is missing there.
+        config: The model, and how it is computed. Its ``runner`` is a kind of
+            :class:`flowmo.deploy.runners.Runtime`; where that is not available, PyTorch computes
+            and a warning is logged. Or it is ``module:function`` of the operator's own: a function
+            that takes the config and returns a runner.
 
     Raises:
-        CheckpointError: see :func:`load_model`.
-        ConfigError: see :func:`load_model`; or there is no such runner.
+        CheckpointError: There is no such checkpoint, it is damaged, or it has no tokens.
+        ConfigError: The device, the dtype or the runner is unknown.
     """
-    if ":" in runner:
-        make = _function(runner)
-        return make(checkpoint, device=device, dtype=dtype, threads=threads, max_batch=max_batch)
-    if runner not in KINDS:
+    if ":" in config.runner:
+        return _function(config.runner)(config)
+    if config.runner not in KINDS:
         raise ConfigError(
-            f"runner must be one of {', '.join(KINDS)}, or module:function, got {runner!r}"
+            f"runner must be one of {', '.join(KINDS)}, or module:function, got {config.runner!r}"
         )
-    runtime = Runtime(kind=runner, cache=engine_cache, build=build_engines)
-    model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
-    buckets = buckets_of(model.device.type, max_batch)
-    # Both compute an example, in threads whose pools (see load_model) go with them.
-    if threads == 0 and model.device.type == "cpu":
+    runtime = Runtime(kind=config.runner, cache=config.engine_cache, build=config.build_engines)
+    folder = resolve(config)
+    model = load_model(config)
+    buckets = buckets_of(model.device.type, config.max_batch)
+    # Both compute an example, in threads whose pools (see load_inference_model) go with them.
+    if config.threads == 0 and model.device.type == "cpu":
         with ThreadPoolExecutor(1, "flowmo-measure") as pool:
             found = pool.submit(measure_threads, model).result()
         torch.set_num_threads(found)
@@ -128,39 +100,61 @@ def load_runner(
     is_fallback = False
     try:
         with ThreadPoolExecutor(1, "flowmo-install") as pool:
-            pool.submit(install, model, checkpoint, runtime, buckets).result()
+            pool.submit(install, model, str(folder), runtime, buckets).result()
     except CompilationError as error:
         # Slower is better than nothing; the metrics and the log say what computes.
-        logger.warning("%s is not to be had, PyTorch computes instead: %s", runner, error)
-        runner, is_fallback = TORCH, True
-    return TorchRunner(model, max_batch=max_batch, runner=runner, is_fallback=is_fallback)
+        logger.warning("%s is not available, PyTorch computes instead: %s", config.runner, error)
+        is_fallback = True
+    computed_by = TORCH if is_fallback else config.runner
+    return TorchRunner(model, buckets=buckets, runner=computed_by, is_fallback=is_fallback)
 
 
-def _function(path: str) -> Callable[..., CodecRunner]:
+def buckets_of(device: str, max_batch: int | None) -> tuple[int, ...]:
+    """Batch sizes that are computed on a kind of device, ascending.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        max_batch: The largest; what suits the device by default.
+    """
+    return powers_of_two(max_batch or default_max_batch(device))
+
+
+def load_model(config: RunnerConfig) -> InferenceModel:
+    """Load a checkpoint as PyTorch computes it.
+
+    Args:
+        config: The model; its ``checkpoint``, ``preset``, ``device``, ``dtype`` and ``threads``
+            are used.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is damaged, or it has no tokens.
+        ConfigError: The device or the dtype cannot be used.
+    """
+    model = load_inference_model(
+        resolve(config), device=config.device, dtype=config.dtype, threads=config.threads
+    )
+    check_has_tokens(model, config.checkpoint)
+    return model
+
+
+def resolve(config: RunnerConfig) -> Path:
+    """The folder of a model's checkpoint, downloaded or converted if need be.
+
+    Args:
+        config: The model; its ``checkpoint`` and ``preset`` are used.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+    """
+    return resolve_checkpoint(config.checkpoint, preset=config.preset)
+
+
+def _function(path: str) -> Callable[[RunnerConfig], Runner]:
     module, _, name = path.partition(":")
     try:
-        return cast(Callable[..., CodecRunner], getattr(importlib.import_module(module), name))
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
             f"runner {path!r} is not a module:function that can be imported: {error}"
         ) from None
-
-
-def load_model(
-    checkpoint: str, *, device: str = "auto", dtype: str = "auto", threads: int | None = None
-) -> InferenceModel:
-    """Load a checkpoint for serving.
-
-    Args:
-        checkpoint: A folder with ``config.json`` and safetensors, or a hub repository.
-        device: See :func:`flowmo.model.loading.choose_device`.
-        dtype: See :func:`flowmo.model.loading.choose_dtype`.
-        threads: CPU threads of the process for one operation; PyTorch's own choice by default.
-
-    Raises:
-        CheckpointError: It is not a checkpoint, or one without tokens.
-        ConfigError: The device or the dtype is unknown.
-    """
-    model = load_inference_model(checkpoint, device=device, dtype=dtype, threads=threads)
-    check_has_tokens(model, checkpoint)
-    return model
+    return cast(Callable[[RunnerConfig], Runner], found)

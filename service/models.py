@@ -18,14 +18,14 @@ Build = Callable[[], Engines]
 
 
 class Served:
-    """A model under its name; another takes its place when it is loaded again.
+    """A model under its name; when it is loaded again, another one replaces it.
 
     Args:
-        name: what clients call it.
-        engines: of it.
+        name: The name that clients use.
+        engines: The model's encoder and decoder.
 
     Attributes:
-        users: requests that are about to use it or do.
+        users: The number of requests that are about to use the model or do.
     """
 
     def __init__(self, name: str, engines: Engines) -> None:
@@ -37,10 +37,11 @@ class Models:
     """All models of one server. Used from the event loop's thread only.
 
     Args:
-        builds: how each is loaded; the first is the default. Each is called once now.
+        builds: A function for each name that loads the model; each is called once now. The first is
+            the default model.
 
     Raises:
-        FlowMoError: one cannot be loaded.
+        FlowMoError: A model cannot be loaded.
     """
 
     def __init__(self, builds: Mapping[str, Build]) -> None:
@@ -55,24 +56,24 @@ class Models:
 
     @property
     def default(self) -> Served:
-        """What is meant when nothing is said."""
+        """The model of requests that name none."""
         return next(iter(self._served.values()))
 
     @property
     def alive(self) -> bool:
-        """No model has ended or is stuck."""
+        """Whether no model has ended or is stuck."""
         return all(served.engines.alive for served in self)
 
     @property
     def ready(self) -> bool:
-        """All are warmed up and working."""
+        """Whether all models are warmed up and working."""
         return all(served.engines.ready for served in self)
 
     def named(self, name: str) -> Served:
         """The model of a name.
 
         Raises:
-            UnknownModelError: there is none.
+            UnknownModelError: No model has this name.
         """
         try:
             return self._served[name]
@@ -85,12 +86,12 @@ class Models:
         """The model of a name, or the default.
 
         Raises:
-            UnknownModelError: there is none of this name.
+            UnknownModelError: No model has this name.
         """
         return self.default if name is None else self.named(name)
 
     def of_weights(self, fingerprint: str) -> Served | None:
-        """The model of a fingerprint, if it is served."""
+        """The model whose weights have a fingerprint, if it is served."""
         found = (s for s in self if s.engines.info.fingerprint == fingerprint.lower())
         return next(found, None)
 
@@ -104,18 +105,18 @@ class Models:
             served.users -= 1
 
     def start(self) -> None:
-        """Start all engines."""
+        """Start the engines of all models."""
         for served in self:
             served.engines.start()
 
     async def reload(self, seconds: float) -> None:
-        """Load every model again, and let each take its predecessor's place once it is warm.
+        """Load every model again, and let each replace its predecessor once it is warm.
 
         What was begun is finished by the predecessor. A model that cannot be loaded goes on as it
         was, and the log says why.
 
         Args:
-            seconds: longest wait for the predecessor's requests.
+            seconds: The longest wait for the predecessor's requests.
         """
         async with self._reloading:
             for name, build in self._builds.items():
@@ -145,13 +146,13 @@ class Models:
         task.add_done_callback(self._retiring.discard)
 
     async def close(self, seconds: float) -> None:
-        """Finish what was submitted, then end; what is not done after ``seconds`` is refused."""
+        """Finish the work inside, then end; what is not done after ``seconds`` is refused."""
         closing = [served.engines.close(seconds) for served in self]
         await asyncio.gather(*closing, *self._retiring)
 
 
 async def _retire(served: Served, seconds: float) -> None:
-    """Close engines when the last request has left them."""
+    """Close a model's engines when the last request has left them."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             while served.users:  # noqa: ASYNC110  (rare, and nothing waits for it)

@@ -1,40 +1,27 @@
 """Everything an operator can set, from the environment (``FLOWMO_PORT=8080``) or the command line.
 
-Flags of ``flowmo serve`` win over the environment, which wins over the defaults here.
+Options of ``flowmo serve`` win over the environment, which wins over the defaults here. Options,
+help and docs/settings.md are made from these fields.
 """
 
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from flowmo.imaging.reading import DEFAULT_MAX_PIXELS
 from flowmo.model.config import MAX_STEPS
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Batching
-from flowmo.service.engine.sizes import TORCH
-from flowmo.service.http.admission import DEFAULT_PLACES
+from flowmo.service.engine.config import RunnerConfig
+from flowmo.service.http.admission import DEFAULT_MAX_CONCURRENT_REQUESTS
+from flowmo.service.setting import PREFIX, Panel, setting
 
-# The demo checkpoint that ships with the repository.
-DEFAULT_CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "tiny"
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
-DEFAULT_MAX_BODY_BYTES = 32 * 1024 * 1024
-DEFAULT_BODY_SECONDS = 30.0
-DEFAULT_DRAIN_SECONDS = 30.0
-DEFAULT_QUEUE_BYTES = 256 * 1024 * 1024
-DEFAULT_CACHE_BYTES = 64 * 1024 * 1024
-DEFAULT_DEADLINE_SECONDS = 120.0
-DEFAULT_MAX_DEADLINE_SECONDS = 600.0
-DEFAULT_IMAGE_THREADS = 2
-DEFAULT_MAX_ITEMS = 64
 
-Device = str
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["critical", "error", "warning", "info", "debug"]
-
 
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
@@ -58,121 +45,117 @@ def _named(value: object) -> object:
     return checkpoints
 
 
-class Settings(BaseSettings):
+class Settings(RunnerConfig, BaseSettings):
     """Settings of one server process; validated, frozen.
 
     Raises:
-        pydantic.ValidationError: a value is out of its range.
+        pydantic.ValidationError: A value is out of its range.
     """
 
-    model_config = SettingsConfigDict(env_prefix="FLOWMO_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
-    checkpoint: str = Field(
-        default=str(DEFAULT_CHECKPOINT), description="Checkpoint folder or hub repository."
-    )
-    models: Annotated[dict[str, str], NoDecode, BeforeValidator(_named)] = Field(
-        default={},
-        description="Checkpoints by name, instead of checkpoint; the first is the default. In the "
+    models: Annotated[dict[str, str], NoDecode, BeforeValidator(_named)] = setting(
+        Panel.MODEL,
+        "Several checkpoints by name, the first the default: the option repeated, or in the "
         "environment NAME=CHECKPOINT,NAME=CHECKPOINT.",
+        default={},
+        flag="--model",
     )
-    host: str = Field(default=DEFAULT_HOST, description="Address to listen on.")
-    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port; 0 takes a free one.")
-    api_keys_file: Path | None = Field(
-        default=None, description="TOML file of API keys (docs/access.md)."
+    host: str = setting(Panel.NETWORK, "The address to listen on.", default=DEFAULT_HOST)
+    port: int = setting(
+        Panel.NETWORK, "The port; 0 takes a free one.", default=DEFAULT_PORT, ge=0, le=65535
     )
-    api_keys: str = Field(
-        default="", description="API keys as NAME:SHA256,NAME:SHA256; in addition to the file's."
+    api_keys_file: Path | None = setting(
+        Panel.NETWORK, "A TOML file of API keys (docs/access.md).", default=None
     )
-    allow_anonymous: bool = Field(
-        default=False, description="Listen beyond this machine although anybody may ask."
+    api_keys: str = setting(
+        Panel.NETWORK,
+        "API keys as NAME:SHA256,NAME:SHA256; in addition to the file's.",
+        default="",
     )
-    device: Device = Field(default="auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: Dtype = Field(default="auto", description="Of weights and activations.")
-    threads: int | None = Field(
-        default=None, ge=0, description="CPU threads for one operation; 0 measures how many."
+    allow_anonymous: bool = setting(
+        Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
     )
-    runner: str = Field(
-        default=TORCH,
-        description="What computes: torch, compiled, compiled-fp8, onnxruntime or tensorrt "
-        "(docs/compiling.md), or module:function that makes a runner.",
+    max_concurrent_requests: int = setting(
+        Panel.LIMITS,
+        "Requests inside at once; more get 429.",
+        default=DEFAULT_MAX_CONCURRENT_REQUESTS,
+        ge=1,
     )
-    engine_cache: Path | None = Field(
-        default=None, description="Folder of exported graphs and engines; the user's cache."
+    max_concurrent_bytes: int = setting(
+        Panel.LIMITS,
+        "Bytes of request bodies inside at once; more get 429.",
+        default=256 * 1024 * 1024,
+        ge=1024,
     )
-    build_engines: bool = Field(
-        default=False, description="Make what is missing there when the server starts."
+    max_body_bytes: int = setting(
+        Panel.LIMITS, "The largest request body, in bytes.", default=32 * 1024 * 1024, ge=1024
     )
-    max_body_bytes: int = Field(
-        default=DEFAULT_MAX_BODY_BYTES, ge=1024, description="Largest request body, in bytes."
+    body_seconds: float = setting(
+        Panel.LIMITS, "The longest time for a body to arrive.", default=30.0, gt=0
     )
-    max_pixels: int = Field(
+    max_pixels: int = setting(
+        Panel.LIMITS,
+        "The most pixels of an uploaded image.",
         default=DEFAULT_MAX_PIXELS,
         ge=1,
         le=89_000_000,
-        description="Most pixels of an uploaded image.",
     )
-    max_steps: int = Field(
+    max_steps: int = setting(
+        Panel.LIMITS,
+        "The most sampler steps that a client may ask for.",
         default=MAX_STEPS,
         ge=1,
         le=MAX_STEPS,
-        description="Most sampler steps a client may ask for.",
     )
-    queue_size: int = Field(
-        default=DEFAULT_PLACES, ge=1, description="Requests inside at once; more get 429."
+    max_items: int = setting(
+        Panel.LIMITS, "The most pictures of one batch request.", default=64, ge=1
     )
-    queue_bytes: int = Field(
-        default=DEFAULT_QUEUE_BYTES,
-        ge=1024,
-        description="Bytes of request bodies inside at once; more get 429.",
-    )
-    max_queue: int = Field(
-        default=DEFAULT_MAX_QUEUE,
-        ge=1,
-        description="Pictures inside each of a model's engines at once; more get 429.",
-    )
-    max_batch: int | None = Field(
-        default=None,
-        ge=2,
-        description="Most rows of one batch; what suits the device by default.",
-    )
-    batching: Batching = Field(
-        default="step",
-        description="step; request and single are there to be compared with it.",
-    )
-    default_deadline_seconds: float = Field(
-        default=DEFAULT_DEADLINE_SECONDS,
+    default_deadline_seconds: float = setting(
+        Panel.LIMITS,
+        "The time for a request that does not say how long it may take.",
+        default=120.0,
         gt=0,
-        description="Time for a request that does not say how long it may take.",
     )
-    max_deadline_seconds: float = Field(
-        default=DEFAULT_MAX_DEADLINE_SECONDS,
+    max_deadline_seconds: float = setting(
+        Panel.LIMITS,
+        "The most time that a request can have, whatever it says.",
+        default=600.0,
         gt=0,
-        description="Most time a request can have, whatever it says.",
     )
-    cache_bytes: int = Field(
-        default=DEFAULT_CACHE_BYTES,
-        ge=0,
-        description="Decoded pictures kept for requests that repeat, in bytes; 0 keeps none.",
-    )
-    deadline_margin_seconds: float = Field(
+    deadline_margin_seconds: float = setting(
+        Panel.LIMITS,
+        "How much earlier than its deadline a request is given up, for a proxy that would give it "
+        "up, too, and say less.",
         default=0.0,
         ge=0,
-        description="How much earlier than its deadline a request is given up, for a proxy that "
-        "would give it up, too, and say less.",
     )
-    max_items: int = Field(
-        default=DEFAULT_MAX_ITEMS, ge=1, description="Most pictures of one batch request."
+    drain_seconds: float = setting(
+        Panel.LIMITS, "The longest wait for requests at shutdown.", default=30.0, ge=0
     )
-    image_threads: int = Field(
-        default=DEFAULT_IMAGE_THREADS, ge=1, description="Images decoded or encoded at once."
+    image_threads: int = setting(
+        Panel.ENGINE, "Image files decoded or encoded at once.", default=2, ge=1
     )
-    body_seconds: float = Field(
-        default=DEFAULT_BODY_SECONDS, gt=0, description="Longest time for a body to arrive."
+    cache_bytes: int = setting(
+        Panel.ENGINE,
+        "Decoded pictures kept for requests that repeat, in bytes; 0 keeps none.",
+        default=64 * 1024 * 1024,
+        ge=0,
     )
-    drain_seconds: float = Field(
-        default=DEFAULT_DRAIN_SECONDS, ge=0, description="Longest wait for requests at shutdown."
+    log_format: LogFormat = setting(
+        Panel.LOGGING, "The form of log lines: for people, or a JSON object each.", default="text"
     )
-    log_format: LogFormat = Field(
-        default="text", description="Of log lines: for people, or a JSON object each."
+    log_level: LogLevel = setting(
+        Panel.LOGGING, "The least severe log lines that are written.", default="info"
     )
-    log_level: LogLevel = Field(default="info", description="Least severe log line shown.")
+
+    def runner_config(self, checkpoint: str | None = None) -> RunnerConfig:
+        """How one of the models is loaded and computed.
+
+        Args:
+            checkpoint: Its checkpoint; the setting's by default.
+        """
+        shared = {name: getattr(self, name) for name in RunnerConfig.model_fields}
+        return RunnerConfig(**shared | ({} if checkpoint is None else {"checkpoint": checkpoint}))

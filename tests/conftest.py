@@ -12,16 +12,28 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 from hypothesis import settings
+from xdist.remote import Producer
 
-# For the processes that tests start, and for this one: see tests/site/sitecustomize.py.
+from tests.sharing import FileScheduling
+
+# For the processes that tests start, and for this one: see tests/site/sitecustomize.py. A worker of
+# pytest-xdist is such a process, and has run it.
 _SITE = Path(__file__).parent / "site"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), os.environ.get("PYTHONPATH")]))
-runpy.run_path(str(_SITE / "sitecustomize.py"))
+_PATH = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+if str(_SITE) not in _PATH:
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), *_PATH]))
+    runpy.run_path(str(_SITE / "sitecustomize.py"))
 
 # Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FileScheduling:
+    """How tests are shared out where there are several processes (``make test``)."""
+    return FileScheduling(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

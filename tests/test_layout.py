@@ -1,5 +1,6 @@
 """The project's own promises: import rules that cover every package, a version for everything."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tests.sharing import ON_RAY
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,6 +56,16 @@ def test_links_are_relative_and_lead_to_folders_of_the_repository() -> None:
         assert link.is_dir()
 
 
+def test_files_on_ray_are_run_by_one_process() -> None:
+    starts_clusters = re.compile(r"--ray-(config|workers)|benchmarks\.chaos\.__main__")
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path != Path(__file__) and starts_clusters.search(path.read_text(encoding="utf-8"))
+    }
+    assert files == ON_RAY
+
+
 def _links() -> list[Path]:
     return [path for path in (ROOT / "flowmo").iterdir() if path.is_symlink()]
 
@@ -78,3 +91,12 @@ def test_constraints_name_no_place(pins: dict[str, str]) -> None:
     assert "://" not in text
     assert "--" not in text
     assert "+" not in "".join(pins.values())
+
+
+def test_benchmarks_hide_no_import_of_the_service_in_a_text() -> None:
+    """import-linter reads statements; a program in a string would pass it by."""
+    emulated = ROOT / "benchmarks" / "serving" / "emulated.py"
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        if path != emulated:
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"(from|import)\s+flowmo\.service|flowmo\.service\S*:", text), path

@@ -68,7 +68,7 @@ def tiny_demo() -> TrainConfig:
     """The demo checkpoint: minutes on a GPU, five hours on two CPU cores.
 
     The budget is time: the learning rate falls over ``max_minutes``, however many steps fit. It
-    departs from Table 1 in what so short a run needs (docs/decisions/0052).
+    departs from Table 1 in what so short a run needs (docs/decisions/0020).
     """
     return TrainConfig(
         # The velocity is learned best near t = 1; more steps lean on the rest and add up its error.
@@ -143,7 +143,7 @@ def distill() -> TrainConfig:
 
 
 def tiny_sharp() -> TrainConfig:
-    """The demo checkpoint with a head, as images, and with a perceptual loss (decision 0084).
+    """The demo checkpoint with a head, as images, and with a perceptual loss (decision 0023).
 
     It begins with what ``python -m flowmo.training.checkpointing.grow`` made of a checkpoint of
     ``tiny-demo``, and needs a file of ``python -m flowmo.training.perceptual.fetch``. Most of the

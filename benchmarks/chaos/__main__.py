@@ -55,7 +55,7 @@ def run(names: Sequence[str], folder: Path, *, before: float, after: float) -> l
     outcomes: list[Outcome] = []
     chosen = [name for name in FAULTS if name in names]
     if chosen:
-        with running(folder / "one", queue_size=16) as application:
+        with running(folder / "one", max_concurrent_requests=16) as application:
             bench = Bench(application, before=before, after=after)
             for name in chosen:
                 outcomes.append(FAULTS[name](bench))
@@ -63,7 +63,9 @@ def run(names: Sequence[str], folder: Path, *, before: float, after: float) -> l
     if NODE in names:
         with (
             two_nodes() as nodes,
-            running(folder / "two", address=nodes.address, queue_size=16) as application,
+            running(
+                folder / "two", address=nodes.address, max_concurrent_requests=16
+            ) as application,
         ):
             bench = Bench(application, before=before, after=after)
             outcomes.append(faults.lose_node(bench, nodes))

@@ -45,7 +45,7 @@ class Tally:
     Attributes:
         sent: how many.
         ok: answered with the right picture.
-        refused: told to come later (429).
+        refused: answered that they should come later (429).
         first_failed: whose first attempt failed.
         how: those, by status and problem code, or the error of the connection.
         failed: that an answer was given to, another than 200 and 429, by the last attempt too.
@@ -125,7 +125,7 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
     """Requests without a pause, of several clients, while the block runs.
 
     A client repeats an attempt that failed, as ``flowmo.Client`` does, after half a second, and
-    comes again after a second where it was told to (429).
+    comes again after a second where the answer says so (429).
 
     Args:
         url: of the service.

@@ -1,10 +1,7 @@
 """The faults: how each is injected, and when it is over."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -15,7 +12,14 @@ from typing import Any
 
 import httpx
 
-from benchmarks.chaos.application import MODEL, Application, config_of, picture, write_checkpoint
+from benchmarks.chaos.application import (
+    MODEL,
+    Application,
+    config_of,
+    picture,
+    write_checkpoint,
+    write_serve_file,
+)
 from benchmarks.chaos.checked_load import (
     RAW,
     Answer,
@@ -192,37 +196,33 @@ def hang_replica(bench: Bench) -> Outcome:
     )
 
 
-_REDEPLOY = """
-import json, sys, ray
-from ray import serve
-from flowmo.service.cluster.app import APPLICATION, build
-from flowmo.service.cluster.config import ClusterConfig
-
-ray.init(address=sys.argv[1], log_to_driver=False)
-config = ClusterConfig.model_validate(json.loads(sys.argv[2]))
-serve.run(build(config), name=APPLICATION, route_prefix="/")
-"""
-
-
 def redeploy(bench: Bench) -> Outcome:
     """Other weights, replica after replica."""
-    other = write_checkpoint(bench.application.folder / "other", seed=1)
-    config = config_of(other, **bench.application.config["settings"])
+    application = bench.application
+    other = write_checkpoint(application.folder / "other", seed=1)
+    old_weights, old_replicas = weights(application.url), everybody(bench.pid)
 
     def inject() -> Over:
-        command = [sys.executable, "-c", _REDEPLOY, _address(bench.pid), json.dumps(config)]
-        environment = bench.application.environment
-        subprocess.run(command, check=True, timeout=240, env=environment)  # noqa: S603
-        return lambda: True
+        config = config_of(other, **application.config["settings"])
+        write_serve_file(application.folder, config)
+        os.kill(bench.pid, signal.SIGHUP)
+        return over
+
+    def over() -> bool:
+        now = everybody(bench.pid)
+        replaced = len(now) == len(old_replicas) and not now & old_replicas
+        return replaced and all(
+            weights(application.url) not in {None, old_weights} for _ in range(8)
+        )
 
     answers, begin, seconds, growth = bench.inject(inject)
     before = bench.known
-    bench.known = pictures(bench.application.url, bench.upload, SEEDS)
+    bench.known = pictures(application.url, bench.upload, SEEDS)
     tally = answers.tally(begin, either(before, bench.known))
     changed = all(before[seed] != bench.known[seed] for seed in SEEDS)
     return Outcome(
         fault="rolling redeploy to other weights",
-        injected="serve.run with another checkpoint",
+        injected="SIGHUP, with another checkpoint in the file",
         target="0 failed, no picture of two models",
         met=_clean(tally) and not tally.first_failed and changed,
         tally=tally,
@@ -232,32 +232,32 @@ def redeploy(bench: Bench) -> Outcome:
     )
 
 
-def _address(ancestor: int) -> str:
-    """Of the cluster that a process has started: "auto" may find another one."""
-    for _, title in titles(ancestor):
-        command = title.split("\0")
-        if command[0].endswith("/raylet"):
-            options = dict(word[2:].partition("=")[::2] for word in command if word[:2] == "--")
-            return options["gcs-address"]
-    raise RuntimeError("the cluster has no raylet")
+def weights(url: str) -> str | None:
+    """The fingerprint that a gateway names; None if it does not answer."""
+    with suppress(httpx.HTTPError):
+        answer = httpx.get(f"{url}/v1/models", timeout=30)
+        if answer.is_success:
+            return str(answer.json()["models"][0]["fingerprint"])
+    return None
+
+
+def everybody(ancestor: int) -> set[int]:
+    """Process ids of all replicas of the application."""
+    parts = ("gateway", f"encoder-{MODEL}", f"decoder-{MODEL}")
+    return {pid for part in parts for pid in replicas(part, ancestor)}
 
 
 def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
     """One of two machines, with the replicas that are there."""
-    parts = ("gateway", f"encoder-{MODEL}", f"decoder-{MODEL}")
     me = os.getpid()
-
-    def everybody() -> list[int]:
-        return [pid for part in parts for pid in replicas(part, me)]
-
-    before = set(everybody())
+    before = everybody(me)
 
     def inject() -> Over:
         nodes.lose()
-        return lambda: len(everybody()) == len(before)
+        return lambda: len(everybody(me)) == len(before)
 
     answers, begin, seconds, growth = bench.inject(inject)
-    dead = len(before - set(everybody()))
+    dead = len(before - everybody(me))
     tally = answers.tally(begin, bench.known)
     return Outcome(
         fault="worker node lost",
@@ -271,7 +271,7 @@ def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
 
 
 def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outcome:
-    """Several times as many clients as there are places."""
+    """Several times as many clients as are admitted."""
     with load(bench.application.url, bench.upload, SEEDS, clients=16) as answers:
         time.sleep(2)
         begin = time.monotonic()
@@ -290,7 +290,7 @@ def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outco
     goodput = during.tally(begin, bench.known).ok / lasted
     return Outcome(
         fault="overload",
-        injected=f"{clients} clients, 32 places; capacity measured with 16",
+        injected=f"{clients} clients, 32 admitted at once; capacity measured with 16",
         target="90 % of capacity, the rest 429, memory within 10 %",
         met=_clean(tally) and tally.refused > 0 and goodput >= 0.9 * capacity and growth < 0.1,
         tally=tally,

@@ -103,7 +103,7 @@ class Mix:
         }
 
     def run(self, done: threading.Event, number: int, ends: Counter[str], *, retry: bool) -> None:
-        """Send requests until told to stop.
+        """Send requests until asked to stop.
 
         Args:
             done: ends it.

@@ -75,14 +75,25 @@ def stage_config(
     init: Path | None = None,
     networks: Path | None = None,
 ) -> TrainConfig:
-    """A recipe of the demo checkpoint, annealed over a budget of minutes of training."""
+    """A recipe of the demo checkpoint, annealed over a budget of minutes of training.
+
+    Args:
+        name: The recipe.
+        data: Tars of images, or patterns of them.
+        run: The run's folder.
+        minutes: The budget of training.
+        gpu: Whether there is one, which wants larger batches.
+        assignments: Changes ``FIELD=VALUE``, or ``RECIPE:FIELD=VALUE`` of this recipe alone.
+        init: The checkpoint that the run begins with; None is the recipe's own.
+    """
+    own = [one.removeprefix(f"{name}:") for one in assignments if _is_for(name, one)]
     changes = {
         **(GPU_DEFAULTS | {"optimizer.learning_rate": GPU_LEARNING_RATES[name]} if gpu else {}),
         "data.paths": ",".join(data),
         "output": str(run),
         "max_minutes": str(minutes),
         "optimizer.anneal_over_budget": "true",
-        **parse_assignments(assignments),
+        **parse_assignments(own),
     }
     config = recipe(name)
     if networks is not None and config.perceptual.network == "vgg-edge":
@@ -91,6 +102,12 @@ def stage_config(
         config = start_from(config, str(init))
         changes = {field: text for field, text in changes.items() if not field.startswith("model.")}
     return override(config, changes)
+
+
+def _is_for(name: str, assignment: str) -> bool:
+    """Whether a change is of all recipes or of this one."""
+    recipe_name, colon, _ = assignment.partition("=")[0].partition(":")
+    return not colon or recipe_name == name
 
 
 def grown(checkpoint: Path, data: Sequence[str], folder: Path) -> Path:
@@ -178,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", default="10,8", help="budget of each stage over all calls")
     parser.add_argument("--call-minutes", type=float, default=9.0, help="limit of this call")
     parser.add_argument("--part-mib", type=float, default=15.0)
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE")
+    parser.add_argument("--set", action="append", default=[], metavar="[RECIPE:]FIELD=VALUE")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     ends = time.monotonic() + 60 * options.call_minutes

@@ -9,7 +9,7 @@ _WORK = (0, 1, 2, 5, 6, 7)
 
 
 def machine_cpu_seconds() -> float | None:
-    """Seconds that all processors together have been busy; None where the system does not tell."""
+    """Seconds that all processors together have been busy; None where the system does not say."""
     stat = Path("/proc/stat")
     if not stat.exists():
         return None
@@ -25,4 +25,4 @@ def busy_ticks(stat: str) -> int:
     name, *fields = stat.partition("\n")[0].split()
     if name != "cpu":
         raise ValueError(f"/proc/stat begins with a line of all processors, got {name!r}")
-    return sum(int(fields[place]) for place in _WORK)
+    return sum(int(fields[index]) for index in _WORK)

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.torch_runner import TorchRunner
-from flowmo.service.loader import load_model
+from flowmo.service.loader import buckets_of, load_model
 
 # A decoder that computes at its full rate from one row on, as the full model does on a GPU.
 ROW_SECONDS = 0.005
@@ -26,9 +27,7 @@ class EmulatedRunner(TorchRunner):
         return torch.zeros_like(x)
 
 
-def make(
-    checkpoint: str, *, device: str, dtype: str, threads: int | None, max_batch: int | None
-) -> EmulatedRunner:
-    """For ``--runner benchmarks.serving.emulated:make``; see :func:`load_runner`."""
-    model = load_model(checkpoint, device=device, dtype=dtype, threads=threads)
-    return EmulatedRunner(model, max_batch=max_batch)
+def make(config: RunnerConfig) -> EmulatedRunner:
+    """The runner of ``--runner benchmarks.serving.emulated:make``; see :func:`load_runner`."""
+    model = load_model(config)
+    return EmulatedRunner(model, buckets=buckets_of(model.device.type, config.max_batch))

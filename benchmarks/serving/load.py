@@ -82,7 +82,7 @@ async def open_loop(
         client: of the server.
         asks: the requests.
         arrivals: their instants, ascending, in seconds from now.
-        deadline: that the server is told, in seconds.
+        deadline: the seconds that each request allows the server.
         patience: how long an answer is waited for.
 
     Returns:
@@ -117,7 +117,7 @@ async def send(
         ask: the request.
         begin: what instants count from, in ``time.monotonic()``.
         planned: when it was to be sent; now by default.
-        deadline: that the server is told, in seconds.
+        deadline: the seconds that each request allows the server.
         patience: how long an answer is waited for.
     """
     headers = ask.headers if deadline is None else ask.headers | {DEADLINE_HEADER: f"{deadline}"}

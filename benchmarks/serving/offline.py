@@ -37,7 +37,7 @@ def throughput(
         batch: pictures decoded together.
         seconds: least time to measure; one batch before it is not counted.
     """
-    chosen = [tokens[place % len(tokens)] for place in range(batch)]
+    chosen = [tokens[index % len(tokens)] for index in range(batch)]
     model.detokenize(chosen, seeds=range(batch))
     begin, pictures = time.perf_counter(), 0
     while (passed := time.perf_counter() - begin) < seconds or not pictures:

@@ -79,7 +79,7 @@ def run_load(
         ramp: seconds before those that count.
         seconds: that count.
         seed: the same one gives the same requests at the same instants.
-        deadline: that the server is told, in seconds.
+        deadline: the seconds that each request allows the server.
     """
     arrivals = poisson_arrivals(rate, ramp + seconds, seed=seed)
     asks = workload.draw(len(arrivals), seed=seed)

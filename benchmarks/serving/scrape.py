@@ -10,8 +10,8 @@ import httpx
 from benchmarks.serving.cpu import machine_cpu_seconds
 
 _MODEL = re.compile(r',?model="[^"]*"')
-_ROWS = 'flowmo_batch_rows_{}{{half="decode"}}'
-_ROWS_UP_TO = re.compile(r'flowmo_batch_rows_bucket\{half="decode",le="([\d.]+)"\}')
+_ROWS = 'flowmo_batch_rows_{}{{engine="decoder"}}'
+_ROWS_UP_TO = re.compile(r'flowmo_batch_rows_bucket\{engine="decoder",le="([\d.]+)"\}')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,7 +26,7 @@ class Snapshot:
         busy_seconds: of the batches.
         cpu_seconds: of the server's process, all threads.
         generator_cpu_seconds: of this process.
-        machine_cpu_seconds: of everything on this machine; None where the system does not tell.
+        machine_cpu_seconds: the same of this machine; None where the system does not say.
         ticks_up_to: how many ticks had at most so many rows.
     """
 
@@ -162,7 +162,7 @@ def read_totals(text: str, *, at: float) -> Snapshot:
     return Snapshot(
         at=at,
         rows=values[_ROWS.format("sum")],
-        padding=values['flowmo_batch_padding_rows_total{half="decode"}'],
+        padding=values['flowmo_batch_padding_rows_total{engine="decoder"}'],
         ticks=values[_ROWS.format("count")],
         busy_seconds=values["flowmo_step_duration_seconds_sum"],
         # Counted on Linux only.

@@ -109,10 +109,10 @@ class Workload:
         bounds = list(accumulate(kind.share for kind in self.kinds))
         # Where evenly spaced points fall in the shares laid end to end.
         points = (np.arange(number) + 0.5) / max(1, number) * bounds[-1]
-        places = np.minimum(np.searchsorted(bounds, points), len(self.kinds) - 1)
+        chosen = np.minimum(np.searchsorted(bounds, points), len(self.kinds) - 1)
         return [
-            self._ask(self.kinds[place], turn, int(generator.integers(2**31)))
-            for turn, place in enumerate(generator.permutation(places))
+            self._ask(self.kinds[index], turn, int(generator.integers(2**31)))
+            for turn, index in enumerate(generator.permutation(chosen))
         ]
 
     def endless(self, *, seed: int) -> Iterator[Ask]:

@@ -4,7 +4,10 @@ from flowmo.model.errors import ConfigError
 
 
 def powers_of_two(most: int) -> tuple[int, ...]:
-    """Powers of two below ``most``, and itself: between them padding costs less than a kernel."""
+    """The powers of two below ``most``, and ``most`` itself.
+
+    Between them padding costs less than a kernel.
+    """
     below = tuple(2**i for i in range(most.bit_length()) if 2**i < most)
     return (*below, most)
 
@@ -19,10 +22,10 @@ DEFAULT_PROFILE = "serving"
 
 
 def profile_of(name: str) -> tuple[int, ...]:
-    """Batch sizes of a named profile, ascending.
+    """The batch sizes of a named profile, ascending.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: No profile has this name.
     """
     if name not in PROFILES:
         raise ConfigError(f"profile must be one of {sorted(PROFILES)}, got {name!r}")

@@ -23,15 +23,17 @@ class CompiledSteps:
     """Both halves, as :class:`flowmo.model.inference.Steps`; each batch size compiles on first use.
 
     Args:
-        model: shared, not copied; unless ``fp8``, which replaces its linears' weights.
-        buckets: batch sizes, ascending; other numbers of rows are padded or split.
-        compiled: through torch.compile; else as they are (to measure what it brings).
-        cuda_graphs: on a GPU, replay each batch size as a graph.
-        fp8: linears in fp8 but those of input and output, by torchao; on Ada and Hopper.
-        choose_attention: on a GPU, measure the backends of attention and take the fastest.
+        model: The model, shared and not copied; ``fp8`` replaces its linears' weights.
+        buckets: The batch sizes, ascending; other numbers of rows are padded or split.
+        compiled: Whether torch.compile is used; without it one can measure what it brings.
+        cuda_graphs: Whether a GPU replays each batch size as a graph.
+        fp8: Whether torchao computes linears in fp8, but those of input and output; on Ada and
+            Hopper.
+        choose_attention: Whether to measure, on a GPU, the backends of attention and take the
+            fastest.
 
     Raises:
-        CompilationError: ``fp8`` without torchao or such a GPU.
+        CompilationError: ``fp8`` is asked for without torchao or such a GPU.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ def quantize(model: InferenceModel) -> None:
     Weights are scaled once, a scale an output; activations as they come, a scale a row.
 
     Raises:
-        CompilationError: torchao is missing, or the GPU has no fp8 products.
+        CompilationError: The package torchao is missing, or the GPU has no fp8 products.
     """
     if model.device.type != "cuda" or torch.cuda.get_device_capability() < _FP8_CAPABILITY:
         raise CompilationError(
@@ -136,10 +138,12 @@ def quantize(model: InferenceModel) -> None:
 
 
 def is_inner_linear(module: nn.Module, name: str) -> bool:
-    """Of a block, not of input and output: those are small, and errors there are seen as they are.
+    """Whether a module is a linear of a block.
+
+    Those of input and output are small, and their errors are seen as they are.
 
     Args:
-        module: of one half.
-        name: its qualified name in that half.
+        module: A module of one half.
+        name: The module's qualified name in that half.
     """
     return isinstance(module, nn.Linear) and name.startswith("blocks.")

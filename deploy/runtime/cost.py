@@ -18,12 +18,12 @@ class Gpu:
     """What a GPU can do.
 
     Attributes:
-        name: for people.
-        bf16_flops: dense operations a second, as measured on large products where that is known,
-            else as published.
-        fp8_flops: the same in fp8; None without it.
-        bytes_a_second: of its memory.
-        memory_bytes: how much it has.
+        name: The GPU's name, for people.
+        bf16_flops: The dense operations a second, as measured on large products where that is
+            known, else as published.
+        fp8_flops: The same in fp8; None without it.
+        bytes_a_second: The bandwidth of its memory.
+        memory_bytes: The size of its memory.
     """
 
     name: str
@@ -78,12 +78,12 @@ class HalfCost:
     """One forward of one half as it is served: dead parts left out, modulation looked up.
 
     Attributes:
-        rows: batch size.
-        parameters: that the forward reads.
-        linear_flops: of all linears.
-        attention_flops: of both products of every attention.
-        activation_bytes: written and read again between operators, in the served dtype.
-        live_bytes: the most that lies in memory at one time, weights left out.
+        rows: The batch size.
+        parameters: The parameters that the forward reads.
+        linear_flops: The operations of all linears.
+        attention_flops: The operations of both products of every attention.
+        activation_bytes: What is written and read again between operators, in the served dtype.
+        live_bytes: The most that lies in memory at one time, weights left out.
     """
 
     rows: int
@@ -95,7 +95,7 @@ class HalfCost:
 
     @property
     def flops(self) -> int:
-        """Of everything."""
+        """The operations of everything."""
         return self.linear_flops + self.attention_flops
 
 
@@ -104,11 +104,12 @@ class Cost:
     """A model at one batch size.
 
     Attributes:
-        encoder: one forward.
-        decoder: one forward, which is one step of unguided rows.
-        forwards: of the decoder for one picture with the default sampler, guided steps twice.
-        modulation_parameters: that are needed only to make the table.
-        bytes_a_value: of the served dtype.
+        encoder: One forward of the encoder.
+        decoder: One forward of the decoder, which is one step of unguided rows.
+        forwards: The decoder's forwards for one picture with the default sampler, a guided step
+            counting twice.
+        modulation_parameters: The parameters that are needed only to make the table.
+        bytes_a_value: The size of one value of the served dtype.
     """
 
     encoder: HalfCost
@@ -121,9 +122,9 @@ class Cost:
         """The roofline's floor of one forward: the slower of computing and moving.
 
         Args:
-            half: whose.
-            gpu: on which.
-            fp8: linears in fp8, the rest in bf16.
+            half: The half that computes.
+            gpu: The GPU that it computes on.
+            fp8: Whether linears are in fp8, and the rest in bf16.
         """
         cost = self.encoder if half == "encoder" else self.decoder
         if fp8 and gpu.fp8_flops is None:
@@ -135,22 +136,22 @@ class Cost:
 
     @property
     def memory_bytes(self) -> int:
-        """Of a replica with both halves: weights, and the larger of the two's activations."""
+        """The memory of a replica with both halves: weights, and the larger of the activations."""
         weights = self.encoder.parameters + self.decoder.parameters + self.modulation_parameters
         live = max(self.encoder.live_bytes, self.decoder.live_bytes)
         return weights * self.bytes_a_value + live
 
 
 def cost_of(config: FlowMoConfig, rows: int, *, bytes_a_value: int = 2) -> Cost:
-    """What a model costs.
+    """Count what a model costs.
 
     Args:
-        config: of the model.
-        rows: batch size.
+        config: The model's config.
+        rows: The batch size.
         bytes_a_value: 2 for bfloat16, 4 for float32.
 
     Raises:
-        ConfigError: rows below 1.
+        ConfigError: ``rows`` is below 1.
     """
     if rows < 1:
         raise ConfigError(f"a batch has at least one row, got {rows}")
@@ -231,7 +232,7 @@ def _half(
     dead: str,
     bytes_a_value: int,
 ) -> HalfCost:
-    """The last block's ``dead`` stream gives keys and values only."""
+    """Count one half; the last block's ``dead`` stream gives keys and values only."""
     d, hidden = shape.width, shape.width * shape.mlp_ratio
     tokens = patches + code
     weights = multiplied = attended = moved = 0

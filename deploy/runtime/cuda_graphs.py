@@ -17,7 +17,8 @@ class CudaGraphs:
     valid until the next call of the same batch size.
 
     Args:
-        compute: of tensors with a batch dimension, on the device; no synchronization inside.
+        compute: A function of tensors with a batch dimension, on the device, that does not
+            synchronize.
     """
 
     def __init__(self, compute: Callable[..., Tensor]) -> None:
@@ -26,7 +27,7 @@ class CudaGraphs:
         self._pool: Any = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """The function's output."""
+        """Compute the function's output."""
         rows = inputs[0].shape[0]
         if rows not in self._captured:
             self._captured[rows] = self._capture(inputs)

@@ -1,4 +1,4 @@
-"""A checkpoint's halves to ONNX files (opset 23)."""
+"""Exports the halves of a checkpoint to ONNX files (opset 23)."""
 
 import logging
 import warnings
@@ -30,14 +30,14 @@ def export(
     """Write a half as ``encoder.onnx`` or ``decoder_step.onnx``; the batch size stays free.
 
     Args:
-        model: on the CPU, in float32 or bfloat16: the graph computes in its dtype, and takes and
-            gives images and codes in float32.
-        folder: made if it is not there.
-        half: which.
+        model: A model on the CPU, in float32 or bfloat16: the graph computes in its dtype, and
+            takes and gives images and codes in float32.
+        folder: The folder of the files; made if it is not there.
+        half: The half to write.
         attention: ``fused`` is the operator Attention, ``explicit`` two products and a softmax.
 
     Raises:
-        CompilationError: a dtype that is not exported; onnxscript is missing; PyTorch cannot.
+        CompilationError: The dtype is not exported, onnxscript is missing, or PyTorch cannot.
     """
     if model.dtype not in DTYPES:
         raise CompilationError(
@@ -91,7 +91,7 @@ def export(
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """The exporter tells of torchvision that is not there, and of its own deprecations."""
+    """Silence the exporter, which warns of a missing torchvision and of its own deprecations."""
     logger = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -106,18 +106,18 @@ def _quietly() -> Iterator[None]:
 def largest_difference(
     file: OnnxFile, model: InferenceModel, *, batches: Sequence[int] = (1, 3)
 ) -> float:
-    """How far ONNX Runtime on this CPU is from PyTorch on the same inputs.
+    """Measure how far ONNX Runtime on this CPU is from PyTorch on the same inputs.
 
     Args:
-        file: exported in float32; ONNX Runtime's CPU has no bfloat16 products.
-        model: what was exported, in float32.
-        batches: batch sizes to compare at.
+        file: A half exported in float32; ONNX Runtime's CPU has no bfloat16 products.
+        model: The model that was exported, in float32.
+        batches: The batch sizes to compare at.
 
     Returns:
         The largest absolute difference of an output.
 
     Raises:
-        CompilationError: the file is of another model or dtype.
+        CompilationError: The file is of another model or dtype.
     """
     from flowmo.deploy.onnx_runtime import OnnxSession
 

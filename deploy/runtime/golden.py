@@ -20,11 +20,11 @@ SLACK = 1e-3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Errors:
-    """Of one half, relative to float32 (L2).
+    """The errors of one half, relative to float32 (L2).
 
     Attributes:
-        compiled: of what is judged.
-        plain: of PyTorch in the model's own precision.
+        compiled: The error of what is judged.
+        plain: The error of PyTorch in the model's own precision.
     """
 
     compiled: float
@@ -32,12 +32,12 @@ class Errors:
 
 
 def relative_errors(steps: Steps, model: InferenceModel, *, rows: int = 2) -> dict[Half, Errors]:
-    """How far something compiled, and PyTorch itself, are from the same weights in float32.
+    """Measure how far something compiled, and PyTorch itself, are from the same weights in float32.
 
     Args:
-        steps: to be judged.
-        model: the same weights; its own modules are what they are compared with.
-        rows: batch size.
+        steps: What is judged.
+        model: A model of the same weights; its own modules are what they are compared with.
+        rows: The batch size.
     """
     errors: dict[Half, Errors] = {}
     for half in HALVES:
@@ -68,15 +68,15 @@ def _distance(value: Tensor, exact: Tensor) -> float:
 
 
 def check(steps: Steps, model: InferenceModel, *, factor: float = FACTOR) -> dict[Half, Errors]:
-    """The errors, if they are no larger than they must be.
+    """Measure the errors, and refuse what is further off than it may be.
 
     Args:
-        steps: to be judged.
-        model: what they are compared with.
-        factor: times PyTorch's own error that may be reached.
+        steps: What is judged.
+        model: The model that it is compared with.
+        factor: How many times PyTorch's own error may be reached.
 
     Raises:
-        CompilationError: one is larger, or not a number.
+        CompilationError: An error is larger, or not a number.
     """
     errors = relative_errors(steps, model)
     for half, error in errors.items():

@@ -25,10 +25,10 @@ OUTPUTS: dict[Half, str] = {"encoder": "code", "decoder": "velocity"}
 
 
 class EncoderGraph(nn.Module):
-    """Images, float32 [B, 3, S, S] in [-1, 1], to the code, float32 [B, K, D].
+    """Turns images, float32 [B, 3, S, S] in [-1, 1], into the code, float32 [B, K, D].
 
     Args:
-        model: what is exported; shared, not copied.
+        model: The model that is exported; shared, not copied.
     """
 
     table: Tensor
@@ -46,10 +46,11 @@ class EncoderGraph(nn.Module):
 
 
 class DecoderStepGraph(nn.Module):
-    """x float32 [B, 3, S, S], condition [B, K, D + 1] and modulation [B, M] to the velocity of x.
+    """One step: x, float32 [B, 3, S, S], condition [B, K, D + 1] and modulation [B, M] to velocity.
 
     Args:
-        model: what is exported; shared, not copied. Condition and modulation have its dtype.
+        model: The model that is exported; shared, not copied. Condition and modulation have its
+            dtype.
     """
 
     table: Tensor
@@ -65,25 +66,25 @@ class DecoderStepGraph(nn.Module):
 
 
 def grid_of(config: FlowMoConfig) -> tuple[int, int]:
-    """Rows and columns of patches."""
+    """The rows and columns of patches of an image."""
     side = config.image_size // config.patch_size
     return side, side
 
 
 def graph_of(model: InferenceModel, half: Half) -> EncoderGraph | DecoderStepGraph:
-    """The graph of a half, in the model's dtype and on its device."""
+    """Make the graph of a half, in the model's dtype and on its device."""
     graph = EncoderGraph(model) if half == "encoder" else DecoderStepGraph(model)
     return graph.eval()
 
 
 def example(model: InferenceModel, half: Half, rows: int, *, seed: int = 0) -> tuple[Tensor, ...]:
-    """Inputs as a half sees them: noise, random signs, and times spread over [0, 1].
+    """Make inputs as a half sees them: noise, random signs, and times spread over [0, 1].
 
     Args:
-        model: their shapes, dtype and device.
-        half: whose inputs.
-        rows: batch size.
-        seed: the same seed gives the same rows, whatever their number.
+        model: The model whose shapes, dtype and device the inputs have.
+        half: The half whose inputs they are.
+        rows: The batch size.
+        seed: A seed; the same one gives the same rows, whatever their number.
     """
     config = model.config
     generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""ONNX files of a checkpoint's halves, and what they say of themselves."""
+"""The ONNX files of a checkpoint's halves, and what they say about themselves."""
 
 import json
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class OnnxFile:
     """An exported half.
 
     Attributes:
-        path: of the file; weights may lie beside it in ``NAME.onnx.data``.
+        path: The path of the file; weights may lie beside it in ``NAME.onnx.data``.
         half: ``encoder`` or ``decoder``.
-        fingerprint: of the checkpoint's weights.
-        config: of the model; its name, sizes and default sampler.
-        dtype: of weights and activations: float32 or bfloat16.
-        attention: fused or explicit.
+        fingerprint: The fingerprint of the checkpoint's weights.
+        config: The model's config; its name, sizes and default sampler.
+        dtype: The dtype of weights and activations: float32 or bfloat16.
+        attention: The form of attention: fused or explicit.
     """
 
     path: Path
@@ -35,10 +35,10 @@ class OnnxFile:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """What a file says of itself; weights are not read.
+        """Read what a file says about itself; weights are not read.
 
         Raises:
-            CompilationError: no ONNX file, or not one that ``flowmo export`` has written.
+            CompilationError: This is no ONNX file, or none that ``flowmo export`` has written.
         """
         import onnx
 
@@ -70,10 +70,10 @@ class OnnxFile:
             raise CompilationError(f"{path} has damaged metadata: {error}") from None
 
     def check_weights(self, fingerprint: str) -> None:
-        """Whether it was exported from these weights.
+        """Check that the file was exported from these weights.
 
         Raises:
-            CompilationError: it was not.
+            CompilationError: It was exported from others.
         """
         if self.fingerprint != fingerprint:
             raise CompilationError(
@@ -82,7 +82,7 @@ class OnnxFile:
             )
 
     def metadata(self) -> dict[str, str]:
-        """What goes into the file."""
+        """Make what the file says about itself."""
         texts = {
             "format": FORMAT,
             "half": self.half,
@@ -95,5 +95,5 @@ class OnnxFile:
 
 
 def file_name(half: Half) -> str:
-    """Of a half in the export's folder."""
+    """The file name of a half in the export's folder."""
     return {"encoder": "encoder.onnx", "decoder": "decoder_step.onnx"}[half]

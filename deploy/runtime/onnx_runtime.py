@@ -1,4 +1,4 @@
-"""Exported halves computed by ONNX Runtime on a CPU."""
+"""Exported halves, computed by ONNX Runtime on a CPU."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ class OnnxSession:
     """One half.
 
     Args:
-        file: exported in float32.
-        threads: of one operation; ONNX Runtime's own choice by default.
+        file: A half exported in float32.
+        threads: The CPU threads of one operation; ONNX Runtime's own choice by default.
 
     Raises:
         CompilationError: ONNX Runtime is missing or cannot run the file.
@@ -49,7 +49,7 @@ class OnnxSession:
         self._inputs, self._output = INPUTS[file.half], OUTPUTS[file.half]
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Inputs and output as the graph has them, on the CPU."""
+        """Compute the output; inputs and output are as the graph has them, on the CPU."""
         arrays = {
             name: value.contiguous().numpy()
             for name, value in zip(self._inputs, inputs, strict=True)
@@ -59,15 +59,15 @@ class OnnxSession:
 
 
 class OnnxSteps:
-    """Both halves: :class:`flowmo.model.inference.Steps`.
+    """Both halves, as :class:`flowmo.model.inference.Steps`.
 
     Args:
-        folder: that ``flowmo export`` has written.
-        model: whose weights they must have; float32, on the CPU.
-        threads: of one operation.
+        folder: A folder that ``flowmo export`` has written.
+        model: The model whose weights the files must have; float32, on the CPU.
+        threads: The CPU threads of one operation; ONNX Runtime's own choice by default.
 
     Raises:
-        CompilationError: a file is missing, or of other weights.
+        CompilationError: A file is missing, or has other weights.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ def in_buckets(
     """Compute any number of rows with a function that takes certain numbers only.
 
     Args:
-        compute: of inputs of one of the batch sizes.
-        buckets: ascending.
-        inputs: [B, …] each; B at least 1. What is missing to a bucket is filled with zeros.
+        compute: A function of inputs of one of the batch sizes.
+        buckets: The batch sizes, ascending.
+        inputs: Tensors [B, …], B at least 1. What is missing to a bucket is filled with zeros.
     """
     rows, most = inputs[0].shape[0], buckets[-1]
     if rows > most:

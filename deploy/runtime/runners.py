@@ -35,9 +35,9 @@ class Runtime:
     """How a model is computed.
 
     Attributes:
-        kind: what computes it.
-        cache: folder of exported graphs and engines; :func:`default_cache` by default.
-        build: make what is missing in the cache, which takes seconds to minutes.
+        kind: The name of what computes it.
+        cache: The folder of exported graphs and engines; :func:`default_cache` by default.
+        build: Whether to make what is missing in the cache, which takes seconds to minutes.
     """
 
     kind: Kind = "torch"
@@ -50,15 +50,15 @@ class Runtime:
 
 
 def default_cache() -> Path:
-    """``FLOWMO_ENGINE_CACHE``, or ``flowmo/engines`` of the user's cache folder."""
-    if told := os.environ.get(CACHE_VARIABLE):
-        return Path(told)
+    """The folder ``FLOWMO_ENGINE_CACHE``, or ``flowmo/engines`` of the user's cache folder."""
+    if folder := os.environ.get(CACHE_VARIABLE):
+        return Path(folder)
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "flowmo" / "engines"
 
 
 def graph_folder(cache: Path, model: InferenceModel) -> Path:
-    """Where the exported graphs of a model lie in a cache."""
+    """The folder of a model's exported graphs in a cache."""
     dtype = str(model.dtype).removeprefix("torch.")
     return cache / f"onnx-{model.fingerprint[:12]}-{dtype}"
 
@@ -69,16 +69,17 @@ def install(
     """Have a model computed as wanted from now on, once that agrees with PyTorch.
 
     Args:
-        model: whose halves are to be computed.
-        checkpoint: that it was loaded from; exported from if graphs must be made.
-        runtime: how.
-        buckets: batch sizes that will be asked for.
+        model: The model whose halves are to be computed.
+        checkpoint: The checkpoint that it was loaded from; graphs that must be made are made from
+            it.
+        runtime: How the model is to be computed.
+        buckets: The batch sizes that will be asked for.
 
     Returns:
-        Errors of each half; nothing for PyTorch itself.
+        The errors of each half; nothing for PyTorch itself.
 
     Raises:
-        CompilationError: something is missing or wrong; the model goes on with PyTorch.
+        CompilationError: Something is missing or wrong; the model goes on with PyTorch.
     """
     if runtime.kind == "torch":
         return {}
@@ -133,7 +134,7 @@ def _open_tensorrt(
 def _graphs(
     model: InferenceModel, checkpoint: str, cache: Path, *, build: bool
 ) -> dict[Half, OnnxFile]:
-    """Exported graphs of the model, from the cache or made now."""
+    """Find the exported graphs of the model in the cache, or make them."""
     folder = graph_folder(cache, model)
     found: dict[Half, OnnxFile] = {}
     source: InferenceModel | None = None

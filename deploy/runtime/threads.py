@@ -18,7 +18,7 @@ _WORTHWHILE = 0.98
 
 
 def available_cores() -> int:
-    """Those that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -26,8 +26,8 @@ def fewest_of_the_quickest(counts: Iterable[int], seconds: Callable[[int], float
     """The smallest count that no larger one beats by more than 2 %.
 
     Args:
-        counts: ascending.
-        seconds: that the work takes with so many threads.
+        counts: Numbers of threads, ascending.
+        seconds: The time that the work takes with each of them.
     """
     best, best_seconds = 1, float("inf")
     for count in counts:

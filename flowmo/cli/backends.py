@@ -1,7 +1,7 @@
-"""Who computes for the command line: a model in this process, or a server.
+"""What computes for the command line: a model in this process, or a server.
 
-Each call takes several files and gives one outcome a file as it is done, a result or an error, so
-that a bad file costs nobody else anything.
+Each call takes several files and yields one outcome a file as soon as it is done, a result or an
+error, so that a bad file does not stop the others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,9 +17,9 @@ class Outcome:
     """What became of one file.
 
     Attributes:
-        index: of the file among those that were given.
-        bytes_read: size of the file; 0 if it could not be read.
-        result: the new file's content, or why there is none.
+        index: The index of the file among those that were given.
+        bytes_read: The size of the file; 0 if it could not be read.
+        result: The new file's content, or why there is none.
     """
 
     index: int
@@ -28,16 +28,16 @@ class Outcome:
 
 
 class Backend(Protocol):
-    """Reads files and computes with them; outcomes come in any order."""
+    """Reads files and computes with them; outcomes are yielded in any order."""
 
     def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
-        """Image files to containers."""
+        """Turn image files into containers."""
         ...
 
     def detokenize(
         self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
     ) -> Iterator[Outcome]:
-        """Containers to image files."""
+        """Turn containers into image files."""
         ...
 
     def reconstruct(
@@ -49,12 +49,12 @@ class Backend(Protocol):
         format: ImageFormat,
         quality: int,
     ) -> Iterator[Outcome]:
-        """Image files to tokens and back."""
+        """Turn image files into tokens and these into image files."""
         ...
 
 
 def read_file(path: Path) -> bytes | OSError:
-    """The whole file, or why not."""
+    """Read a whole file, or return why that failed."""
     try:
         return path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Many files through a backend: progress, and an account of every file at the end."""
+"""Many files through a backend: a progress bar, and an account of every file at the end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -6,27 +6,39 @@ from pathlib import Path
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowmo.cli.backends import Outcome
-from flowmo.cli.files import Job
+from flowmo.cli.files import Job, LeftOut, Plan, shown
 from flowmo.model.files import write_file
+
+# Names of one line; a folder may hold a million files that are no pictures.
+MOST_NAMES = 5
 
 
 @dataclass(slots=True)
 class Account:
-    """What became of each job."""
+    """What became of everything that was found.
+
+    Attributes:
+        written: Jobs whose results were written.
+        existing: Jobs whose results existed already.
+        failed: Jobs without a result, and why.
+        left_out: What was found in folders and not worked on.
+        bytes_read: The size of all files that were read.
+        bytes_written: The size of all results.
+    """
 
     written: list[Job] = field(default_factory=list)
-    skipped: list[Job] = field(default_factory=list)
+    existing: list[Job] = field(default_factory=list)
     failed: list[tuple[Job, Exception]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     bytes_read: int = 0
     bytes_written: int = 0
 
 
 def run(
-    jobs: Sequence[Job],
+    plan: Plan,
     work: Callable[[Sequence[Path]], Iterator[Outcome]],
     *,
     title: str,
@@ -35,16 +47,16 @@ def run(
     """Work through all jobs; one bad file does not stop the others.
 
     Args:
-        jobs: what to read and write.
-        work: files to as many outcomes, in any order.
-        title: of the progress bar.
-        overwrite: replace results that exist; else those jobs are skipped.
+        plan: What to read and write.
+        work: Gives one outcome a file, in any order.
+        title: The text before the progress bar.
+        overwrite: Whether to replace results that exist; else those jobs are skipped.
     """
-    account = Account()
+    account = Account(left_out=plan.left_out)
     waiting = []
-    for job in jobs:
+    for job in plan.jobs:
         if job.target.exists() and not overwrite:
-            account.skipped.append(job)
+            account.existing.append(job)
         else:
             waiting.append(job)
     failed: dict[int, Exception] = {}
@@ -54,9 +66,11 @@ def run(
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
+    # Options are refused here, before there is a bar.
+    outcomes = work([job.source for job in waiting])
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=len(waiting))
-        for outcome in work([job.source for job in waiting]):
+        for outcome in outcomes:
             error = _finish(waiting[outcome.index], outcome, account)
             if error is not None:
                 failed[outcome.index] = error
@@ -81,29 +95,41 @@ def _finish(job: Job, outcome: Outcome, account: Account) -> Exception | None:
 
 
 def report(account: Account, *, verb: str) -> None:
-    """Say what became of the files; exit status 1 when some failed.
+    """Print what became of the files; exit status 1 when some failed.
+
+    Args:
+        account: What :func:`run` returned.
+        verb: What was done to a file, such as "tokenized".
 
     Raises:
-        typer.Exit: some files failed.
+        typer.Exit: Some files failed, or there was none.
     """
-    console = Console(highlight=False, soft_wrap=True)
     if len(account.written) == 1:
         (job,) = account.written
-        console.print(f"{escape(str(job.source))} → {escape(str(job.target))}")
+        typer.echo(f"{shown(job.source)} → {shown(job.target)}")
     if account.written:
-        console.print(
-            f"{len(account.written)} {verb}: {account.bytes_read:,} B → {account.bytes_written:,} B"
+        count, read, written = len(account.written), account.bytes_read, account.bytes_written
+        typer.echo(f"{count} {verb}: {read:,} B → {written:,} B")
+    if account.existing:
+        names = _names([shown(job.source) for job in account.existing])
+        typer.echo(
+            f"{len(account.existing)} skipped, because their results exist "
+            f"(--overwrite replaces them): {names}"
         )
-    if account.skipped:
-        console.print(
-            f"{len(account.skipped)} skipped: their results exist (--overwrite replaces them)"
-        )
+    if account.left_out:
+        names = _names([f"{shown(item.path)} ({item.reason})" for item in account.left_out])
+        typer.echo(f"{len(account.left_out)} skipped: {names}")
     if account.failed:
-        errors = Console(stderr=True, highlight=False, soft_wrap=True)
-        errors.print(f"[red]{len(account.failed)} failed:[/red]")
+        typer.secho(f"{len(account.failed)} failed:", err=True, fg=typer.colors.RED)
         for job, error in account.failed:
-            errors.print(f"  {escape(str(job.source))}: {escape(str(error))}")
+            typer.echo(f"  {shown(job.source)}: {error}", err=True)
         raise typer.Exit(1)
-    if not account.written and not account.skipped:
-        console.print("no files found")
+    if not account.written and not account.existing:
+        typer.echo("no files found", err=True)
         raise typer.Exit(1)
+
+
+def _names(texts: Sequence[str]) -> str:
+    """The first of the texts, and how many more there are."""
+    more = len(texts) - MOST_NAMES
+    return ", ".join(texts[:MOST_NAMES]) + (f" and {more:,} more" if more > 0 else "")

@@ -20,10 +20,12 @@ _TOLERANCE = 1e-4
 def export_command(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
     out: Annotated[Path, typer.Argument(help="Folder to write encoder and decoder_step to.")],
-    dtype: Annotated[Dtype, typer.Option(help="Of weights and activations.")] = "bfloat16",
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of weights and activations.")] = "bfloat16",
     attention: Annotated[
         Literal["fused", "explicit"],
-        typer.Option(help="As the operator Attention, or as products and softmax."),
+        typer.Option(
+            help="Attention as one operator (fused), or as products and softmax (explicit)."
+        ),
     ] = "fused",
     check: Annotated[
         bool, typer.Option(help="In float32: compare with PyTorch by ONNX Runtime.")
@@ -42,17 +44,17 @@ def export_command(
     for half in HALVES:
         typer.echo(f"exporting the {half} of {model.config.name} in {dtype}", err=True)
         file = export(model, out, half, attention=attention)
-        told = f"{file.path}  {_megabytes(_size(file.path))}"
+        line = f"{file.path}  {_megabytes(_size(file.path))}"
         if check and dtype == "float32":
             error = largest_difference(file, model)
-            told += f"  largest difference from PyTorch {error:.1e}"
+            line += f"  largest difference from PyTorch {error:.1e}"
             if not error <= _TOLERANCE:
-                typer.echo(told)
+                typer.echo(line)
                 raise CompilationError(
                     f"{file.path} differs from PyTorch by {error:.1e}, more than {_TOLERANCE:g}: "
                     f"do not use it; --attention explicit may help"
                 )
-        typer.echo(told)
+        typer.echo(line)
 
 
 def build_engine_command(
@@ -64,7 +66,13 @@ def build_engine_command(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of engines; the user's cache.")
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder of engines.",
+            show_default="the user's cache",
+        ),
     ] = None,
     profile: Annotated[
         str, typer.Option(help=f"Batch sizes: {', '.join(PROFILES)}.")
@@ -73,15 +81,18 @@ def build_engine_command(
         int | None, typer.Option(help="Instead of --profile: powers of two up to this.", min=1)
     ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="Such as sm89; that of the GPU at hand.")
+        str | None,
+        typer.Option(
+            help="GPU architecture, such as sm89.", show_default="that of the GPU at hand"
+        ),
     ] = None,
     library: Annotated[
         Literal["auto", "tensorrt", "tensorrt_rtx"],
         typer.Option(help="tensorrt_rtx also builds where no GPU is."),
     ] = "auto",
-    dtype: Annotated[Dtype, typer.Option(help="Of a checkpoint's graphs.")] = "bfloat16",
-    refit: Annotated[bool, typer.Option(help="Weights can be exchanged later.")] = False,
-    rebuild: Annotated[bool, typer.Option(help="Even if it is there already.")] = False,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of a checkpoint's graphs.")] = "bfloat16",
+    refit: Annotated[bool, typer.Option(help="Let the weights be exchanged later.")] = False,
+    rebuild: Annotated[bool, typer.Option(help="Build engines that exist already, too.")] = False,
 ) -> None:
     """Build TensorRT engines from exported halves, or from a checkpoint."""
     from flowmo.deploy.runners import default_cache
@@ -112,7 +123,7 @@ def build_engine_command(
 
 
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
-    """The graphs of a checkpoint, where a service looks for them; of anything else itself."""
+    """The folder of a checkpoint's graphs, where a service looks; else the source itself."""
     from flowmo.model.checkpoint_files import CONFIG_FILE
 
     if not (source / CONFIG_FILE).is_file():
@@ -152,7 +163,7 @@ def _progress(phase: str, done: int, steps: int) -> None:
 
 
 def _size(path: Path) -> int:
-    """With the weights that lie beside it."""
+    """The size of a graph and the weights that lie beside it."""
     data = path.with_name(path.name + ".data")
     return path.stat().st_size + (data.stat().st_size if data.is_file() else 0)
 

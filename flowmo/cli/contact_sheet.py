@@ -23,7 +23,7 @@ class Tile:
 
 
 def contact_sheet(rows: Sequence[Sequence[Tile]]) -> bytes:
-    """A PNG of rows of equally many pictures of one size.
+    """Draw rows of equally many pictures of one size as a PNG.
 
     Small pictures are enlarged by a whole factor without smoothing, so that what is seen is what
     was computed.

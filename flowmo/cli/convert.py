@@ -22,7 +22,7 @@ class Dtype(StrEnum):
 
 def convert_command(
     source: Annotated[Path, typer.Argument(help="Published file, e.g. flowmo_lo.pth.")],
-    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint; made if need be.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the checkpoint to write.")],
     preset: Annotated[
         str | None,
         typer.Option("--preset", "-p", help="lo, hi, small, continuous-lo or tiny."),
@@ -31,7 +31,7 @@ def convert_command(
         Path | None,
         typer.Option(help="JSON of another config, or a checkpoint's config.json."),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights on disk.")] = Dtype.bfloat16,
+    dtype: Annotated[Dtype, typer.Option(help="Dtype of the weights on disk.")] = Dtype.bfloat16,
     weights: Annotated[
         Literal["ema", "raw"], typer.Option(help="Averaged weights, or those of the last step.")
     ] = "ema",

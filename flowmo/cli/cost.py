@@ -20,12 +20,14 @@ def cost_command(
         str | None, typer.Option(help="Name of a preset, such as lo, hi, small or tiny.")
     ] = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", "-c", help="Instead: a checkpoint's config.")
+        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint, instead of a preset.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Rows of one forward.", min=1)] = 1,
-    gpu: Annotated[str, typer.Option(help="h100, h200, a100, l40s or l4.")] = "h100",
+    gpu: Annotated[
+        str, typer.Option(help="GPU to compute for: h100, h200, a100, l40s or l4.")
+    ] = "h100",
     dtype: Annotated[
-        Literal["bfloat16", "float32"], typer.Option(help="Of weights and activations.")
+        Literal["bfloat16", "float32"], typer.Option(help="Dtype of weights and activations.")
     ] = "bfloat16",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:

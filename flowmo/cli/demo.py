@@ -38,20 +38,33 @@ class _Result:
 def demo_command(
     photographs: Annotated[
         list[Path] | None,
-        typer.Argument(help="Your own image files [the samples].", exists=True, dir_okay=False),
+        typer.Argument(
+            help="Your own image files.",
+            show_default="the samples",
+            exists=True,
+            dir_okay=False,
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.")] = DEFAULT_OUT,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint [the demo model].")
+        str | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            help="Checkpoint folder or hub repository.",
+            show_default="the demo model",
+        ),
     ] = None,
     url: Annotated[
         str | None, typer.Option(help="A server that runs already, instead of one of its own.")
     ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="Of that server.")
+        str | None, typer.Option(envvar="FLOWMO_API_KEY", help="API key of that server.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the starting noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the starting noise.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's")
+    ] = None,
 ) -> None:
     """Start a server, send photographs through it, show what comes back, stop it."""
     if url is not None and checkpoint is not None:

@@ -19,7 +19,8 @@ def evaluate_command(
         typer.Option(
             "--data",
             "-d",
-            help="Folder, image, tar or pattern of images; repeatable. Six held-out photographs.",
+            help="Folder, image, tar or pattern of images; repeatable.",
+            show_default="six held-out photographs",
         ),
     ] = None,
     out: Annotated[
@@ -35,31 +36,40 @@ def evaluate_command(
         ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(help="Most images, evenly spaced (all).", min=1)
+        int | None, typer.Option(help="Most images, evenly spaced.", show_default="all", min=1)
     ] = None,
     reference: Annotated[
         list[str] | None,
         typer.Option(help="Other images to compare statistics with; repeatable."),
     ] = None,
     reference_limit: Annotated[
-        int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)
+        int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
     ] = None,
-    steps: Annotated[str, typer.Option(help="Numbers of steps; its own by default.")] = "",
-    guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
+    steps: Annotated[
+        str, typer.Option(help="Numbers of steps, as 4,8,25.", show_default="the model's")
+    ] = "",
+    guidance: Annotated[
+        str, typer.Option(help="Guidance weights, as 1,1.5.", show_default="the model's")
+    ] = "",
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures, without a checkpoint.", min=16)
     ] = None,
     codec_bytes: Annotated[
-        int | None, typer.Option("--bytes", help="For codecs; the tokens' by default.", min=1)
+        int | None,
+        typer.Option(
+            "--bytes", help="Bytes a picture for codecs.", show_default="the tokens'", min=1
+        ),
     ] = None,
     inception: Annotated[str, typer.Option(help=f"InceptionV3, of rFID: {_WEIGHTS}")] = "library",
     vgg: Annotated[
         str, typer.Option(help=f"VGG-16, of precision and recall: {_WEIGHTS}")
     ] = "library",
     lpips: Annotated[str, typer.Option(help=f"LPIPS' backbone: {_WEIGHTS}")] = "library",
-    lpips_net: Annotated[str, typer.Option(help="vgg or alex.")] = "vgg",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    precision: Annotated[str, typer.Option(help="float32, bf16 or auto (bf16 on a GPU).")] = "auto",
+    lpips_net: Annotated[str, typer.Option(help="Network of LPIPS: vgg or alex.")] = "vgg",
+    device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
+    precision: Annotated[
+        str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 16,
     shard: Annotated[int, typer.Option(help="Images a file, a multiple of it.", min=1)] = 64,
     shown: Annotated[int, typer.Option(help="Images that the page shows.", min=0)] = 6,
@@ -68,12 +78,12 @@ def evaluate_command(
         typer.Option(help="Only write the report of this folder, whose files are all there."),
     ] = None,
 ) -> None:
-    """PSNR, SSIM, LPIPS, rFID, precision and recall. Run it again to go on after a stop."""
+    """Measure PSNR, SSIM, LPIPS, rFID, precision and recall; run it again to go on after a stop."""
     from flowmo.training import evaluation as ev
     from flowmo.training.evaluation.sweep import settings
 
     if merge is not None:
-        _tell(ev.merge(merge), merge)
+        _print_report(ev.merge(merge), merge)
         return
     if out is None:
         raise typer.BadParameter("--out is needed, the folder of the evaluation")
@@ -115,10 +125,10 @@ def evaluate_command(
         on_progress=lambda text: typer.echo(text, err=True),
     )
     if report is not None:
-        _tell(report, out)
+        _print_report(report, out)
 
 
-def _tell(report: dict[str, Any], out: Path) -> None:
+def _print_report(report: dict[str, Any], out: Path) -> None:
     columns = {"psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS", "rfid": "rFID"}
     columns |= {"precision": "prec.", "recall": "recall", "bytes": "bytes"}
     typer.echo(f"{'':32}" + "".join(f"{title:>9}" for title in columns.values()))

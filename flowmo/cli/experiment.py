@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flowmo.cli.framework import Commands, examples
 from flowmo.cli.numbers import numbers
 from flowmo.cli.train import EXIT_INTERRUPTED
 
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
     from flowmo.training.experiments import Setup
 
 experiment_app = typer.Typer(
-    help="Experiments of the paper's supplement: JSON and a plot each.", no_args_is_help=True
+    cls=Commands,
+    help="Run experiments of the paper's supplement: JSON and a plot each.",
+    no_args_is_help=True,
 )
 
 _Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
@@ -25,16 +28,21 @@ _Data = Annotated[
         help="Pictures to measure on: folder, image, tar or pattern; repeatable. Held-out ones.",
     ),
 ]
-_Limit = Annotated[int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)]
+_Limit = Annotated[
+    int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
+]
 _Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
 _Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
 _Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
-_Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-_Precision = Annotated[str, typer.Option(help="float32, bf16 or auto (bf16 on a GPU).")]
+_Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
+_Precision = Annotated[str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")]
 _Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
 
 
-@experiment_app.command("noise-norm")
+@experiment_app.command(
+    "noise-norm",
+    epilog=examples("flowmo experiment noise-norm checkpoints/tiny --data photos/ --out noise"),
+)
 def noise_norm_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoint folders or hub repositories, one a rate.")
@@ -43,7 +51,7 @@ def noise_norm_command(
     data: _Data = None,
     limit: _Limit = None,
     factors: Annotated[
-        str, typer.Option(help="On the initial noise; 14 from 0 to 1.2 by default.")
+        str, typer.Option(help="Factors on the initial noise.", show_default="14 from 0 to 1.2")
     ] = "",
     inception: _Inception = "library",
     lpips: _Lpips = "library",
@@ -64,17 +72,22 @@ def noise_norm_command(
     _done(result, out)
 
 
-@experiment_app.command("width-scaling")
+@experiment_app.command(
+    "width-scaling",
+    epilog=examples("flowmo experiment width-scaling --train photos/ --widths 2,3 --out widths"),
+)
 def width_scaling_command(
     out: _Out,
     train_data: Annotated[
         list[str],
         typer.Option("--train", help="Training pictures, as in flowmo train; repeatable."),
     ],
-    recipe: Annotated[str, typer.Option(help="The run, but for the width.")] = "fewer-params",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe of each run, but for the width.")
+    ] = "fewer-params",
     widths: Annotated[str, typer.Option(help="muP widths w of the decoder.")] = "2,3,4,5",
     unit: Annotated[int, typer.Option(help="The decoder is UNIT x w wide.", min=1)] = 192,
-    steps: Annotated[int, typer.Option(help="Of each run.", min=1)] = 200_000,
+    steps: Annotated[int, typer.Option(help="Steps of each run.", min=1)] = 200_000,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="FIELD=VALUE", help="As in flowmo train; repeatable."),
@@ -106,7 +119,12 @@ def width_scaling_command(
     _done(result, out)
 
 
-@experiment_app.command("precision-recall")
+@experiment_app.command(
+    "precision-recall",
+    epilog=examples(
+        "flowmo experiment precision-recall runs/lo runs/lo-post --train photos/ --out recall"
+    ),
+)
 def precision_recall_command(
     before: Annotated[str, typer.Argument(help="Checkpoint without post-training.")],
     after: Annotated[str, typer.Argument(help="Checkpoint with it.")],
@@ -115,7 +133,7 @@ def precision_recall_command(
         list[str], typer.Option("--train", help="Training pictures; repeatable.")
     ],
     train_limit: Annotated[
-        int | None, typer.Option(help="Most of them, evenly spaced (all).", min=1)
+        int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
     ] = None,
     data: _Data = None,
     limit: _Limit = None,
@@ -141,7 +159,10 @@ def precision_recall_command(
     _done(result, out)
 
 
-@experiment_app.command("wall-clock")
+@experiment_app.command(
+    "wall-clock",
+    epilog=examples("flowmo experiment wall-clock checkpoints/tiny preset:lo --out seconds"),
+)
 def wall_clock_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoints, or preset:NAME with random weights.")

@@ -28,11 +28,15 @@ _LABELS = {
 
 def inspect_command(
     target: Annotated[
-        str, typer.Argument(help=".flowmo file, checkpoint folder or hub repository.")
+        str,
+        typer.Argument(help="File of tokens, or any name of a checkpoint."),
     ],
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", "-c", help="For a .flowmo file: was it made by this model?"),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="What a published .pth file holds, such as lo or hi.")
     ] = None,
     verify: Annotated[
         bool,
@@ -45,20 +49,22 @@ def inspect_command(
     """Show what a .flowmo file or a checkpoint holds; exit with 1 if it is not what it says."""
     path = Path(target)
     if path.is_file():
-        report, problem = _container_report(path, checkpoint)
+        report, problem = _container_report(path, checkpoint, preset)
     elif checkpoint is not None:
         raise typer.BadParameter(
             f"--checkpoint is for a .flowmo file, and {target} is none; leave it out"
         )
     else:
-        report, problem = _checkpoint_report(target, verify=verify)
+        report, problem = _checkpoint_report(target, preset, verify=verify)
     typer.echo(json.dumps(report, indent=2) if as_json else _table(report))
     if problem is not None:
         typer.secho(f"error: {problem}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1)
 
 
-def _container_report(path: Path, checkpoint: str | None) -> tuple[dict[str, Any], str | None]:
+def _container_report(
+    path: Path, checkpoint: str | None, preset: str | None
+) -> tuple[dict[str, Any], str | None]:
     data = path.read_bytes()
     try:
         container = Container.from_bytes(data)
@@ -85,7 +91,7 @@ def _container_report(path: Path, checkpoint: str | None) -> tuple[dict[str, Any
     }
     if checkpoint is None:
         return report, None
-    info, fingerprint = _checkpoint_identity(checkpoint)
+    info, fingerprint = _checkpoint_identity(checkpoint, preset)
     try:
         container.check_model(fingerprint, info.config)
     except ContainerMismatchError as error:
@@ -93,24 +99,26 @@ def _container_report(path: Path, checkpoint: str | None) -> tuple[dict[str, Any
     return report | {"checkpoint": checkpoint, "matches_checkpoint": True}, None
 
 
-def _checkpoint_identity(name_or_path: str) -> "tuple[CheckpointInfo, str]":
+def _checkpoint_identity(name: str, preset: str | None) -> "tuple[CheckpointInfo, str]":
     """A checkpoint and its stored fingerprint, or the computed one if none is stored."""
     from flowmo.model.checkpoint import inspect_checkpoint, load_weights
     from flowmo.model.fingerprint import compute_fingerprint
     from flowmo.model.hub import resolve_checkpoint
 
-    info = inspect_checkpoint(resolve_checkpoint(name_or_path))
+    info = inspect_checkpoint(resolve_checkpoint(name, preset=preset))
     return info, info.fingerprint or compute_fingerprint(info.config, load_weights(info))
 
 
-def _checkpoint_report(target: str, *, verify: bool) -> tuple[dict[str, Any], str | None]:
+def _checkpoint_report(
+    target: str, preset: str | None, *, verify: bool
+) -> tuple[dict[str, Any], str | None]:
     from math import prod
 
     from flowmo.model.checkpoint import inspect_checkpoint, load_weights
     from flowmo.model.fingerprint import compute_fingerprint
     from flowmo.model.hub import resolve_checkpoint
 
-    info = inspect_checkpoint(resolve_checkpoint(target))
+    info = inspect_checkpoint(resolve_checkpoint(target, preset=preset))
     sizes = {name: prod(shape) for name, shape in info.shapes.items()}
     halves = {
         half: sum(size for name, size in sizes.items() if name.startswith(f"{half}."))

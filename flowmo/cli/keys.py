@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+from flowmo.cli.framework import Commands, examples
+
+keys_app = typer.Typer(cls=Commands, help="Make API keys for a server.", no_args_is_help=True)
 
 
 @keys_app.callback()
@@ -12,9 +14,11 @@ def _common() -> None:
     pass
 
 
-@keys_app.command("new")
+@keys_app.command("new", epilog=examples("flowmo keys new alice >> keys.toml"))
 def new_command(
-    name: Annotated[str, typer.Argument(help="Of whoever will use it: letters, digits, . _ -")],
+    name: Annotated[
+        str, typer.Argument(help="Name of whoever will use it: letters, digits, . _ -")
+    ],
 ) -> None:
     """Make a key: the key itself goes to the client, the lines into the server's file."""
     from flowmo.service.http.keys import digest_of, is_well_formed, new_key

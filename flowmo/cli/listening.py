@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind before the checkpoint is loaded, so that a taken port is told at once."""
+    """Bind before the checkpoint is loaded, so that a taken port is reported at once."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on connections; without it, each answer
     # waits 40 ms for the client's delayed acknowledgement of its headers.
@@ -29,7 +29,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def url_of(listener: socket.socket) -> str:
-    """Where clients find it."""
+    """The URL at which clients find it."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -38,8 +38,11 @@ def check_access(settings: "Settings", listener: socket.socket) -> None:
     """Refuse to let everybody in by oversight.
 
     Args:
-        settings: whether there are keys.
-        listener: bound.
+        settings: The settings, which say whether there are keys.
+        listener: The bound socket; closed when access is refused.
+
+    Raises:
+        typer.BadParameter: Other machines reach the address, and there are no keys.
     """
     host = listener.getsockname()[0]
     if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:

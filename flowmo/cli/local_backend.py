@@ -1,4 +1,4 @@
-"""The command line's work done by a model in this process."""
+"""The command line's work, done by a model in this process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +11,11 @@ from flowmo.model.errors import FlowMoError
 
 if TYPE_CHECKING:
     from flowmo.imaging.reading import Pixels
+    from flowmo.model.inference import InferenceModel
     from flowmo.model.tokens import Tokens
-    from flowmo.service.codec import Codec
+
+# The checkpoint that comes with the package.
+DEMO_MODEL = "tiny"
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -22,23 +25,21 @@ class LocalBackend:
     """A model in this process.
 
     Args:
-        codec: the model.
-        batch_size: files computed at once.
+        model: The loaded model, which has tokens.
+        batch_size: The number of files computed at once.
     """
 
-    def __init__(self, codec: "Codec", *, batch_size: int) -> None:
-        self._codec = codec
+    def __init__(self, model: "InferenceModel", *, batch_size: int) -> None:
+        self._model = model
         self._batch_size = batch_size
 
     def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
         """See :meth:`Backend.tokenize`."""
-        info = self._codec.info
-        size = info.image_size
+        fingerprint, size = self._model.fingerprint, self._model.config.image_size
 
         def pack(tokens: "Tokens") -> bytes:
-            return Container(
-                tokens=tokens, fingerprint=info.fingerprint, width=size, height=size
-            ).to_bytes()
+            container = Container(tokens=tokens, fingerprint=fingerprint, width=size, height=size)
+            return container.to_bytes()
 
         return self._in_batches(paths, lambda images: _each(self._tokens(images, fit), pack))
 
@@ -46,17 +47,14 @@ class LocalBackend:
         self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.detokenize`."""
-        info = self._codec.info
+        write = self._writer(sampling, format, quality)
 
         def unpack(data: bytes) -> "Tokens":
             container = Container.from_bytes(data)
-            container.check_model(info.fingerprint, info.config)
+            container.check_model(self._model.fingerprint, self._model.config)
             return container.tokens
 
-        return self._in_batches(
-            paths,
-            lambda containers: self._pictures(_each(containers, unpack), sampling, format, quality),
-        )
+        return self._in_batches(paths, lambda containers: write(_each(containers, unpack)))
 
     def reconstruct(
         self,
@@ -68,10 +66,8 @@ class LocalBackend:
         quality: int,
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.reconstruct`."""
-        return self._in_batches(
-            paths,
-            lambda images: self._pictures(self._tokens(images, fit), sampling, format, quality),
-        )
+        write = self._writer(sampling, format, quality)
+        return self._in_batches(paths, lambda images: write(self._tokens(images, fit)))
 
     def _in_batches(
         self,
@@ -86,54 +82,79 @@ class LocalBackend:
                 yield Outcome(index=start + offset, bytes_read=size, result=result)
 
     def _tokens(self, images: Sequence[bytes | Exception], fit: Fit) -> "list[Tokens | Exception]":
-        import numpy as np
-
         from flowmo.imaging.fit import read_square
+        from flowmo.imaging.tensors import to_images
 
-        size = self._codec.info.image_size
+        model = self._model
 
         def read(data: bytes) -> "Pixels":
-            return read_square(data, size, fit=fit)
+            return read_square(data, model.config.image_size, fit=fit)
 
-        return _together(_each(images, read), lambda pixels: self._codec.tokenize(np.stack(pixels)))
+        def tokenize(pictures: "list[Pixels]") -> "list[Tokens]":
+            return model.tokenize(to_images(pictures, model.device))
 
-    def _pictures(
-        self,
-        tokens: "Sequence[Tokens | Exception]",
-        sampling: Sampling,
-        format: ImageFormat,
-        quality: int,
-    ) -> list[bytes | Exception]:
+        return _together(_each(images, read), tokenize)
+
+    def _writer(
+        self, sampling: Sampling, format: ImageFormat, quality: int
+    ) -> "Callable[[Sequence[Tokens | Exception]], list[bytes | Exception]]":
+        """What makes files of tokens.
+
+        Raises:
+            ConfigError: The sampling options are out of their range.
+        """
+        from flowmo.imaging.tensors import to_pixels
         from flowmo.imaging.writing import encode_image
-        from flowmo.service.http.wire import SamplingOptions
 
-        given = {name: value for name, value in sampling.params().items() if name != "seed"}
-        sampler = SamplingOptions.model_validate(given).sampler(self._codec.info.sampler)
-
-        def decode(some: "Sequence[Tokens]") -> "Sequence[Pixels]":
-            seeds = [sampling.seed] * len(some)
-            return list(self._codec.detokenize(some, seeds=seeds, sampler=sampler))
-
-        return _each(
-            _together(tokens, decode),
-            lambda pixels: encode_image(pixels, format, quality=quality),
+        sampler = self._model.config.sampler.changed(
+            steps=sampling.steps,
+            schedule=sampling.schedule,
+            rho=sampling.rho,
+            guidance=sampling.guidance,
         )
+
+        def decode(tokens: "list[Tokens]") -> "list[Pixels]":
+            seeds = [sampling.seed] * len(tokens)
+            return list(to_pixels(self._model.detokenize(tokens, seeds=seeds, sampler=sampler)))
+
+        def encode(pixels: "Pixels") -> bytes:
+            return encode_image(pixels, format, quality=quality)
+
+        return lambda tokens: _each(_together(tokens, decode), encode)
 
 
 def local_backend(
-    checkpoint: str | None, *, device: str, dtype: str, threads: int | None, batch_size: int
+    checkpoint: str | None,
+    *,
+    preset: str | None,
+    device: str,
+    dtype: str,
+    threads: int | None,
+    batch_size: int,
 ) -> LocalBackend:
-    """A model in this process; None is the demo checkpoint.
+    """Load a model into this process.
+
+    Args:
+        checkpoint: Any name of a checkpoint (:func:`flowmo.model.hub.resolve_checkpoint`); None is
+            the demo model.
+        preset: The config of a published file.
+        device: See :func:`flowmo.model.loading.choose_device`.
+        dtype: See :func:`flowmo.model.loading.choose_dtype`.
+        threads: CPU threads for one operation; None is PyTorch's choice.
+        batch_size: The number of files computed at once.
 
     Raises:
-        FlowMoError: the checkpoint cannot be loaded.
+        CheckpointError: The checkpoint cannot be loaded, or has no tokens.
+        ConfigError: The device or the dtype cannot be used.
     """
-    from flowmo.service.loader import load_codec
-    from flowmo.service.settings import DEFAULT_CHECKPOINT
+    from flowmo.model.hub import resolve_checkpoint
+    from flowmo.model.loading import check_has_tokens, load_inference_model
 
-    source = str(DEFAULT_CHECKPOINT) if checkpoint is None else checkpoint
-    codec = load_codec(source, device=device, dtype=dtype, threads=threads)
-    return LocalBackend(codec, batch_size=batch_size)
+    name = DEMO_MODEL if checkpoint is None else checkpoint
+    folder = resolve_checkpoint(name, preset=preset)
+    model = load_inference_model(folder, device=device, dtype=dtype, threads=threads)
+    check_has_tokens(model, name)
+    return LocalBackend(model, batch_size=batch_size)
 
 
 def _each(items: Sequence[S | Exception], work: Callable[[S], T]) -> list[T | Exception]:

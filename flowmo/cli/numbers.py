@@ -9,15 +9,15 @@ Number = TypeVar("Number", int, float)
 
 
 def numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Number]:
-    """``1,2,4`` as numbers; nothing for an empty text.
+    """Read ``1,2,4`` as numbers; an empty text has none.
 
     Args:
-        text: numbers with commas between.
+        text: Numbers with commas between.
         kind: int or float.
-        option: that it is the value of, for the error.
+        option: The option that has this value, for the error.
 
     Raises:
-        ConfigError: something else came.
+        ConfigError: The text is something else.
     """
     try:
         return [kind(word) for word in text.split(",") if word.strip()]
@@ -26,14 +26,14 @@ def numbers(text: str, kind: Callable[[str], Number], option: str) -> list[Numbe
 
 
 def intervals(text: str, option: str) -> list[tuple[float, float]]:
-    """``0.17:1.02,0:10`` as pairs; nothing for an empty text.
+    """Read ``0.17:1.02,0:10`` as pairs; an empty text has none.
 
     Args:
-        text: pairs with commas between, their two numbers with a colon.
-        option: that it is the value of, for the error.
+        text: Pairs with commas between, their two numbers with a colon.
+        option: The option that has this value, for the error.
 
     Raises:
-        ConfigError: something else came.
+        ConfigError: The text is something else.
     """
     try:
         pairs = [

@@ -13,11 +13,14 @@ def release_command(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     out: Annotated[Path, typer.Argument(help="Folder of the release.")],
     weights: Annotated[
-        str, typer.Option(help="best (validation), export (last), or auto: the best if there are.")
+        str,
+        typer.Option(
+            help="best (by validation), export (the last), or auto: the best if there are any."
+        ),
     ] = "auto",
-    title: Annotated[str | None, typer.Option(help="Of the model card.")] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the model card.")] = None,
     licence: Annotated[
-        str | None, typer.Option("--license", help="Of the weights, such as apache-2.0.")
+        str | None, typer.Option("--license", help="License of the weights, such as apache-2.0.")
     ] = None,
     data_note: Annotated[
         str | None, typer.Option(help="What the training images are, in words.")
@@ -28,7 +31,9 @@ def release_command(
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload to this hub repository.")
     ] = None,
-    private: Annotated[bool, typer.Option("--private", help="Of a new repository.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
 ) -> None:
     """Write a checkpoint with its model card, figures and pictures; upload it if asked to."""
     from flowmo.training.checkpointing.release import push as upload

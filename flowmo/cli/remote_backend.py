@@ -1,4 +1,4 @@
-"""The command line's work done by a server."""
+"""The command line's work, done by a server."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
@@ -13,9 +13,9 @@ class RemoteBackend:
     """A running server, several of whose answers are waited for at once.
 
     Args:
-        client: connected to it.
-        runner: of the client's loop.
-        concurrency: requests under way, at most.
+        client: A client that is connected to the server.
+        runner: The runner of the client's event loop.
+        concurrency: The most requests under way at once.
     """
 
     def __init__(self, client: AsyncClient, runner: asyncio.Runner, *, concurrency: int) -> None:
@@ -91,11 +91,17 @@ class RemoteBackend:
 def remote_backend(
     url: str, *, api_key: str | None, model: str | None, concurrency: int
 ) -> Iterator[RemoteBackend]:
-    """A running server.
+    """Connect to a running server.
+
+    Args:
+        url: The server's address.
+        api_key: The key for it, if it has keys.
+        model: The name of one of its models; None is its first.
+        concurrency: The most requests under way at once.
 
     Raises:
-        ValueError: the URL or the key cannot be used.
-        ClientError: there is no server, or it lets nobody in without another key.
+        ValueError: The URL or the key cannot be used.
+        ClientError: There is no server, or it refuses the key.
     """
     client = AsyncClient(url, api_key=api_key, model=model)
     with asyncio.Runner() as runner:

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
-    """Serve on a Ray cluster until ^C or SIGTERM.
+    """Serve on a Ray cluster until ^C or SIGTERM; SIGHUP reads the file again and deploys it.
 
     Args:
-        settings: of ``flowmo serve``.
-        config_file: its models and limits hold instead of those of ``settings``.
+        settings: The settings of ``flowmo serve``.
+        config_file: A file whose models and limits hold instead of those of ``settings``.
     """
     try:
         import ray  # noqa: F401
@@ -34,10 +34,12 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
     from flowmo.service.cluster.config import ClusterConfig
     from flowmo.service.cluster.serving import run
 
-    config = ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
-    models = ", ".join(config.models)
+    def read() -> ClusterConfig:
+        return ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
+
+    models = ", ".join(read().models)
     run(
-        config,
+        read,
         host,
         port,
         announce=lambda: typer.echo(f"flowmo: {ANNOUNCEMENT}{url} (on Ray: {models})"),

@@ -22,13 +22,13 @@ class ServerProcess:
     """A server on a free port of this machine, as a context manager.
 
     Args:
-        arguments: further arguments of ``flowmo serve``.
-        log: file that gets the server's log.
-        environment: of the process; this process' own by default.
-        start_seconds: longest wait until it is ready.
+        arguments: Further arguments of ``flowmo serve``.
+        log: The file that gets the server's log.
+        environment: Variables of the process; this process' own by default.
+        start_seconds: The longest wait until it is ready.
 
     Attributes:
-        url: where it listens, once entered.
+        url: The address that it listens on, once entered.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self._process.pid
 
     def wait(self, seconds: float = 45.0) -> int:
@@ -108,7 +108,7 @@ class ServerProcess:
         self.url = self._announced_url()
         while True:
             try:
-                answer = httpx.get(f"{self.url}/readyz", timeout=5.0)
+                answer = httpx.get(f"{self.url}/readyz", timeout=5.0, trust_env=False)
             except httpx.TransportError:
                 answer = None
             if answer is not None and answer.status_code == httpx.codes.OK:

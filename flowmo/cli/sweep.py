@@ -16,16 +16,23 @@ def sweep_command(
         typer.Option(
             "--data",
             "-d",
-            help="Folder, image, tar or pattern of images; repeatable. Six held-out photographs.",
+            help="Folder, image, tar or pattern of images; repeatable.",
+            show_default="six held-out photographs",
         ),
     ] = None,
     limit: Annotated[int, typer.Option(help="Most images, evenly spaced.", min=1)] = 64,
-    steps: Annotated[str, typer.Option(help="Numbers of steps.")] = "1,2,4,8,25",
-    guidance: Annotated[str, typer.Option(help="Guidance weights; its own by default.")] = "",
-    rho: Annotated[str, typer.Option(help="Exponents of the grid; its own by default.")] = "",
+    steps: Annotated[str, typer.Option(help="Numbers of steps, as 1,2,4.")] = "1,2,4,8,25",
+    guidance: Annotated[
+        str, typer.Option(help="Guidance weights, as 1,1.5.", show_default="the model's")
+    ] = "",
+    rho: Annotated[
+        str, typer.Option(help="Exponents of the time grid.", show_default="the model's")
+    ] = "",
     interval: Annotated[
         str,
-        typer.Option(help="Guidance intervals as 0.17:1.02,0:10, in sigma; its own by default."),
+        typer.Option(
+            help="Guidance intervals as 0.17:1.02,0:10, in sigma.", show_default="the model's"
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")
@@ -37,7 +44,7 @@ def sweep_command(
             help="Make the best sampler of at most so many evaluations a picture the folder's own.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="Device: cpu or cuda.")] = "cpu",
 ) -> None:
     """Reconstruct images with every combination of settings; print PSNR and SSIM of each."""
     import torch
@@ -71,7 +78,7 @@ def sweep_command(
     )
     if (reason := Ssim().missing) is not None:
         typer.echo(f"note: no SSIM: {reason}", err=True)
-    points = sweep.sweep(model, images, samplers, on_point=_tell)
+    points = sweep.sweep(model, images, samplers, on_point=_print_point)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         report = {
@@ -92,7 +99,7 @@ def sweep_command(
         )
 
 
-def _tell(point: object) -> None:
+def _print_point(point: object) -> None:
     from flowmo.training.evaluation.sweep import Point
 
     assert isinstance(point, Point)

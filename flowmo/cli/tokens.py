@@ -31,7 +31,10 @@ Inputs = Annotated[list[Path], typer.Argument(help="Files and folders.", show_de
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", "-o", help="Folder for results (or one result's file) [next to the inputs]."
+        "--out",
+        "-o",
+        help="Folder for results, or the file of a single result.",
+        show_default="next to the inputs",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")]
@@ -39,33 +42,56 @@ Url = Annotated[
     str | None, typer.Option("--url", help="Use this running server instead of a model here.")
 ]
 ApiKey = Annotated[
-    str | None, typer.Option("--api-key", envvar="FLOWMO_API_KEY", help="Of the server.")
+    str | None, typer.Option("--api-key", envvar="FLOWMO_API_KEY", help="API key of the server.")
 ]
 Model = Annotated[
-    str | None, typer.Option("--model", help="One of the server's models [its default].")
+    str | None,
+    typer.Option("--model", help="One of the server's models.", show_default="its first"),
 ]
 Concurrency = Annotated[int, typer.Option(min=1, help="Requests at once, with --url.")]
 Checkpoint = Annotated[
     str | None,
-    typer.Option("--checkpoint", "-c", help="Checkpoint folder or hub repository [demo model]."),
+    typer.Option(
+        "--checkpoint",
+        "-c",
+        help="Checkpoint folder, hub repository, or OWNER/NAME:FILE.pth of one.",
+        show_default="the demo model",
+    ),
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads for one operation.")]
+Preset = Annotated[
+    str | None, typer.Option(help="What a published .pth file holds, such as lo or hi.")
+]
+Device = Annotated[str, typer.Option(help="Device of the model: auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str, typer.Option(help="Dtype of the model: auto, float32, bfloat16 or float16.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads for one operation.", show_default="PyTorch's choice"),
+]
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed at once (not with --url).")]
 FitOption = Annotated[
     Fit,
     typer.Option(help="How a picture becomes the model's square: crop, pad (on white), stretch."),
 ]
 FormatOption = Annotated[
-    ImageFormat | None, typer.Option("--format", "-f", help="Of the images written [png].")
+    ImageFormat | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="Format of the images written.",
+        show_default="that of the --out file, else png",
+    ),
 ]
-Quality = Annotated[int, typer.Option(min=1, max=100, help="Of JPEG and WebP.")]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of the starting noise.")]
-Steps = Annotated[int | None, typer.Option(min=1, help="Sampler steps [the model's].")]
-ScheduleOption = Annotated[Schedule | None, typer.Option(help="Time grid [the model's].")]
+Quality = Annotated[int, typer.Option(min=1, max=100, help="Quality of JPEG and WebP.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the starting noise.")]
+Steps = Annotated[
+    int | None, typer.Option(min=1, help="Sampler steps.", show_default="the model's")
+]
+ScheduleOption = Annotated[
+    Schedule | None, typer.Option(help="Time grid.", show_default="the model's")
+]
 Guidance = Annotated[
-    float | None, typer.Option(min=0.0, help="Guidance weight; 1 is none [the model's].")
+    float | None,
+    typer.Option(min=0.0, help="Guidance weight; 1 is none.", show_default="the model's"),
 ]
 
 
@@ -79,17 +105,18 @@ def tokenize_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
     batch_size: BatchSize = 1,
 ) -> None:
     """Turn images into tokens: photo.jpg becomes photo.jpg.flowmo."""
-    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=FILE_SUFFIX, out=out)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.tokenize(paths, fit=fit),
             title="tokenize",
             overwrite=overwrite,
@@ -112,6 +139,7 @@ def detokenize_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -119,12 +147,12 @@ def detokenize_command(
 ) -> None:
     """Turn tokens into images: photo.jpg.flowmo becomes photo.jpg.flowmo.png."""
     chosen = _format(format, out)
-    jobs = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
+    work = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.detokenize(
                 paths, sampling=sampling, format=chosen, quality=quality
             ),
@@ -150,6 +178,7 @@ def reconstruct_command(
     model: Model = None,
     concurrency: Concurrency = DEFAULT_CONCURRENCY,
     checkpoint: Checkpoint = None,
+    preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
@@ -158,12 +187,12 @@ def reconstruct_command(
     """Turn images into tokens and back: photo.jpg becomes photo.jpg.flowmo.png."""
     chosen = _format(format, out)
     added = f"{FILE_SUFFIX}.{chosen}"
-    jobs = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
+    work = plan(inputs, suffixes=IMAGE_SUFFIXES, added=added, out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
-    here = _Here(checkpoint, device, dtype, threads, batch_size)
+    here = _Here(checkpoint, preset, device, dtype, threads, batch_size)
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
-            jobs,
+            work,
             lambda paths: backend.reconstruct(
                 paths, fit=fit, sampling=sampling, format=chosen, quality=quality
             ),
@@ -178,6 +207,7 @@ class _Here:
     """A model in this process."""
 
     checkpoint: str | None
+    preset: str | None
     device: str
     dtype: str
     threads: int | None
@@ -204,14 +234,17 @@ def _backend(here: _Here, there: _There) -> Iterator[Backend]:
             )
         yield local_backend(
             here.checkpoint,
+            preset=here.preset,
             device=here.device,
             dtype=here.dtype,
             threads=here.threads,
             batch_size=here.batch_size,
         )
         return
-    if here.checkpoint is not None:
-        raise typer.BadParameter("--checkpoint is for a model here, --url for a server: give one")
+    if here.checkpoint is not None or here.preset is not None:
+        raise typer.BadParameter(
+            "--checkpoint and --preset are for a model here, --url is for a server: give one"
+        )
     with ExitStack() as inside:
         try:
             backend = inside.enter_context(

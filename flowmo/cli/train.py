@@ -79,10 +79,7 @@ def train_command(
         ),
     ] = 3,
 ) -> None:
-    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly.
-
-    Example: flowmo train finetune --data photos/
-    """
+    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly."""
     # Imported here, so that `flowmo --help` does not wait for torch.
     import json
     from dataclasses import replace

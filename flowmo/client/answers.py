@@ -122,7 +122,7 @@ def refusal_of(
     """A problem document as an error.
 
     Args:
-        problem: as in RFC 9457, with ``code`` and ``mend``.
+        problem: as in RFC 9457, with ``code`` and ``hint``.
         status: of HTTP; the document's own by default.
         request_id: of the answer; the document's own by default.
         retry_after: of the answer; the document's own by default.
@@ -133,7 +133,7 @@ def refusal_of(
         status=int(problem["status"]) if status is None else status,
         code=str(problem.get("code", "unknown")),
         detail=str(problem.get("detail", "")),
-        mend=str(problem.get("mend", "")),
+        hint=str(problem.get("hint", "")),
         request_id=request_id or str(problem.get("instance", "")).removeprefix(_OCCURRENCE),
         retry_after=retry_after,
     )

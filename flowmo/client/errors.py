@@ -3,7 +3,7 @@
 ClientError                 anything that kept an answer from coming
  ├── ConnectionFailedError  no server there, or the connection broke
  ├── ServerTimeoutError     the server did not answer in time
- ├── ServerRefusedError     the server answered with a problem: which, and how to mend it
+ ├── ServerRefusedError     the server answered with a problem: which, and a hint
  └── UnexpectedAnswerError  something answered, but not as this service does
 """
 
@@ -31,7 +31,7 @@ class ServerRefusedError(ClientError):
         status: of HTTP.
         code: stable name of the problem, e.g. ``image-too-large``.
         detail: what happened.
-        mend: what to do about it.
+        hint: what to do about it.
         request_id: names the occurrence in the server's log.
         retry_after: seconds to wait before trying again, if the server said so.
     """
@@ -42,14 +42,14 @@ class ServerRefusedError(ClientError):
         status: int,
         code: str,
         detail: str,
-        mend: str,
+        hint: str,
         request_id: str,
         retry_after: float | None,
     ) -> None:
         self.status = status
         self.code = code
         self.detail = detail
-        self.mend = mend
+        self.hint = hint
         self.request_id = request_id
         self.retry_after = retry_after
-        super().__init__(f"{status} {code}: {detail} {mend}".rstrip())
+        super().__init__(f"{status} {code}: {detail} {hint}".rstrip())

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Literal
 
 from flowmo.deploy.cost import cost_of
-from flowmo.doctor.facts import Engine, Facts, Version
+from flowmo.doctor.facts import Engine, Facts, Version, version_of
 
 Level = Literal["OK", "WARN", "FAIL"]
 
@@ -27,8 +27,8 @@ class Finding:
 
     Attributes:
         level: OK; WARN: it works, but not as well as it could; FAIL: it will not work.
-        text: what is there.
-        mend: what to do about it.
+        text: What is there.
+        mend: What to do about it; empty if nothing need be done.
     """
 
     level: Level
@@ -37,14 +37,14 @@ class Finding:
 
 
 def python(facts: Facts) -> Finding:
-    """The interpreter."""
+    """Whether the interpreter is new enough."""
     if facts.python < (3, 11):
         return Finding("FAIL", _dots(facts.python), "use Python 3.11 or newer")
     return Finding("OK", _dots(facts.python))
 
 
 def torch(facts: Facts) -> Finding:
-    """PyTorch, and what it was built for."""
+    """Whether PyTorch is new enough, and built for the device."""
     built = f"for CUDA {_dots(facts.torch_cuda)}" if facts.torch_cuda else "for the CPU"
     text = f"{_dots(facts.torch)}, built {built}"
     if facts.torch < facts.least_torch:
@@ -60,8 +60,31 @@ def torch(facts: Facts) -> Finding:
 _CUDA_BUILD = "install torch's build for CUDA (pytorch.org/get-started says how)"
 
 
+def torchvision(facts: Facts) -> Finding:
+    """Whether torchvision, whose networks training and evaluation use, fits this torch."""
+    found = facts.torchvision
+    level: Level = "FAIL" if facts.training else "WARN"
+    if found is None:
+        if facts.training:
+            return Finding("FAIL", "not installed", "pip install 'flowmo-serve[train]'")
+        return Finding("OK", "not installed; only training and evaluation use it")
+    here = _dots(facts.torch)
+    if found.asks_for and version_of(found.asks_for) != facts.torch:
+        text = f"{found.version} is built for torch {found.asks_for}, and here is {here}"
+    elif found.problem:
+        text = f"{found.version} does not load beside torch {here}: {found.problem}"
+    else:
+        return Finding("OK", f"{found.version}, built for this torch")
+    return Finding(
+        level,
+        text + ("" if facts.training else "; only networks of training and evaluation need it"),
+        "install the torchvision of this torch's build (CPU or CUDA), from where torch came "
+        "(pytorch.org/get-started has the pairs), or pip uninstall torchvision",
+    )
+
+
 def driver(facts: Facts) -> Finding:
-    """NVIDIA's driver, which must be as new as torch's CUDA."""
+    """Whether NVIDIA's driver is as new as torch's CUDA."""
     if facts.driver_cuda is None:
         mend = "install NVIDIA's driver, or run the container with its GPUs (--gpus all)"
         if facts.torch_cuda is None:
@@ -77,7 +100,7 @@ def driver(facts: Facts) -> Finding:
 
 
 def gpus(facts: Facts) -> Finding:
-    """Devices that torch can use."""
+    """Which devices torch can use."""
     if not facts.gpus:
         if facts.driver_cuda and facts.torch_cuda:
             mend = "look at nvidia-smi, CUDA_VISIBLE_DEVICES and the container's --gpus"
@@ -105,7 +128,7 @@ def gpu_memory(facts: Facts) -> Finding:
 
 
 def tensorrt(facts: Facts) -> Finding:
-    """A TensorRT library that suits the GPU."""
+    """Whether there is a TensorRT library that suits the GPU."""
     if facts.tensorrt is None:
         if facts.gpus and facts.engines:
             mend = "use --runner compiled, or pip install 'flowmo-serve[tensorrt]'"
@@ -129,7 +152,7 @@ _NOT_RTX = {"sm90", "sm100", "sm103"}
 
 
 def checkpoint(facts: Facts) -> Finding:
-    """Whether it can be read and is whole."""
+    """Whether the checkpoint can be read, is whole, and has tokens."""
     found = facts.checkpoint
     if found.problem:
         return Finding("FAIL", found.problem, "name another with --checkpoint, or fetch it again")
@@ -179,7 +202,7 @@ def _unfit(engine: Engine, facts: Facts) -> str:
 
 
 def compiler(facts: Facts) -> Finding:
-    """For ``--runner compiled`` on a CPU."""
+    """Whether there is a compiler for ``--runner compiled`` on a CPU."""
     if facts.compiler or facts.gpus:
         return Finding("OK", "there" if facts.compiler else "none; a GPU does not need it")
     return Finding("WARN", "none: --runner compiled cannot be used", "apt-get install g++")
@@ -196,7 +219,7 @@ def ray(facts: Facts) -> Finding:
 
 
 def shared_memory(facts: Facts) -> Finding:
-    """Ray's object store lies in /dev/shm."""
+    """Whether /dev/shm has room for Ray's object store."""
     if facts.ray is None or facts.shared_bytes is None:
         return Finding("OK", "not needed")
     text = f"/dev/shm has {_gb(facts.shared_bytes)}"  # noqa: S108
@@ -208,6 +231,14 @@ def shared_memory(facts: Facts) -> Finding:
 
 def port(facts: Facts) -> Finding:
     """Whether the server can listen."""
+    if found := facts.port_server:
+        models = ", ".join(found.runners) or "unknown without an API key (--api-key)"
+        ready = "" if found.ready == HTTPStatus.OK else ", not ready"
+        return Finding(
+            "WARN",
+            f"{facts.address} is in use by flowmo-serve {found.version}{ready}; models: {models}",
+            f"look at it with --url {found.url}; a second server takes another --port",
+        )
     if facts.port_problem:
         mend = "choose another --port, or see with ss -ltnp who has it"
         return Finding("FAIL", f"{facts.address}: {facts.port_problem}", mend)
@@ -215,7 +246,7 @@ def port(facts: Facts) -> Finding:
 
 
 def descriptors(facts: Facts) -> Finding:
-    """Most connections and files at once."""
+    """Whether a process may have enough connections and files at once."""
     text = f"{facts.descriptors} open files a process"
     mend = f"ulimit -n {ENOUGH_DESCRIPTORS}, or LimitNOFILE= of the systemd unit"
     if facts.descriptors < FEWEST_DESCRIPTORS:
@@ -226,7 +257,7 @@ def descriptors(facts: Facts) -> Finding:
 
 
 def disk(facts: Facts) -> Finding:
-    """Room for engines and for checkpoints of the hub."""
+    """Whether there is room for engines and for checkpoints of the hub."""
     folder, least = min(facts.free_bytes.items(), key=lambda item: item[1])
     text = f"{_gb(least)} free at {folder}"
     mend = "make room, or set FLOWMO_ENGINE_CACHE or HF_HOME to a larger disk"
@@ -236,12 +267,14 @@ def disk(facts: Facts) -> Finding:
 
 
 def server(facts: Facts) -> Finding:
-    """A running server, if one was asked about."""
+    """Whether a running server is well, if one was asked about."""
     found = facts.server
     if found is None:
         return Finding("OK", "not asked about; --url looks at one")
     if found.problem:
         return Finding("FAIL", f"{found.url}: {found.problem}", "start it, or correct --url")
+    if not found.version:
+        return Finding("FAIL", f"{found.url} is no flowmo server", "start one, or correct --url")
     if found.health != HTTPStatus.OK:
         mend = "its log says why the device thread has ended or hangs; restart it"
         return Finding("FAIL", f"{found.url} is unhealthy ({found.health})", mend)
@@ -253,12 +286,14 @@ def server(facts: Facts) -> Finding:
         text = f"{found.url}: PyTorch computes {models} in place of what was asked for"
         return Finding("WARN", text, "its log says why; see engines and tensorrt above")
     computed = ", ".join(f"{model} by {runner}" for model, runner in found.runners.items())
-    return Finding("OK", f"{found.url} is ready" + (f": {computed}" if computed else ""))
+    models = f": {computed}" if computed else "; its models need an API key (--api-key)"
+    return Finding("OK", f"{found.url} is flowmo-serve {found.version} and ready{models}")
 
 
 CHECKS: dict[str, Callable[[Facts], Finding]] = {
     "python": python,
     "torch": torch,
+    "torchvision": torchvision,
     "driver": driver,
     "gpus": gpus,
     "gpu memory": gpu_memory,
@@ -276,7 +311,7 @@ CHECKS: dict[str, Callable[[Facts], Finding]] = {
 
 
 def examine(facts: Facts) -> dict[str, Finding]:
-    """All findings by the check's name, in order."""
+    """Run all checks: findings by the check's name, in order."""
     return {name: check(facts) for name, check in CHECKS.items()}
 
 

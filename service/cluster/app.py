@@ -27,7 +27,7 @@ from flowmo.service.telemetry.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"
-# Requests of one gateway beyond its places: they are told that it is full.
+# Requests that a gateway takes beyond those it admits: they are answered that it is full.
 _REFUSABLE = 100
 
 
@@ -35,9 +35,9 @@ class Gateway:
     """The HTTP routes in front of replicas.
 
     Args:
-        config: of everything.
-        encoders: handles by the model's name.
-        decoders: handles by the model's name.
+        config: The whole cluster's configuration.
+        encoders: Ray's handles of the encoders' deployments, by the model's name.
+        decoders: Ray's handles of the decoders' deployments, by the model's name.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -55,7 +55,7 @@ class Gateway:
         export_spans()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Called by Ray after the constructor."""
+        """Make the ASGI application; called by Ray after the constructor."""
         builds = {name: partial(_same, engines) for name, engines in self._engines.items()}
         return create_app(
             Models(builds),
@@ -70,10 +70,10 @@ def _same(engines: RemoteEngines) -> RemoteEngines:
 
 
 def build(config: ClusterConfig) -> Application:
-    """The application, for ``serve run`` and ``serve deploy``.
+    """Make the Ray Serve application, for ``serve run`` and ``serve deploy``.
 
     Args:
-        config: the ``args`` of the application in the config file.
+        config: The ``args`` of the application in the config file.
     """
     encoders: dict[str, Application] = {}
     decoders: dict[str, Application] = {}
@@ -82,7 +82,7 @@ def build(config: ClusterConfig) -> Application:
         def options(scaling: Scaling, fill: float, model: ModelConfig = model) -> dict[str, Any]:
             return scaling.options(
                 target=fill * model.slots(scaling),
-                max_ongoing=model.max_queue + 1,
+                max_ongoing=model.max_queued_requests + 1,
                 drain_seconds=config.drain_seconds,
             )
 
@@ -94,10 +94,9 @@ def build(config: ClusterConfig) -> Application:
         )
         decoders[name] = decoder.bind(name, model)
         encoders[name] = encoder.bind(name, model, decoders[name])
-    places = config.gateway_settings().queue_size
     gateway_options = config.gateway.options(
         target=100,
-        max_ongoing=places + _REFUSABLE,
+        max_ongoing=config.gateway_settings().max_concurrent_requests + _REFUSABLE,
         drain_seconds=config.drain_seconds,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)

@@ -5,15 +5,24 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from flowmo.model.checkpoint import inspect_checkpoint
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE
-from flowmo.service.engine.local import EngineSettings
-from flowmo.service.engine.sizes import CPU_MAX_BATCH, GPU_MAX_BATCH, TORCH
-from flowmo.service.settings import DEFAULT_CHECKPOINT, MODEL_NAME, Settings
+from flowmo.model.errors import CheckpointError
+from flowmo.service.engine.config import RunnerConfig
+from flowmo.service.engine.sizes import default_max_batch
+from flowmo.service.loader import resolve
+from flowmo.service.setting import problems
+from flowmo.service.settings import MODEL_NAME, Settings
 
 # Above the longest deadline: what was begun is finished before a replica goes.
 DRAIN_MARGIN_SECONDS = 30.0
@@ -22,6 +31,8 @@ PROXY_MARGIN_SECONDS = 0.25
 # The share of an engine's slots that autoscaling aims to keep filled.
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
+# Settings of a single process that are a model's here, or the proxies'.
+_NOT_A_GATEWAYS = {*RunnerConfig.model_fields, "models", "host", "port"}
 _POLICY = "flowmo.service.cluster.backlog:BacklogPolicy"
 
 
@@ -29,11 +40,18 @@ class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def name_of(checkpoint: str) -> str:
-    """The name that a checkpoint has itself, if it is a folder and such a name will do."""
-    if not Path(checkpoint).is_dir():
+def name_of(config: RunnerConfig) -> str:
+    """The name that a checkpoint of this machine gives itself; ``default`` if it has none.
+
+    What the replicas' machines have alone, or fetch from a hub, is ``default``.
+    """
+    if "/" in config.checkpoint and not Path(config.checkpoint).is_dir():
         return "default"
-    name = inspect_checkpoint(checkpoint).config.name
+    try:
+        folder = resolve(config)
+    except CheckpointError:
+        return "default"
+    name = inspect_checkpoint(folder).config.name
     return name if re.match(MODEL_NAME, name) else "default"
 
 
@@ -93,29 +111,15 @@ class Scaling(_Config):
         }
 
 
-class ModelConfig(_Config):
-    """One model: its checkpoint, and the replicas of its two halves."""
+class ModelConfig(RunnerConfig):
+    """One model: how it is loaded and computed, and the replicas of its encoder and decoder."""
 
-    checkpoint: str = str(DEFAULT_CHECKPOINT)
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    threads: int | None = Field(default=None, ge=0)
-    runner: str = TORCH
-    engine_cache: Path | None = None
-    build_engines: bool = False
-    max_batch: int | None = Field(default=None, ge=2)
-    max_queue: int = Field(default=DEFAULT_MAX_QUEUE, ge=1)
     encoder: Scaling = Scaling()
     decoder: Scaling = Scaling()
 
-    @property
-    def engine(self) -> EngineSettings:
-        """How its engines work."""
-        return EngineSettings(max_queue=self.max_queue)
-
     def slots(self, scaling: Scaling) -> int:
         """Rows of the largest batch of a replica."""
-        return self.max_batch or (GPU_MAX_BATCH if scaling.num_gpus else CPU_MAX_BATCH)
+        return self.max_batch or default_max_batch("cuda" if scaling.num_gpus else "cpu")
 
 
 Name = Annotated[str, StringConstraints(pattern=MODEL_NAME)]
@@ -127,12 +131,20 @@ class ClusterConfig(_Config):
     models: Mapping[Name, ModelConfig] = Field(min_length=1)
     gateway: Scaling = Scaling(target_ongoing_requests=100)
     settings: Mapping[str, Any] = Field(
-        default={}, description="Limits of each gateway; names as in service/settings.py."
+        default={}, description="Limits of each gateway, by the names of docs/settings.md."
     )
 
     @model_validator(mode="after")
     def _limits_are_known(self) -> Self:
-        self.gateway_settings()
+        if elsewhere := sorted(_NOT_A_GATEWAYS.intersection(self.settings)):
+            raise ValueError(
+                f"settings.{elsewhere[0]}: a gateway computes nothing and binds no port; set it in "
+                f"models.NAME or in http_options"
+            )
+        try:
+            self.gateway_settings()
+        except ValidationError as error:
+            raise ValueError("; ".join(problems(error, Settings, within="settings."))) from None
         if self.gateway.target_backlog_seconds is not None:
             raise ValueError(
                 "gateway.target_backlog_seconds: a gateway has no engine, and scales by requests; "
@@ -158,31 +170,22 @@ class ClusterConfig(_Config):
         """One machine's cluster with the models and limits of a single process.
 
         Args:
-            settings: of ``flowmo serve``.
-            cpus: of the machine, shared out among the replicas; all by default.
+            settings: The settings of ``flowmo serve``.
+            cpus: Processors of the machine, shared out among the replicas; all by default.
         """
-        sources = settings.models or {name_of(settings.checkpoint): settings.checkpoint}
+        configs = {name: settings.runner_config(source) for name, source in settings.models.items()}
+        if not configs:
+            config = settings.runner_config()
+            configs = {name_of(config): config}
         # Half of the machine, so that a rolling update has room for new replicas beside the old.
-        replicas = 2 * len(sources) + 1
+        replicas = 2 * len(configs) + 1
         share = math.floor(100 * (cpus or os.cpu_count() or 1) / (2 * replicas)) / 100
         scaling = Scaling(num_cpus=share)
         models = {
-            name: ModelConfig(
-                checkpoint=checkpoint,
-                device=settings.device,
-                dtype=settings.dtype,
-                threads=settings.threads,
-                runner=settings.runner,
-                engine_cache=settings.engine_cache,
-                build_engines=settings.build_engines,
-                max_batch=settings.max_batch,
-                max_queue=settings.max_queue,
-                encoder=scaling,
-                decoder=scaling,
-            )
-            for name, checkpoint in sources.items()
+            name: ModelConfig(**config.model_dump(), encoder=scaling, decoder=scaling)
+            for name, config in configs.items()
         }
-        limits = settings.model_dump(exclude={"models", "checkpoint", "host", "port"})
+        limits = settings.model_dump(exclude=_NOT_A_GATEWAYS)
         if not settings.deadline_margin_seconds:
             del limits["deadline_margin_seconds"]  # a cluster's default is another
         return cls(models=models, gateway=scaling, settings=limits)

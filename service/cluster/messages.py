@@ -14,11 +14,11 @@ from flowmo.service.engine.calls import Call, Priority
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CallMessage:
-    """A call on its way.
+    """A call on its way to a replica.
 
     Attributes:
-        remaining: seconds until its deadline, when it was sent.
-        priority: of it.
+        remaining: The seconds that were left until the call's deadline when it was sent.
+        priority: The call's priority.
     """
 
     remaining: float
@@ -26,18 +26,22 @@ class CallMessage:
 
     @classmethod
     def of(cls, call: Call) -> Self:
-        """A call that is sent now."""
+        """Make the message of a call that is sent now."""
         return cls(remaining=call.remaining, priority=call.priority)
 
     def received(self) -> Call:
-        """The call where it came, by the clock of this machine."""
+        """The call as it was received, by the clock of this machine."""
         left = self.remaining
         deadline = math.inf if math.isinf(left) else time.monotonic() + left
         return Call(deadline=deadline, priority=self.priority)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error that is raised again where it was waited for."""
+class RemoteError:
+    """An error of a replica, which the gateway raises again.
+
+    Attributes:
+        error: The exception as the replica raised it.
+    """
 
     error: Exception

@@ -9,7 +9,7 @@ from flowmo.service.telemetry.instruments import Counter, Gauge, Histogram
 
 
 class RayInstruments:
-    """Kept by Ray; the same names as in a single process, with ``ray_`` before them."""
+    """Instruments that Ray holds: the same names as in one process, with ``ray_`` before them."""
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         """See :meth:`Instruments.counter`."""
@@ -26,12 +26,12 @@ class RayInstruments:
         return _Histogram(metrics.Histogram(name, text, list(buckets), _keys(labels)), labels)
 
     def render(self) -> bytes:
-        """Nothing: each node's agent has them."""
+        """Nothing: the agent of each node exports the series."""
         return b""
 
 
 def _keys(labels: Sequence[str]) -> Any:
-    """Ray's annotation, tuple[str], means a tuple of any length."""
+    """Type label names as Ray annotates them: tuple[str] means a tuple of any length."""
     return tuple(labels)
 
 
@@ -74,4 +74,4 @@ class _Histogram(_Labelled):
         self._histogram.observe(value, self._tags(labels))
 
     def make(self, *labels: str) -> None:
-        """Ray has no series without a value."""
+        """Do nothing: Ray has no series without a value."""

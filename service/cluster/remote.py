@@ -1,157 +1,87 @@
-"""Engines on replicas, as the gateway sees them."""
+"""The engines of one model on replicas, as the gateway sees them."""
 
 import asyncio
-import contextlib
-import itertools
-import logging
-import math
-import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from ray.exceptions import ObjectLostError, RayActorError
-from ray.serve.exceptions import (
-    BackPressureError,
-    DeploymentUnavailableError,
-    ReplicaUnavailableError,
-)
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.cluster.messages import CallMessage, Refusal
-from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Progress, Watch
-from flowmo.service.engine.observer import Half
-from flowmo.service.errors import (
-    DeadlineExceededError,
-    EngineStoppedError,
-    OtherWeightsError,
-    QueueFullError,
+from flowmo.service.cluster.messages import CallMessage, RemoteError
+from flowmo.service.cluster.remote_calls import RemoteCalls
+from flowmo.service.engine.calls import (
+    Call,
+    Decoded,
+    DecodeOptions,
+    DecodeProgress,
+    Encoded,
+    Watch,
 )
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.observer import EngineKind
+from flowmo.service.errors import EngineStoppedError
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
     Handle = DeploymentHandle[Any]
 
-logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-# How often a piece of work is given to another replica when its own has died. Encoding and seeded
-# decoding give the same result again, so nothing is done twice to any effect.
-RETRIES = 2
-# How often work that waits for a replica with its weights tries.
-UPDATE_PAUSE = 0.1
-_DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
-
-
-class RemoteEngines:
-    """Both halves of one model on replicas of their own.
+class RemoteEncoder:
+    """The encoder's replicas.
 
     Args:
-        info: what the model is.
-        encoder: handle of its encoder's deployment.
-        decoder: handle of its decoder's deployment.
+        handle: Ray's handle of the encoder's deployment.
+        calls: The work that this gateway has given to the model's replicas.
     """
 
-    def __init__(self, info: CodecInfo, encoder: "Handle", decoder: "Handle") -> None:
-        self._info = info
-        self._encoder, self._decoder = encoder, decoder
-        self._inside = 0
-        self._closed = False
-        self._looking: asyncio.Task[None] | None = None
-
-    @property
-    def info(self) -> CodecInfo:
-        """What the model is; constant."""
-        return self._info
-
-    @property
-    def ready(self) -> bool:
-        """Replicas are warm before Ray sends them anything."""
-        return not self._closed
-
-    @property
-    def alive(self) -> bool:
-        """Ray replaces replicas that are not."""
-        return not self._closed
-
-    @property
-    def waiting(self) -> int:
-        """Pictures that this gateway waits for."""
-        return self._inside
-
-    @property
-    def backlog_seconds(self) -> float:
-        """Not known here: each replica refuses by its own."""
-        return 0.0
-
-    @property
-    def busy_seconds(self) -> float:
-        """Not known here."""
-        return 0.0
-
-    @property
-    def slots(self) -> Mapping[Half, int]:
-        """Not known here."""
-        return {}
-
-    def start(self) -> None:
-        """Nothing to do: the replicas have started before."""
-
-    def _look_again(self) -> None:
-        """A rolling update is under way: learn what the model is now."""
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-
-    async def _look(self) -> None:
-        try:
-            self._info = await self._decoder.info.remote()
-        except Exception as error:  # noqa: BLE001  (the next one will tell)
-            logger.warning("the decoder did not say what it is: %s", error)
-
-    async def close(self, seconds: float) -> None:
-        """Wait for what was submitted, at most so long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self._inside:  # noqa: ASYNC110  (once, at the end)
-                    await asyncio.sleep(0.02)
-        self._closed = True
+    def __init__(self, handle: "Handle", calls: RemoteCalls) -> None:
+        self._handle, self._calls = handle, calls
 
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
         """See :meth:`EncoderEngine.encode`."""
 
-        async def once() -> Encoded | Refusal:
-            response = self._encoder.encode.remote(pixels, CallMessage.of(call))
+        async def once() -> Encoded | RemoteError:
+            response = self._handle.encode.remote(pixels, CallMessage.of(call))
             try:
-                result: Encoded | Refusal = await response
+                result: Encoded | RemoteError = await response
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
             return result
 
-        encoded = await self._until_done(once, call)
-        if encoded.weights != self._info.fingerprint:
-            self._look_again()
+        encoded = await self._calls.until_done(once, call)
+        if encoded.weights != self._calls.info.fingerprint:
+            self._calls.ask_again()
         return encoded
+
+
+class RemoteDecoder:
+    """The decoder's replicas.
+
+    Args:
+        handle: Ray's handle of the decoder's deployment.
+        calls: The work that this gateway has given to the model's replicas.
+    """
+
+    def __init__(self, handle: "Handle", calls: RemoteCalls) -> None:
+        self._handle, self._calls = handle, calls
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
     ) -> Decoded:
         """See :meth:`DecoderEngine.decode`."""
 
-        async def once() -> Decoded | Refusal:
-            response = self._decoder.decode.remote(tokens, options, CallMessage.of(call))
+        async def once() -> Decoded | RemoteError:
+            response = self._handle.decode.remote(tokens, options, CallMessage.of(call))
             try:
-                result: Decoded | Refusal = await response
+                result: Decoded | RemoteError = await response
             except asyncio.CancelledError:
                 response.cancel()  # type: ignore[no-untyped-call]
                 raise
             return result
 
         if watch is None:
-            return await self._until_done(once, call, options.patience)
+            return await self._calls.until_done(once, call, options.patience)
         return await self._watched(tokens, options, call, watch)
 
     async def _watched(
@@ -159,69 +89,79 @@ class RemoteEngines:
     ) -> Decoded:
         seen = 0
 
-        async def once() -> Decoded | Refusal:
+        async def once() -> Decoded | RemoteError:
             nonlocal seen
             call_now, previews = CallMessage.of(call), frozenset(watch.previews)
-            handle: Any = self._decoder.options(stream=True)
-            stream: DeploymentResponseGenerator[Progress | Decoded | Refusal]
+            handle: Any = self._handle.options(stream=True)
+            stream: DeploymentResponseGenerator[DecodeProgress | Decoded | RemoteError]
             stream = handle.watch.remote(tokens, options, call_now, previews)
             try:
-                async for news in stream:
-                    if isinstance(news, Decoded | Refusal):
-                        return news
-                    # Another replica begins anew: nobody is told a step twice.
-                    if news.step > seen:
-                        seen = news.step
-                        watch.on_progress(news)
+                async for item in stream:
+                    if isinstance(item, Decoded | RemoteError):
+                        return item
+                    # Another replica begins anew: no step is reported twice.
+                    if item.step > seen:
+                        seen = item.step
+                        watch.on_progress(item)
             finally:
                 stream.cancel()  # type: ignore[no-untyped-call]
             raise EngineStoppedError("the decoder's stream ended without a result")
 
-        return await self._until_done(once, call, options.patience)
-
-    async def _until_done(
-        self, once: Callable[[], Awaitable[T | Refusal]], call: Call, patience: float = 0.0
-    ) -> T:
-        self._inside += 1
-        until = time.monotonic() + patience
-        try:
-            async with asyncio.timeout(
-                None if math.isinf(call.deadline) else max(0.0, call.remaining)
-            ):
-                result = await _retried(once)
-                # In a rolling update, replicas of these weights may be there, or come.
-                while _is_of_other_weights(result) and time.monotonic() < until:
-                    self._look_again()
-                    await asyncio.sleep(UPDATE_PAUSE)
-                    result = await _retried(once)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                "the replicas had not done the work by the deadline"
-            ) from None
-        except BackPressureError:
-            raise QueueFullError("the replicas' queue is full") from None
-        except (*_DEAD, DeploymentUnavailableError) as error:
-            logger.error("no replica did the work", exc_info=error)  # noqa: TRY400
-            raise EngineStoppedError(
-                "the replicas that did the work have died; try again"
-            ) from None
-        finally:
-            self._inside -= 1
-        if isinstance(result, Refusal):
-            raise result.error
-        return result
+        return await self._calls.until_done(once, call, options.patience)
 
 
-def _is_of_other_weights(result: object) -> bool:
-    return isinstance(result, Refusal) and isinstance(result.error, OtherWeightsError)
+class RemoteEngines:
+    """The encoder and the decoder of one model, each on replicas of its own.
 
+    Args:
+        info: The model as its replicas described it.
+        encoder: Ray's handle of the encoder's deployment.
+        decoder: Ray's handle of the decoder's deployment.
+    """
 
-async def _retried(once: Callable[[], Awaitable[T]]) -> T:
-    for attempt in itertools.count():
-        try:
-            return await once()
-        except _DEAD as error:
-            if attempt == RETRIES:
-                raise
-            logger.warning("a replica has died (%s); another does its work", type(error).__name__)
-    raise AssertionError
+    def __init__(self, info: ModelInfo, encoder: "Handle", decoder: "Handle") -> None:
+        self._calls = RemoteCalls(info, decoder.info.remote)
+        self.encoder = RemoteEncoder(encoder, self._calls)
+        self.decoder = RemoteDecoder(decoder, self._calls)
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model as a replica described it last."""
+        return self._calls.info
+
+    @property
+    def ready(self) -> bool:
+        """Whether this gateway is open: replicas are warm before Ray sends them anything."""
+        return not self._calls.closed
+
+    @property
+    def alive(self) -> bool:
+        """Whether this gateway is open: Ray replaces replicas that are not alive."""
+        return not self._calls.closed
+
+    @property
+    def waiting(self) -> int:
+        """The number of pictures that this gateway waits for."""
+        return self._calls.inside
+
+    @property
+    def backlog_seconds(self) -> float:
+        """Zero: each replica knows its own backlog, and refuses by it."""
+        return 0.0
+
+    @property
+    def busy_seconds(self) -> float:
+        """Zero: each replica knows its own device."""
+        return 0.0
+
+    @property
+    def slots(self) -> Mapping[EngineKind, int]:
+        """Empty: each replica knows its own batch sizes."""
+        return {}
+
+    def start(self) -> None:
+        """Do nothing: the replicas have started before."""
+
+    async def close(self, seconds: float) -> None:
+        """Wait for the work inside, for at most ``seconds``."""
+        await self._calls.close(seconds)

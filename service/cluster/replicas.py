@@ -17,15 +17,15 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
-from flowmo.service.cluster.config import ModelConfig
-from flowmo.service.cluster.messages import CallMessage, Refusal
+from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.metrics import RayInstruments
-from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.calls import Decoded, DecodeOptions, Encoded, Progress, Watch
+from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
+from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
-from flowmo.service.engine.observer import Half
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
@@ -48,29 +48,20 @@ Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
 
 
 class _Replica(ABC, Generic[Engine]):
-    """What both halves have in common."""
+    """What the replicas of encoders and of decoders have in common."""
 
-    half: ClassVar[Half]
+    kind: ClassVar[EngineKind]
 
-    def __init__(self, name: str, config: ModelConfig) -> None:
+    def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
-        self._runner = load_runner(
-            config.checkpoint,
-            device=config.device,
-            dtype=config.dtype,
-            threads=config.threads,
-            max_batch=config.max_batch,
-            runner=config.runner,
-            engine_cache=config.engine_cache,
-            build_engines=config.build_engines,
-        )
+        self._runner = load_runner(config)
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
     @abstractmethod
-    def _make_engine(self, config: ModelConfig) -> Engine: ...
+    def _make_engine(self, config: RunnerConfig) -> Engine: ...
 
     async def _warm_up(self) -> None:
         self._device.start([self._engine])
@@ -85,23 +76,23 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.busy.set(self._name, to=self._device.busy_seconds)
             self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
-            self._metrics.slots.set(self._name, self.half, to=self._engine.slots)
+            self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
             self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 
-    def info(self) -> CodecInfo:
-        """What the model is."""
+    def info(self) -> ModelInfo:
+        """The model's shapes, weights and device; constant."""
         return self._runner.info
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Called by Ray every few seconds; for :class:`BacklogPolicy`."""
+        """Report the work in this replica, for :class:`BacklogPolicy`; Ray calls this often."""
         return {BACKLOG: self._engine.backlog_seconds, WORK: self._work_share()}
 
     def check_health(self) -> None:
-        """Called by Ray now and then; a replica that raises is replaced.
+        """Check that the engine works; Ray calls this often, and replaces a replica that raises.
 
         Raises:
-            RuntimeError: the device thread has ended or its device does not answer.
+            RuntimeError: The device thread has ended or its device does not answer.
         """
         if not self._device.alive:
             raise RuntimeError(
@@ -111,19 +102,19 @@ class _Replica(ABC, Generic[Engine]):
 
 
 class EncoderReplica(_Replica[EncoderEngine]):
-    """Pixels to tokens.
+    """A replica that turns pixels into tokens.
 
     Args:
-        name: of the model.
-        config: of the model.
-        decoder: handle of the model's decoder; an encoder takes requests when one of its weights
-            is there.
+        name: The model's name.
+        config: The model's configuration.
+        decoder: Ray's handle of the model's decoder; the replica takes requests when a decoder of
+            its weights is there.
     """
 
-    half: ClassVar[Half] = "encode"
+    kind: ClassVar[EngineKind] = "encoder"
 
     async def __init__(  # type: ignore[misc]
-        self, name: str, config: ModelConfig, decoder: "DeploymentHandle[Any]"
+        self, name: str, config: RunnerConfig, decoder: "DeploymentHandle[Any]"
     ) -> None:
         super().__init__(name, config)
         await self._warm_up()
@@ -141,68 +132,73 @@ class EncoderReplica(_Replica[EncoderEngine]):
             await asyncio.sleep(_ASK_EVERY)
         logger.warning("%s: no decoder of the same weights came; taking requests", self._name)
 
-    def _make_engine(self, config: ModelConfig) -> EncoderEngine:
+    def _make_engine(self, config: RunnerConfig) -> EncoderEngine:
         return EncoderEngine(
             self._runner,
             self._device,
             self._metrics.observer(self._name),
-            max_queue=config.max_queue,
+            max_queued_requests=config.max_queued_requests,
         )
 
-    async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | Refusal:
+    async def encode(self, pixels: Pixels, call: CallMessage) -> Encoded | RemoteError:
         """See :meth:`EncoderEngine.encode`."""
         try:
             return await self._engine.encode(pixels, call.received())
         except _EXPECTED as error:
-            return Refusal(error)
+            return RemoteError(error)
 
 
 class DecoderReplica(_Replica[DecoderEngine]):
-    """Tokens to pixels.
+    """A replica that turns tokens into pixels.
 
     Args:
-        name: of the model.
-        config: of the model.
+        name: The model's name.
+        config: The model's configuration.
     """
 
-    half: ClassVar[Half] = "decode"
+    kind: ClassVar[EngineKind] = "decoder"
 
-    async def __init__(self, name: str, config: ModelConfig) -> None:  # type: ignore[misc]
+    async def __init__(self, name: str, config: RunnerConfig) -> None:  # type: ignore[misc]
         super().__init__(name, config)
         await self._warm_up()
 
-    def _make_engine(self, config: ModelConfig) -> DecoderEngine:
+    def _make_engine(self, config: RunnerConfig) -> DecoderEngine:
         return DecoderEngine(
             self._runner,
             self._device,
             self._metrics.observer(self._name),
-            max_queue=config.max_queue,
+            max_queued_requests=config.max_queued_requests,
+            batching=config.batching,
         )
 
     async def decode(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage
-    ) -> Decoded | Refusal:
+    ) -> Decoded | RemoteError:
         """See :meth:`DecoderEngine.decode`."""
         try:
             return await self._engine.decode(tokens, options, call.received())
         except _EXPECTED as error:
-            return Refusal(error)
+            return RemoteError(error)
 
     async def watch(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage, previews: frozenset[int]
-    ) -> AsyncIterator[Progress | Decoded | Refusal]:
-        """A decode with its progress; the last item is the result."""
-        news: asyncio.Queue[Progress | None] = asyncio.Queue()
-        watch = Watch(on_progress=news.put_nowait, previews=previews)
+    ) -> AsyncIterator[DecodeProgress | Decoded | RemoteError]:
+        """Decode a token set and report its progress.
+
+        Yields:
+            The progress after each step, then the result or the error.
+        """
+        updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
+        watch = Watch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))
-        work.add_done_callback(lambda _: news.put_nowait(None))
+        work.add_done_callback(lambda _: updates.put_nowait(None))
         try:
-            while (progress := await news.get()) is not None:
+            while (progress := await updates.get()) is not None:
                 yield progress
             try:
                 yield work.result()
             except _EXPECTED as error:
-                yield Refusal(error)
+                yield RemoteError(error)
         finally:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

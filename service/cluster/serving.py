@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import ray
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(
-    config: ClusterConfig,
+    read: Callable[[], ClusterConfig],
     host: str,
     port: int,
     *,
@@ -26,23 +27,27 @@ def run(
 ) -> None:
     """Serve until ^C or SIGTERM; what has begun is finished.
 
+    At SIGHUP the config is read again and deployed, replica after replica.
+
     Args:
-        config: of everything.
-        host: address of the HTTP proxies.
-        port: of the HTTP proxies.
-        announce: called when requests are answered.
-        cpus: that this machine's own cluster may share out; not for one that is there.
+        read: Gives the whole cluster's configuration.
+        host: The address that the HTTP proxies listen on.
+        port: The port that the HTTP proxies listen on.
+        announce: Called when requests are answered.
+        cpus: Processors that this machine's own cluster may share out; not for one that is there.
 
     Raises:
-        RuntimeError: the application could not be started.
+        RuntimeError: The application could not be started.
     """
+    config = read()
     address = os.environ.get("RAY_ADDRESS")
     own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     ray.init(address=address, log_to_driver=False, **own)
-    ended = threading.Event()
+    came: SimpleQueue[int] = SimpleQueue()
     # After ray.init, which has handlers of its own.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: came.put(number))
+    deploying = threading.Lock()
     try:
         serve.start(
             http_options={
@@ -54,7 +59,9 @@ def run(
         )
         serve.run(build(config), name=APPLICATION, route_prefix="/")
         announce()
-        ended.wait()
+        while came.get() == signal.SIGHUP:
+            # In a thread, so that the end need not wait for an update.
+            threading.Thread(target=_deploy_again, args=(read, deploying), daemon=True).start()
     finally:
         # First the application alone: its replicas finish what they have while the proxies, which
         # carry the answers, still live. A cluster of others goes on without it.
@@ -62,3 +69,11 @@ def run(
         if not address:
             serve.shutdown()  # type: ignore[no-untyped-call]
         ray.shutdown()
+
+
+def _deploy_again(read: Callable[[], ClusterConfig], deploying: threading.Lock) -> None:
+    with deploying:
+        try:
+            serve.run(build(read()), name=APPLICATION, route_prefix="/")
+        except Exception:
+            logger.exception("the application was not deployed again; it goes on as it was")

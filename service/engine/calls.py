@@ -14,15 +14,15 @@ Priority = Literal["interactive", "batch"]
 # See service.engine.decoder.DecoderEngine.
 Batching = Literal["step", "request", "single"]
 # Pictures inside one engine at once; more are refused.
-DEFAULT_MAX_QUEUE = 256
+DEFAULT_MAX_QUEUED_REQUESTS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Call:
-    """What surrounds a piece of work.
+    """The circumstances in which a piece of work is asked for.
 
     Attributes:
-        deadline: when its answer is of no more use, in seconds of ``time.monotonic()``.
+        deadline: When the answer is of no more use, in seconds of ``time.monotonic()``.
         priority: ``batch`` work lets younger interactive work pass it, for a bounded time.
     """
 
@@ -31,9 +31,12 @@ class Call:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the deadline."""
+        """The seconds until the deadline; negative when it has passed."""
         return self.deadline - time.monotonic()
 
+
+# Work that may take as long as it does.
+NO_DEADLINE = Call()
 
 # A rolling update exchanges a replica in less.
 UPDATE_SECONDS = 60.0
@@ -44,11 +47,11 @@ class DecodeOptions:
     """What a client may choose about a decode.
 
     Attributes:
-        seed: of the starting noise, 0 <= seed < 2^63.
-        sampler: grid and guidance.
-        degrade: the engine may take fewer steps when the deadline cannot be met otherwise.
-        weights: fingerprint of the model that the tokens are for; None does not say.
-        patience: seconds to wait for a replica of these weights, while an update is under way.
+        seed: The seed of the starting noise, 0 <= seed < 2^63.
+        sampler: The time grid and guidance.
+        degrade: Whether the engine may take fewer steps when the deadline cannot be met otherwise.
+        weights: The fingerprint of the weights that the tokens are for; None takes any.
+        patience: The seconds to wait for a replica of these weights, while an update is under way.
     """
 
     seed: int
@@ -63,9 +66,9 @@ class Timings:
     """Where a piece of work spent its time, in seconds.
 
     Attributes:
-        queue: before the device first took it up.
-        run: from then to its result.
-        steps: each step of a decode, waits between steps left out.
+        queue: The wait until the device first took the work up.
+        run: The time from then to the result.
+        steps: The time of each step of a decode, without the waits between steps.
     """
 
     queue: float
@@ -75,7 +78,13 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """Tokens of one picture, and the fingerprint of the model that made them."""
+    """One encoded picture.
+
+    Attributes:
+        tokens: The picture's token set.
+        weights: The fingerprint of the weights that made it.
+        timings: Where the time went.
+    """
 
     tokens: Tokens
     weights: str
@@ -84,12 +93,12 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """One picture.
+    """One decoded picture.
 
     Attributes:
         pixels: uint8 [S, S, 3].
-        sampler: what was used; fewer steps than asked for if ``degrade`` allowed it.
-        timings: where the time went.
+        sampler: The sampler that was used; fewer steps than asked for if ``degrade`` allowed it.
+        timings: Where the time went.
     """
 
     pixels: Pixels
@@ -98,13 +107,13 @@ class Decoded:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """A step of a decode is done.
+class DecodeProgress:
+    """One step of a decode is done.
 
     Attributes:
-        step: 1 for the first.
-        steps: how many there will be.
-        preview: the clean-image estimate, uint8 [S, S, 3], at the steps it was asked for.
+        step: The number of steps that are done, 1 after the first.
+        steps: The number of steps that there will be.
+        preview: The clean-image estimate, uint8 [S, S, 3], after the steps that asked for it.
     """
 
     step: int
@@ -114,12 +123,12 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Watch:
-    """Somebody wants to see a decode's progress.
+    """How a decode reports its progress.
 
     Attributes:
-        on_progress: called in the event loop's thread after each step.
-        previews: steps, 1 for the first, whose clean-image estimate is wanted.
+        on_progress: Called in the event loop's thread after each step.
+        previews: The steps, 1 for the first, after which the clean-image estimate is wanted.
     """
 
-    on_progress: Callable[[Progress], None]
+    on_progress: Callable[[DecodeProgress], None]
     previews: Collection[int] = field(default_factory=frozenset)

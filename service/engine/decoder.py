@@ -22,12 +22,13 @@ from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.sampler import is_guided, time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
-    DEFAULT_MAX_QUEUE,
+    DEFAULT_MAX_QUEUED_REQUESTS,
+    NO_DEADLINE,
     Batching,
     Call,
     Decoded,
     DecodeOptions,
-    Progress,
+    DecodeProgress,
     Timings,
     Watch,
 )
@@ -53,14 +54,19 @@ _WARM_RUNS = 2
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Work(Work[Decoded]):
-    """A decode.
+    """A decode that waits or is under way.
 
     Attributes:
-        tokens, options, watch: what was asked for.
-        times: N + 1 of them; step i goes from times[i] to times[i + 1].
-        rows: of each step, 1 or 2.
-        step: steps done.
-        x, condition: on the device, from the first tick on.
+        tokens: The token set to decode.
+        options: The options that it was taken with.
+        watch: How progress is reported, if it is.
+        loop: The event loop that progress is reported in.
+        times: N + 1 times; step i goes from times[i] to times[i + 1].
+        rows: The rows of each step, 1 or 2.
+        step: The number of steps that are done.
+        x: The state, float32 [3, S, S], on the device, from the first tick on.
+        condition: The condition, [K, D + 1], on the device, from the first tick on.
+        seconds: The time of each step that is done.
     """
 
     tokens: Tokens
@@ -76,7 +82,7 @@ class _Work(Work[Decoded]):
 
     @property
     def load(self) -> Load:
-        """What is left to do."""
+        """What is left of the decode."""
         return Load(steps=len(self.rows) - self.step, rows=sum(self.rows[self.step :]))
 
 
@@ -84,10 +90,10 @@ class DecoderEngine:
     """Decodes for many clients.
 
     Args:
-        runner: what computes.
-        device: the thread it computes on.
-        observer: is told what happens.
-        max_queue: decodes inside at once; more are refused.
+        runner: What computes the steps.
+        device: The thread that the runner is called on.
+        observer: Is notified of what happens.
+        max_queued_requests: How many decodes may be inside at once; more are refused.
         batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
             when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
     """
@@ -98,12 +104,12 @@ class DecoderEngine:
         device: DeviceThread,
         observer: EngineObserver,
         *,
-        max_queue: int = DEFAULT_MAX_QUEUE,
+        max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batching: Batching = "step",
     ) -> None:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queue, self._batching = max_queue, batching
+        self._max_queued, self._batching = max_queued_requests, batching
         self._works: list[_Work] = []  # by order
         self._cohort: list[_Work] = []  # of batching other than by step
         self._times: BucketTimes | None = None
@@ -111,44 +117,48 @@ class DecoderEngine:
 
     @property
     def queue_depth(self) -> int:
-        """Decodes that wait or are under way."""
+        """The number of decodes that wait or are under way."""
         return len(self._works)
 
     @property
     def slots(self) -> int:
-        """Rows of the largest batch that is used."""
+        """The rows of the largest batch that is used."""
         return (self._times or self._runner).buckets[-1]
 
     @property
     def computed_seconds(self) -> float:
-        """What all that was computed takes at the best rate, from the start on."""
+        """The seconds that all work since the start takes at the best rate."""
         return self._computed_seconds
 
     @property
     def backlog_seconds(self) -> float:
-        """Time until all that is inside now would be done."""
+        """The seconds until all that is inside now would be done."""
         with self._device.changed:
             return self._completion(self._works, Load(steps=0, rows=0))
 
     async def decode(
-        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call = NO_DEADLINE,
+        watch: Watch | None = None,
     ) -> Decoded:
-        """The picture of a token set.
+        """Decode a token set.
 
         Args:
-            tokens: of the runner's model.
-            options: seed, sampler, and whether fewer steps will do.
-            call: deadline and priority.
-            watch: sees its progress.
+            tokens: A token set of the runner's model.
+            options: The seed, the sampler, and whether fewer steps will do.
+            call: The deadline and the priority.
+            watch: How progress is reported; it is not without it.
 
         Raises:
-            model.errors.TokenError: tokens of another shape.
-            OtherWeightsError: tokens for another model.
-            QueueFullError: too many are inside.
-            DeadlineUnreachableError: it would not be done in time.
-            DeadlineExceededError: it was not done in time.
-            ComputeError: a batch it was in failed.
-            EngineStoppedError: the device thread has ended.
+            model.errors.TokenError: The tokens have another shape than the model's.
+            OtherWeightsError: The tokens are for other weights.
+            QueueFullError: As many decodes as there may be are inside.
+            DeadlineUnreachableError: The decode would not be done in time.
+            DeadlineExceededError: The decode was not done in time.
+            ComputeError: A batch that the decode was in failed.
+            EngineStoppedError: The device thread has ended.
         """
         weights = self._runner.info.fingerprint
         if options.weights not in {None, weights}:
@@ -175,10 +185,10 @@ class DecoderEngine:
         return await result_by_deadline(work)
 
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
-        """The options it is taken with. Lock held."""
+        """Choose the options that new work is taken with, or refuse it. The lock is held."""
         ahead = self._ahead(call)
-        if len(self._works) >= self._max_queue:
-            self._observer.refused("decode", "queue-full")
+        if len(self._works) >= self._max_queued:
+            self._observer.refused("decoder", "queue-full")
             seconds = self._completion(self._works, Load(steps=0, rows=0))
             raise queue_full(f"{len(self._works)} decodes are inside", seconds)
         try:
@@ -187,14 +197,14 @@ class DecoderEngine:
             if (fewer := self._degraded(options, call, ahead)) is not None:
                 self._observer.degraded(options.sampler.steps - fewer.sampler.steps)
                 return fewer
-            self._observer.refused("decode", "deadline")
+            self._observer.refused("decoder", "deadline")
             raise
         return options
 
     def _degraded(
         self, options: DecodeOptions, call: Call, ahead: Sequence[_Work]
     ) -> DecodeOptions | None:
-        """The most steps that can be made in time, if fewer than asked for will do. Lock held."""
+        """Reduce the steps to the most that can be made in time, if fewer do. The lock is held."""
         sampler = options.sampler
         if not options.degrade or sampler.schedule == "explicit":
             return None
@@ -209,7 +219,7 @@ class DecoderEngine:
         return None if steps < least else replace(options, sampler=replace(sampler, steps=steps))
 
     def _ahead(self, call: Call) -> Sequence[_Work]:
-        """What would go before new work of such a call."""
+        """The work that would go before new work of such a call. The lock is held."""
         probe = Work[None](call=call)
         return self._works[: bisect.bisect(self._works, probe.order, key=lambda w: w.order)]
 
@@ -249,10 +259,10 @@ class DecoderEngine:
         return 0.0 if self._works else None
 
     def _drop_cancelled(self) -> None:
-        """Forget work that nobody waits for. Lock held."""
+        """Forget work that nobody waits for. The lock is held."""
         for work in [work for work in self._works if work.future.cancelled()]:
             self._works.remove(work)
-            self._observer.cancelled("decode", work.load.steps)
+            self._observer.cancelled("decoder", work.load.steps)
 
     def run(self) -> None:
         """See :meth:`Worker.run`: one tick."""
@@ -263,7 +273,7 @@ class DecoderEngine:
             if not candidates:
                 return
             tick = choose([work.rows[work.step] for work in candidates], self._times)
-            batch = [candidates[place] for place in tick.chosen]
+            batch = [candidates[index] for index in tick.chosen]
         begin = time.monotonic()
         for work in batch:
             work.begun = begin if work.begun is None else work.begun
@@ -274,7 +284,7 @@ class DecoderEngine:
             pictures = self._pictures(done)
         except Exception as error:  # noqa: BLE001
             # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("decode", len(batch), error)
+            self._observer.failed("decoder", len(batch), error)
             self._end(batch)
             for work in batch:
                 work.fail(ComputeError("a step of this decode failed on the device; try again"))
@@ -282,7 +292,7 @@ class DecoderEngine:
         self._times.observe(tick.bucket, seconds)
         rows = sum(work.rows[work.step - 1] for work in batch)
         self._computed_seconds += self._times.least_seconds(rows)
-        self._observer.batch("decode", rows=rows, bucket=tick.bucket, seconds=seconds)
+        self._observer.batch("decoder", rows=rows, bucket=tick.bucket, seconds=seconds)
         for work in batch:
             work.seconds.append(seconds)
         self._end(done)
@@ -295,26 +305,26 @@ class DecoderEngine:
             work.succeed(Decoded(pixels=pixels, sampler=work.options.sampler, timings=timings))
 
     def _candidates(self) -> list[_Work]:
-        """Who may be in the next tick, the oldest first. Lock held."""
+        """The work that may be in the next tick, the oldest first. The lock is held."""
         if self._batching == "step":
             return self._works
         inside = set(self._works)
         self._cohort = [work for work in self._cohort if work in inside]
         if not self._cohort:
             assert self._times is not None
-            places = 1 if self._batching == "single" else self._times.buckets[-1]
+            slots = 1 if self._batching == "single" else self._times.buckets[-1]
             for work in self._works:
                 # A later step may be guided, and must fit into a tick then.
                 need = 1 if self._batching == "single" else max(work.rows)
-                if need > places:
+                if need > slots:
                     break
-                places -= need
+                slots -= need
                 self._cohort.append(work)
         return list(self._cohort)
 
     @torch.inference_mode()
     def _step(self, batch: Sequence[_Work], bucket: int) -> None:
-        """One Euler step of each."""
+        """Make one Euler step of each decode in the batch."""
         for work in batch:
             if work.x is None:
                 work.x, work.condition = self._runner.begin(work.tokens, work.options.seed)
@@ -329,13 +339,13 @@ class DecoderEngine:
         v = self._runner.velocity(
             x, [work.times[work.step] for work in rows], torch.stack(conditions)
         )
-        for place, work in enumerate(batch):
-            own = v[place]
+        for index, work in enumerate(batch):
+            own = v[index]
             if work in guided:
                 null = v[len(batch) + guided.index(work)]
                 own = null + work.options.sampler.guidance * (own - null)
             t, t_next = work.times[work.step], work.times[work.step + 1]
-            state = x[place]
+            state = x[index]
             work.x = state - (t - t_next) * own
             work.step += 1
             if work.watch is not None:
@@ -345,7 +355,7 @@ class DecoderEngine:
     def _report(self, work: _Work, watch: Watch, estimate: "Tensor") -> None:
         wanted = work.step in watch.previews
         preview = self._runner.pixels(estimate[None])[0] if wanted else None
-        progress = Progress(step=work.step, steps=len(work.rows), preview=preview)
+        progress = DecodeProgress(step=work.step, steps=len(work.rows), preview=preview)
         # The loop is closed when its server was stopped hard.
         with contextlib.suppress(RuntimeError):
             work.loop.call_soon_threadsafe(watch.on_progress, progress)
@@ -378,7 +388,7 @@ def _present(tensor: "Tensor | None") -> "Tensor":
 
 
 def _rows(sampler: SamplerConfig) -> tuple[int, ...]:
-    """Rows of each step."""
+    """The rows of each step: two where it is guided."""
     return tuple(1 + is_guided(t, sampler) for t in time_grid(sampler)[:-1])
 
 

@@ -21,14 +21,22 @@ _IDLE_BEAT = 1.0
 
 
 class Worker(Protocol):
-    """Has batches to run."""
+    """Something that has batches to run."""
 
     def warm_up(self) -> float:
-        """Make later batches quick, and measure them: seconds of the slowest."""
+        """Make later batches quick, and measure them.
+
+        Returns:
+            The seconds of the slowest batch.
+        """
         ...
 
     def due(self) -> float | None:
-        """When it wants the device, in ``time.monotonic()``; None has nothing. Lock held."""
+        """The time at which the worker wants the device; the lock is held.
+
+        Returns:
+            A time in seconds of ``time.monotonic()``, or None if there is nothing to run.
+        """
         ...
 
     def run(self) -> None:
@@ -36,16 +44,19 @@ class Worker(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Refuse everything that waits: the device thread has ended. Lock held."""
+        """Refuse everything that waits: the device thread has ended. The lock is held."""
         ...
 
 
 class DeviceThread:
-    """The thread.
+    """The thread that owns the device.
 
     Args:
-        stuck_seconds: a batch that takes longer, and :data:`STUCK_BATCHES` times the slowest one
-            measured, counts as stuck.
+        stuck_seconds: The age, in seconds, from which a batch may count as stuck; it must also have
+            run for :data:`STUCK_BATCHES` times the slowest one measured.
+
+    Attributes:
+        changed: The lock; notified when a worker has more to do, or the thread is to end.
     """
 
     def __init__(self, *, stuck_seconds: float = STUCK_SECONDS) -> None:
@@ -61,41 +72,45 @@ class DeviceThread:
 
     @property
     def ready(self) -> bool:
-        """Warmed up and working."""
+        """Whether the workers are warmed up and the thread is working."""
         return self._warm and self.alive
 
     @property
     def alive(self) -> bool:
-        """The thread runs and its device answers."""
+        """Whether the thread runs and its device answers."""
         return self._thread.is_alive() and not self._ended and not self.stuck
 
     @property
     def ended(self) -> bool:
-        """It takes no more work."""
+        """Whether the thread takes no more work."""
         return self._ended
 
     @property
     def busy_seconds(self) -> float:
-        """How long the batch that runs now has been running; 0 when idle. The heartbeat."""
+        """The age of the batch that runs now, in seconds; 0 when the device is idle."""
         since = self._busy_since
         return 0.0 if since is None else time.monotonic() - since
 
     @property
     def stuck(self) -> bool:
-        """One batch takes so long that the device must be taken for dead."""
+        """Whether one batch takes so long that the device must be taken for dead."""
         limit = max(self._stuck_seconds, STUCK_BATCHES * self._slowest)
         return self._warm and self.busy_seconds > limit
 
     def start(self, workers: Sequence[Worker]) -> None:
-        """Start; the workers warm up first. Work may be submitted at once."""
+        """Start the thread, in which the workers warm up first. Work may be submitted at once.
+
+        Args:
+            workers: The engines that take turns on the device.
+        """
         self._workers = workers
         self._thread.start()
 
     async def close(self, seconds: float) -> None:
-        """Finish what was submitted, then end.
+        """Finish the work inside, then end.
 
         Args:
-            seconds: longest wait for it; what is not done then is refused.
+            seconds: The longest wait for it; what is not done then is refused.
         """
         with self.changed:
             self._closing = True
@@ -127,7 +142,7 @@ class DeviceThread:
             worker.abandon()
 
     def _next(self) -> Worker | None:
-        """The worker whose turn it is; None to end."""
+        """Wait for the worker whose turn it is; None ends the thread."""
         with self.changed:
             while not self._ended:
                 now = time.monotonic()

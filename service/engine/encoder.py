@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from flowmo.imaging.reading import Pixels
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Call, Encoded, Timings
+from flowmo.service.engine.calls import (
+    DEFAULT_MAX_QUEUED_REQUESTS,
+    NO_DEADLINE,
+    Call,
+    Encoded,
+    Timings,
+)
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
@@ -28,11 +34,11 @@ class EncoderEngine:
     """Encodes for many clients.
 
     Args:
-        runner: what computes.
-        device: the thread it computes on.
-        observer: is told what happens.
-        max_queue: pictures that may wait; more are refused.
-        batch_wait: how long a batch that is not full waits for company, in seconds.
+        runner: What computes the tokens.
+        device: The thread that the runner is called on.
+        observer: Is notified of what happens.
+        max_queued_requests: How many pictures may wait; more are refused.
+        batch_wait: How long a batch that is not full waits for more pictures, in seconds.
     """
 
     def __init__(
@@ -41,48 +47,48 @@ class EncoderEngine:
         device: DeviceThread,
         observer: EngineObserver,
         *,
-        max_queue: int = DEFAULT_MAX_QUEUE,
+        max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batch_wait: float = DEFAULT_BATCH_WAIT,
     ) -> None:
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queue, self._batch_wait = max_queue, batch_wait
+        self._max_queued, self._batch_wait = max_queued_requests, batch_wait
         self._waiting: deque[_Work] = deque()
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
 
     @property
     def queue_depth(self) -> int:
-        """Pictures that wait for the device."""
+        """The number of pictures that wait for the device."""
         return len(self._waiting)
 
     @property
     def slots(self) -> int:
-        """Pictures of the largest batch that is used."""
+        """The pictures of the largest batch that is used."""
         return (self._times or self._runner).buckets[-1]
 
     @property
     def computed_seconds(self) -> float:
-        """What all that was computed takes at the best rate, from the start on."""
+        """The seconds that all work since the start takes at the best rate."""
         return self._computed_seconds
 
     @property
     def backlog_seconds(self) -> float:
-        """Time until all that waits now would be done."""
+        """The seconds until all that waits now would be done."""
         return self._seconds(len(self._waiting))
 
-    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
-        """Tokens of a picture.
+    async def encode(self, pixels: Pixels, call: Call = NO_DEADLINE) -> Encoded:
+        """Encode a picture.
 
         Args:
             pixels: uint8 [S, S, 3].
-            call: its deadline.
+            call: The deadline; the encoder serves every priority in the order of arrival.
 
         Raises:
-            QueueFullError: too many wait.
-            DeadlineUnreachableError: it would not be done in time.
-            DeadlineExceededError: it was not done in time.
-            ComputeError: its batch failed.
-            EngineStoppedError: the device thread has ended.
+            QueueFullError: As many pictures as may wait do.
+            DeadlineUnreachableError: The picture would not be encoded in time.
+            DeadlineExceededError: The picture was not encoded in time.
+            ComputeError: The batch that the picture was in failed.
+            EngineStoppedError: The device thread has ended.
         """
         work = _Work(call=call, pixels=pixels)
         with self._device.changed:
@@ -96,14 +102,14 @@ class EncoderEngine:
     def _admit(self, call: Call) -> None:
         seconds = self._seconds(len(self._waiting) + 1)
         try:
-            if len(self._waiting) >= self._max_queue:
+            if len(self._waiting) >= self._max_queued:
                 raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
             refuse_late(call, seconds, "the encoding")
         except QueueFullError:
-            self._observer.refused("encode", "queue-full")
+            self._observer.refused("encoder", "queue-full")
             raise
         except Exception:
-            self._observer.refused("encode", "deadline")
+            self._observer.refused("encoder", "deadline")
             raise
 
     def _seconds(self, pictures: int) -> float:
@@ -131,7 +137,7 @@ class EncoderEngine:
         """See :meth:`Worker.due`."""
         while self._waiting and self._waiting[0].future.cancelled():
             self._waiting.popleft()
-            self._observer.cancelled("encode", 1)
+            self._observer.cancelled("encoder", 1)
         if not self._waiting:
             return None
         assert self._times is not None
@@ -147,7 +153,7 @@ class EncoderEngine:
             while self._waiting and len(batch) < self._times.buckets[-1]:
                 work = self._waiting.popleft()
                 if work.future.cancelled():
-                    self._observer.cancelled("encode", 1)
+                    self._observer.cancelled("encoder", 1)
                 else:
                     batch.append(work)
         if not batch:
@@ -159,14 +165,14 @@ class EncoderEngine:
             tokens = self._runner.encode(np.stack([work.pixels for work in padded]))
         except Exception as error:  # noqa: BLE001
             # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("encode", len(batch), error)
+            self._observer.failed("encoder", len(batch), error)
             for work in batch:
                 work.fail(ComputeError("the encoder failed on this batch; try again"))
             return
         seconds = time.monotonic() - begin
         self._times.observe(bucket, seconds)
         self._computed_seconds += self._times.least_seconds(len(batch))
-        self._observer.batch("encode", rows=len(batch), bucket=bucket, seconds=seconds)
+        self._observer.batch("encoder", rows=len(batch), bucket=bucket, seconds=seconds)
         weights = self._runner.info.fingerprint
         for work, item in zip(batch, tokens, strict=False):
             queued = begin - work.submitted

@@ -5,47 +5,85 @@ from typing import Protocol
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
-from flowmo.service.engine.observer import Half
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.observer import EngineKind
+
+
+class Encoder(Protocol):
+    """Turns pictures into tokens for many callers at once.
+
+    Each caller is guaranteed its tokens, or an error that says why there are none, by its deadline,
+    in the order in which the callers came; whatever else is in a batch does not change the tokens
+    beyond the rounding of a sum.
+    """
+
+    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
+        """See :meth:`EncoderEngine.encode`."""
+        ...
+
+
+class Decoder(Protocol):
+    """Turns tokens into pictures for many callers at once.
+
+    Each caller is guaranteed its picture, or an error that says why there is none, by its deadline;
+    that its decode, once it is the oldest inside, makes a step in every batch until it is done; and
+    that the picture depends on its own tokens, seed and options alone, up to the rounding of a sum.
+    """
+
+    async def decode(
+        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
+    ) -> Decoded:
+        """See :meth:`DecoderEngine.decode`."""
+        ...
 
 
 class Engines(Protocol):
-    """Both halves of one model: in this process, or on replicas elsewhere."""
+    """The encoder and the decoder of one model: in this process, or on replicas elsewhere."""
 
     @property
-    def info(self) -> CodecInfo:
-        """What the model is; constant."""
+    def encoder(self) -> Encoder:
+        """The engine that turns pictures into tokens."""
+        ...
+
+    @property
+    def decoder(self) -> Decoder:
+        """The engine that turns tokens into pictures."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model's shapes, weights and device; constant."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Warmed up and working."""
+        """Whether both engines are warmed up and working."""
         ...
 
     @property
     def alive(self) -> bool:
-        """Not ended, and not stuck."""
+        """Whether the engines have neither ended nor got stuck."""
         ...
 
     @property
     def waiting(self) -> int:
-        """Pictures inside."""
+        """The number of pictures inside both engines, waiting or being computed."""
         ...
 
     @property
     def backlog_seconds(self) -> float:
-        """Time until all decodes that are inside would be done, as far as is known."""
+        """The time until all decodes that are inside would be done, as far as it is known."""
         ...
 
     @property
     def busy_seconds(self) -> float:
-        """Age of the batch that runs now; 0 when idle."""
+        """The age of the batch that runs now, in seconds; 0 when the device is idle."""
         ...
 
     @property
-    def slots(self) -> Mapping[Half, int]:
-        """Rows of the largest batch of each half, as far as is known."""
+    def slots(self) -> Mapping[EngineKind, int]:
+        """The rows of each engine's largest batch, as far as they are known."""
         ...
 
     def start(self) -> None:
@@ -53,15 +91,5 @@ class Engines(Protocol):
         ...
 
     async def close(self, seconds: float) -> None:
-        """Finish what was submitted; what is not done after ``seconds`` is refused."""
-        ...
-
-    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
-        """See :meth:`EncoderEngine.encode`."""
-        ...
-
-    async def decode(
-        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
-    ) -> Decoded:
-        """See :meth:`DecoderEngine.decode`."""
+        """Finish the work inside; what is not done after ``seconds`` is refused."""
         ...

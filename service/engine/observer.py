@@ -1,43 +1,43 @@
-"""What engines tell about themselves; metrics listen."""
+"""What engines report about themselves; metrics listen."""
 
 from typing import Literal, Protocol
 
-Half = Literal["encode", "decode"]
-Refusal = Literal["queue-full", "deadline"]
+EngineKind = Literal["encoder", "decoder"]
+RefusalReason = Literal["queue-full", "deadline"]
 
 
 class EngineObserver(Protocol):
-    """Told by engines, from any thread."""
+    """Is notified by engines, from any thread."""
 
-    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
-        """A batch of ``rows``, padded to ``bucket``, took so long."""
+    def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
+        """A batch of ``rows`` rows, padded to ``bucket`` rows, took ``seconds``."""
 
-    def refused(self, half: Half, why: Refusal) -> None:
-        """Work was not taken."""
+    def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
+        """The engine did not take a piece of work."""
 
-    def cancelled(self, half: Half, steps_saved: int) -> None:
-        """Nobody waits any more for work; so many of its steps need not be done."""
+    def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
+        """Nobody waits for a piece of work any more; ``steps_saved`` of its steps are not made."""
 
-    def failed(self, half: Half, works: int, error: Exception) -> None:
-        """A batch failed, and with it so many pieces of work."""
+    def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
+        """A batch failed with ``error``, and with it ``works`` pieces of work."""
 
     def degraded(self, steps_saved: int) -> None:
-        """A decode takes so many steps fewer than it asked for."""
+        """A decode was taken with ``steps_saved`` steps fewer than its client asked for."""
 
 
-class Silent:
-    """An observer that nobody listens to."""
+class NullObserver:
+    """An observer that does nothing."""
 
-    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+    def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         """See :class:`EngineObserver`."""
 
-    def refused(self, half: Half, why: Refusal) -> None:
+    def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
         """See :class:`EngineObserver`."""
 
-    def cancelled(self, half: Half, steps_saved: int) -> None:
+    def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         """See :class:`EngineObserver`."""
 
-    def failed(self, half: Half, works: int, error: Exception) -> None:
+    def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
         """See :class:`EngineObserver`."""
 
     def degraded(self, steps_saved: int) -> None:

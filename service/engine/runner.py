@@ -1,4 +1,4 @@
-"""The contract between the engines and whatever computes: PyTorch now, compiled steps later.
+"""The contract between the engines and whatever computes: PyTorch, or something compiled.
 
 A runner is called from the device thread only. It computes whole batches of one of its
 ``buckets``; the engines pad. State lives on the runner's device between calls.
@@ -9,23 +9,23 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 
 if TYPE_CHECKING:  # the contract itself does not need torch
     from torch import Tensor
 
 
-class Runner(Protocol):
-    """What both halves of a codec share."""
+class RunnerBase(Protocol):
+    """What the runners of the encoder and of the decoder have in common."""
 
     @property
-    def info(self) -> CodecInfo:
-        """What it is; constant."""
+    def info(self) -> ModelInfo:
+        """The model's shapes, weights and device; constant."""
         ...
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes it computes, ascending."""
+        """The batch sizes that are computed, ascending."""
         ...
 
     def synchronize(self) -> None:
@@ -33,46 +33,68 @@ class Runner(Protocol):
         ...
 
 
-class EncoderRunner(Runner, Protocol):
-    """Pixels to tokens."""
+class EncoderRunner(RunnerBase, Protocol):
+    """Turns pixels into tokens."""
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
-        """uint8 [B, S, S, 3] to B token sets, B one of the buckets."""
+        """Encode a batch of pictures.
+
+        Args:
+            pixels: uint8 [B, S, S, 3], B one of the buckets.
+
+        Returns:
+            B token sets, in the order of the pictures.
+        """
         ...
 
 
-class DecoderRunner(Runner, Protocol):
-    """The velocity of rows that may be at different times."""
+class DecoderRunner(RunnerBase, Protocol):
+    """Computes the velocity of rows that may be at different times."""
 
     def check(self, tokens: Tokens) -> None:
-        """Called from any thread.
+        """Check that tokens can be decoded; called from any thread.
 
         Raises:
-            model.errors.TokenError: tokens of another shape than the model's.
+            model.errors.TokenError: The tokens have another shape than the model's.
         """
         ...
 
     def begin(self, tokens: Tokens, seed: int) -> "tuple[Tensor, Tensor]":
-        """Noise [3, S, S] of the seed and condition [K, D + 1] of the tokens, on the device."""
+        """Prepare a decode.
+
+        Args:
+            tokens: A token set of the model.
+            seed: The seed of the starting noise, 0 <= seed < 2^63.
+
+        Returns:
+            Noise, float32 [3, S, S], and condition, [K, D + 1], on the device.
+        """
         ...
 
     def velocity(self, x: "Tensor", times: Sequence[float], condition: "Tensor") -> "Tensor":
-        """Velocity of a batch.
+        """Compute the velocity of a batch.
 
         Args:
-            x: float32 [B, 3, S, S], B one of the buckets.
-            times: B of them, in [0, 1].
+            x: The states, float32 [B, 3, S, S], B one of the buckets.
+            times: The time of each row, in [0, 1].
             condition: [B, K, D + 1]; zeros are the null condition.
 
         Returns:
-            float32 [B, 3, S, S].
+            The velocity of each row, float32 [B, 3, S, S].
         """
         ...
 
     def pixels(self, x: "Tensor") -> Pixels:
-        """float32 [B, 3, S, S] in [-1, 1], clipped, to uint8 [B, S, S, 3]."""
+        """Turn states into pictures.
+
+        Args:
+            x: float32 [B, 3, S, S] in [-1, 1]; what lies outside is clipped.
+
+        Returns:
+            uint8 [B, S, S, 3].
+        """
         ...
 
 
-class CodecRunner(EncoderRunner, DecoderRunner, Protocol):
-    """Both halves on one device."""
+class Runner(EncoderRunner, DecoderRunner, Protocol):
+    """The encoder and the decoder of one model on one device."""

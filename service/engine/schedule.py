@@ -1,7 +1,11 @@
 """Which rows share a tick, and when a piece of work will be done: pure arithmetic.
 
 A *row* is one evaluation of the network for one picture; a guided step takes two rows of the same
-tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes.
+tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes; its rows
+are *slots* for work.
+
+The contract is :func:`choose`'s: to every decode that is inside it guarantees that the oldest one
+is in the next tick, so none starves; to the device, that no tick has more rows than its bucket.
 """
 
 import heapq
@@ -17,13 +21,13 @@ _WORTHWHILE = 1.02
 
 
 class BucketTimes:
-    """How long a batch of each size takes.
+    """How long a batch of each bucket takes.
 
-    The ratio between sizes is kept as measured at warm-up; one factor follows the machine's speed,
-    so that sizes which have not been used lately stay comparable.
+    The ratio between buckets stays as measured at warm-up; one factor follows the machine's speed,
+    so that buckets which have not been used lately stay comparable.
 
     Args:
-        seconds: measured time of each bucket.
+        seconds: The measured time of a batch, in seconds above 0, by its bucket.
     """
 
     def __init__(self, seconds: Mapping[int, float]) -> None:
@@ -33,25 +37,29 @@ class BucketTimes:
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Ascending."""
+        """The buckets, ascending."""
         return tuple(self._base)
 
     def seconds(self, bucket: int) -> float:
-        """Expected time of a batch."""
+        """The expected time of a batch of this bucket."""
         return self._base[bucket] * self._factor
 
     def smallest(self, rows: int) -> int:
-        """The smallest bucket that holds so many rows; the largest if none does."""
+        """The smallest bucket that holds ``rows`` rows; the largest if none does."""
         return next((b for b in self._base if b >= rows), self.buckets[-1])
 
     def least_seconds(self, rows: int) -> float:
-        """What so many rows take in the best of batches, among many others."""
+        """The time that ``rows`` rows take in the most efficient batches, among many others."""
         return rows * min(self.seconds(bucket) / bucket for bucket in self._base)
 
     def observe(self, bucket: int, seconds: float) -> None:
         """Learn from a batch that was run.
 
         It counts for as long as it took: one slow tick among hundreds of quick ones says little.
+
+        Args:
+            bucket: The bucket of the batch.
+            seconds: The time that the batch took.
         """
         weight = min(_MOST_WEIGHT, self.seconds(bucket) / _MEMORY)
         self._factor += weight * (seconds / self._base[bucket] - self._factor)
@@ -61,8 +69,11 @@ def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
     """The buckets worth using: those that finish more rows a second than every smaller one.
 
     Args:
-        seconds: measured time of each bucket.
-        keep: buckets up to this size stay in any case.
+        seconds: The measured time of a batch, in seconds, by its bucket.
+        keep: The size up to which buckets stay in any case.
+
+    Returns:
+        The times of the buckets that are worth using.
     """
     kept: dict[int, float] = {}
     best = 0.0
@@ -76,11 +87,11 @@ def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What to run next.
+    """The batch to run next.
 
     Attributes:
-        chosen: positions in the list that was chosen from.
-        bucket: batch size; rows beyond those of ``chosen`` are padding.
+        chosen: The indices, in the list of waiting steps, of those that are in the batch.
+        bucket: The size of the batch; its rows beyond those of ``chosen`` are padding.
     """
 
     chosen: tuple[int, ...]
@@ -88,17 +99,21 @@ class Tick:
 
 
 def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
-    """The tick that finishes most rows a second and has the oldest work in it.
+    """Choose the tick that finishes most rows a second among those with the oldest step in them.
+
+    Guaranteed to the steps: the oldest is in the tick, and the others join in the order of their
+    age as far as they fit. Guaranteed to the device: the rows of the chosen steps are at most the
+    bucket, which is one of ``times``.
 
     Args:
-        rows: rows of each waiting step, 1 or 2, the oldest first; not empty.
-        times: of the buckets; the largest holds ``rows[0]``.
+        rows: The rows of each waiting step, 1 or 2, the oldest first; not empty.
+        times: How long a batch of each bucket takes; the largest bucket holds ``rows[0]``.
     """
     best: Tick | None = None
     best_rate = 0.0
     for bucket in times.buckets:
         chosen, used = _fill(rows, bucket)
-        # Without the oldest in every tick, two rows could wait for ever for a place.
+        # Without the oldest in every tick, a step of two rows could wait for ever.
         if not chosen or chosen[0] != 0:
             continue
         rate = used / times.seconds(bucket)
@@ -110,9 +125,9 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
 
 def _fill(rows: Sequence[int], bucket: int) -> tuple[tuple[int, ...], int]:
     chosen, used = [], 0
-    for place, need in enumerate(rows):
+    for index, need in enumerate(rows):
         if used + need <= bucket:
-            chosen.append(place)
+            chosen.append(index)
             used += need
             if used == bucket:
                 break
@@ -124,8 +139,8 @@ class Load:
     """What is left of a decode.
 
     Attributes:
-        steps: still to do, one after the other.
-        rows: network evaluations of these, guided steps counting twice.
+        steps: The steps that are still to be made, one after the other.
+        rows: The network evaluations of these steps, guided steps counting twice.
     """
 
     steps: int
@@ -133,15 +148,20 @@ class Load:
 
 
 def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
-    """Seconds until ``new`` is done, if everything in ``ahead`` goes first.
+    """The seconds until ``new`` is done, if everything in ``ahead`` goes first.
 
-    Rows are places of a batch that work takes up in its order; each tick takes as long as a batch
+    Work takes up the slots of the largest bucket in its order; each tick takes as long as a batch
     of as many rows as there are, at most the largest bucket.
+
+    Args:
+        ahead: What is left of each piece of work that goes first.
+        new: The work whose completion is asked for.
+        times: How long a batch of each bucket takes.
     """
-    places = times.buckets[-1]
+    slots = times.buckets[-1]
     together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))
-    bucket = times.smallest(min(together, places))
-    free = [0] * places
+    bucket = times.smallest(min(together, slots))
+    free = [0] * slots
     for load in ahead:
         heapq.heapreplace(free, free[0] + load.rows)
     return (free[0] + new.steps) * times.seconds(bucket)

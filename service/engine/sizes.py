@@ -1,6 +1,4 @@
-"""Batch sizes by kind of device, and the name of what computes them by default."""
-
-from flowmo.deploy.buckets import powers_of_two
+"""What suits a kind of device when nobody says: the largest batch, and what computes."""
 
 TORCH = "torch"
 
@@ -8,11 +6,10 @@ CPU_MAX_BATCH = 8
 GPU_MAX_BATCH = 16
 
 
-def buckets_of(device: str, max_batch: int | None) -> tuple[int, ...]:
-    """Batch sizes of a kind of device, ascending.
+def default_max_batch(device: str) -> int:
+    """Rows of the largest batch.
 
     Args:
         device: ``cpu`` or ``cuda``.
-        max_batch: the largest; what suits the device by default.
     """
-    return powers_of_two(max_batch or (GPU_MAX_BATCH if device == "cuda" else CPU_MAX_BATCH))
+    return GPU_MAX_BATCH if device == "cuda" else CPU_MAX_BATCH

@@ -1,4 +1,4 @@
-"""The runners over a PyTorch model in this process."""
+"""The runner over a PyTorch model in this process."""
 
 from collections.abc import Sequence
 
@@ -12,41 +12,41 @@ from flowmo.model.network import with_mask
 from flowmo.model.quantizer import ids_to_signs
 from flowmo.model.sampler import noise
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.sizes import TORCH, buckets_of
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.sizes import TORCH
 
 
 class TorchRunner:
-    """Both halves of a codec over an :class:`InferenceModel`.
+    """Encodes and decodes with an :class:`InferenceModel`.
 
     Args:
-        model: the network; used from one thread at a time.
-        max_batch: most rows of one batch, at least 2; by default what suits the device.
-        runner: what the model is computed by, for people.
-        is_fallback: whether that is not what was asked for.
+        model: The network; used from one thread at a time.
+        buckets: The batch sizes that are asked for, ascending.
+        runner: The name of what computes the model, for people.
+        is_fallback: Whether that is not what was asked for.
     """
 
     def __init__(
         self,
         model: InferenceModel,
         *,
-        max_batch: int | None = None,
+        buckets: Sequence[int],
         runner: str = TORCH,
         is_fallback: bool = False,
     ) -> None:
         self._model = model
         self._cuda = model.device.type == "cuda"
-        self._buckets = buckets_of(model.device.type, max_batch)
-        self._info = CodecInfo.of(model, runner, is_fallback=is_fallback)
+        self._buckets = tuple(buckets)
+        self._info = ModelInfo.of(model, runner, is_fallback=is_fallback)
 
     @property
-    def info(self) -> CodecInfo:
-        """What it is; constant."""
+    def info(self) -> ModelInfo:
+        """The model's shapes, weights and device; constant."""
         return self._info
 
     @property
     def buckets(self) -> tuple[int, ...]:
-        """Batch sizes, ascending."""
+        """The batch sizes that are computed, ascending."""
         return self._buckets
 
     def synchronize(self) -> None:
@@ -56,7 +56,7 @@ class TorchRunner:
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
         """See :meth:`EncoderRunner.encode`."""
-        return self._model.tokenize(to_images(pixels, self._model.device))
+        return self._model.tokens_of(self._model.encode(to_images(pixels, self._model.device)))
 
     def check(self, tokens: Tokens) -> None:
         """See :meth:`DecoderRunner.check`."""
@@ -72,7 +72,7 @@ class TorchRunner:
 
     def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:
         """See :meth:`DecoderRunner.velocity`."""
-        return self._model.velocity(x, times, condition)
+        return self._model.velocity_modulated(x, self._model.modulation(times), condition)
 
     def pixels(self, x: Tensor) -> Pixels:
         """See :meth:`DecoderRunner.pixels`."""

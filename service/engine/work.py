@@ -29,10 +29,11 @@ class Work(Generic[T]):
     """A piece of work that waits for the device or is under way.
 
     Attributes:
-        call: deadline and priority.
-        future: its result; cancelled when nobody waits any more.
-        submitted: when it came, in ``time.monotonic()``.
-        begun: when the device first took it up.
+        call: The deadline and priority.
+        future: The work's result; cancelled when nobody waits for it any more.
+        submitted: The time at which the work came, in seconds of ``time.monotonic()``.
+        begun: The time at which the device first took the work up; None before.
+        serial: A number that grows with each piece of work.
     """
 
     call: Call
@@ -43,7 +44,7 @@ class Work(Generic[T]):
 
     @property
     def order(self) -> tuple[float, int]:
-        """Who goes first: the oldest, batch work as if it had come later by its patience.
+        """The key to sort work by: the oldest goes first, batch work as if it had come later.
 
         One number for age and priority: whatever waits long enough becomes the oldest, so nothing
         starves.
@@ -52,7 +53,11 @@ class Work(Generic[T]):
         return self.submitted + patience, self.serial
 
     def succeed(self, result: T) -> bool:
-        """Hand over the result; false when nobody waits for it."""
+        """Hand over the result.
+
+        Returns:
+            Whether anybody waits for it.
+        """
         if not self.future.set_running_or_notify_cancel():
             return False
         self.future.set_result(result)
@@ -68,12 +73,12 @@ def refuse_late(call: Call, seconds: float, what: str) -> None:
     """Refuse work that would not be done in time.
 
     Args:
-        call: its deadline.
-        seconds: until it would be done.
-        what: it is, for the message.
+        call: The work's deadline.
+        seconds: The seconds until the work would be done.
+        what: The name of the work, for the message.
 
     Raises:
-        DeadlineUnreachableError: with the time after which the same request could be met.
+        DeadlineUnreachableError: The work would be late; ``retry_after`` says by how much.
     """
     if seconds > call.remaining:
         late = seconds - max(0.0, call.remaining)
@@ -85,25 +90,26 @@ def refuse_late(call: Call, seconds: float, what: str) -> None:
 
 
 def queue_full(inside: str, seconds: float) -> QueueFullError:
-    """The error of work for which there is no place.
+    """Make the error of work that comes to a full queue.
 
     Args:
-        inside: how much is there, for the message.
-        seconds: until that is done.
+        inside: How much work is inside, for the message.
+        seconds: The seconds until that work is done.
     """
     return QueueFullError(f"{inside}, {seconds:.2f} s of work", retry_after=max(1, round(seconds)))
 
 
 def stopped() -> EngineStoppedError:
-    """The error of work that no device thread will ever do."""
+    """Make the error of work that no device thread will ever do."""
     return EngineStoppedError("the device thread has ended; the server must be restarted")
 
 
 async def result_by_deadline(work: Work[T]) -> T:
-    """The work's result; it is cancelled when the deadline passes or the waiter is cancelled.
+    """Wait for the work's result; cancel the work at its deadline, or when the waiter is cancelled.
 
     Raises:
-        DeadlineExceededError: it was not done in time.
+        DeadlineExceededError: The work was not done in time.
+        Exception: What the work failed with.
     """
     seconds = None if math.isinf(work.call.deadline) else work.call.remaining
     try:

@@ -1,4 +1,4 @@
-"""Who may use a route: a dependency that runs before a body is read or a place is taken."""
+"""Who may use a route: a dependency that runs before a request is admitted or its body read."""
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -22,11 +22,11 @@ async def authorized(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> AsyncIterator[None]:
-    """Hold what the key may use until the answer has been sent.
+    """Hold what the request's key may use until the answer has been sent.
 
     Raises:
-        UnauthorizedError: no key, or an unknown one.
-        RateLimitedError: too many requests of this key.
+        UnauthorizedError: There is no key, or an unknown one.
+        RateLimitedError: The key has too many requests inside, or sends too many a second.
     """
     keyring: Keyring = request.app.state.keyring
     metrics: Metrics = request.app.state.service.metrics

@@ -10,10 +10,10 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
-from flowmo.service.http.admission import Places
-from flowmo.service.http.core import Service
+from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
@@ -21,12 +21,12 @@ from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_re
 from flowmo.service.http.routes import batches, health, inference, tokens
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
+from flowmo.service.http.service import Service
 from flowmo.service.models import Models
 from flowmo.service.reloading import reload_on_hangup
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import flush_spans
-from flowmo.service.version import VERSION
 
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
@@ -38,23 +38,24 @@ def create_app(
     *,
     in_cluster: bool = False,
 ) -> FastAPI:
-    """An application that serves some models.
+    """Make an application that serves some models.
 
     Their engines start, and warm up, with the application; they finish what they have on shutdown.
     On SIGHUP they are loaded again.
 
     Args:
-        models: what is served.
-        metrics: where to count.
-        settings: limits; from the environment by default.
-        in_cluster: it is one of several gateways: others replace models and read the metrics.
+        models: The models that are served.
+        metrics: The series in which everything is counted.
+        settings: The operator's settings; from the environment by default.
+        in_cluster: Whether this is one of several gateways: then others replace models and export
+            the metrics.
 
     Raises:
-        KeysError: the API keys cannot be read.
+        KeysError: The API keys cannot be read.
     """
     settings = settings or Settings()
     keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)
-    places = Places(settings.queue_size, settings.queue_bytes)
+    limiter = AdmissionLimiter(settings.max_concurrent_requests, settings.max_concurrent_bytes)
 
     async def reload() -> None:
         keyring.reload()
@@ -75,13 +76,13 @@ def create_app(
 
     app = FastAPI(
         title="flowmo-serve",
-        version=VERSION,
+        version=__version__,
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
     )
     app.state.keyring = keyring
-    app.state.service = service = Service(models, places, settings, metrics)
+    app.state.service = service = Service(models, limiter, settings, metrics)
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
@@ -100,7 +101,7 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
         metrics.errors.inc(answer.code)
         if request.url.path.startswith(inference.router.prefix):
-            return inference.refusal(answer, detail, error)
+            return inference.error_response(answer, detail, error)
         return problem_response(
             answer, detail, request_id=request_id_of(request.scope), error=error
         )
@@ -127,7 +128,7 @@ def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
             status=error.status_code,
             code={404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http"),
             title=error.detail,
-            mend="See /openapi.json for the routes and their methods.",
+            hint="See /openapi.json for the routes and their methods.",
         )
         response = respond(request, error, answer, f"{request.method}: {error.detail}")
         response.headers.update(error.headers or {})

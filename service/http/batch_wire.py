@@ -1,4 +1,4 @@
-"""What travels as JSON in batches.
+"""The JSON of batch requests and their answers.
 
 An item is what the body of the single route would be.
 """
@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 from pydantic import BaseModel, Field, model_validator
 
 from flowmo.imaging.writing import ImageFormat
-from flowmo.service.http.cache import Outcome
+from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.http.problems import Problem
 from flowmo.service.http.wire import (
     FitMessage,
@@ -85,7 +85,7 @@ class ReconstructBatchBody(ReconstructItemOptions):
 
 
 class ItemAnswer(BaseModel):
-    """What became of one item.
+    """The outcome of one item.
 
     Members that do not apply are left out: a failed item has ``problem`` alone.
     """
@@ -95,14 +95,14 @@ class ItemAnswer(BaseModel):
 
 
 class UploadAnswer(ItemAnswer):
-    """Of an image."""
+    """The outcome of an uploaded image."""
 
     upload: UploadMessage | None = None
     fit: FitMessage | None = None
 
 
 class TokenizeItemAnswer(UploadAnswer):
-    """Tokens of an image, in the form that was asked for."""
+    """The tokens of an image, in the form that was asked for."""
 
     model: str | None = None
     tokens: TokensMessage | None = None
@@ -121,14 +121,14 @@ class PictureItemAnswer(UploadAnswer):
     rho: float | None = None
     guidance: float | None = None
     degraded_from: int | None = None
-    cache: Outcome | None = None
+    cache: CacheOutcome | None = None
 
 
 A = TypeVar("A", bound=ItemAnswer)
 
 
 class BatchAnswer(BaseModel, Generic[A]):
-    """Outcomes in the order of the items."""
+    """The outcomes, in the order of the items."""
 
     succeeded: int
     failed: int

@@ -38,26 +38,29 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Batch(Generic[I]):
-    """Items as they came, not yet looked at.
+    """The items of a batch request, before they are validated.
 
     Attributes:
-        kind: what each should be.
-        defaults: options of the batch.
-        items: their fields.
+        kind: The type that each item is validated against.
+        defaults: The batch's own options, which hold for items that say nothing.
+        items: The fields of each item.
     """
 
     kind: type[I]
     defaults: Mapping[str, Any]
     items: Sequence[object]
 
-    def item(self, place: int) -> I:
-        """One item.
+    def item(self, index: int) -> I:
+        """Validate one item.
+
+        Args:
+            index: The item's index, 0 for the first.
 
         Raises:
-            InvalidFieldsError: it cannot be used.
+            InvalidFieldsError: The item is no object, or has fields that cannot be used.
         """
-        fields = self.items[place]
-        where = f"items.{place}"
+        fields = self.items[index]
+        where = f"items.{index}"
         if not isinstance(fields, dict):
             problem = FieldProblem(field=where, message="must be an object")
             raise InvalidFieldsError([problem])
@@ -76,18 +79,18 @@ async def read_batch(
     seconds: float,
     max_items: int,
 ) -> Batch[I]:
-    """The items of a request.
+    """Read the items of a request.
 
     Args:
-        request: not yet read.
-        kind: what each item should be.
-        query: options from the query string; the body's win.
-        field: of ``kind``, that a form's file is.
-        seconds: longest time for the body to arrive.
-        max_items: most of them.
+        request: A request whose body has not been read.
+        kind: The type that each item is validated against.
+        query: The options from the query string; the body's win.
+        field: The field of ``kind`` that a file of a form becomes.
+        seconds: The longest time for the body to arrive.
+        max_items: The most items of one request.
 
     Raises:
-        RequestError: the request as a whole cannot be used.
+        RequestError: The request as a whole cannot be used.
     """
     items: Sequence[object]
     given: Mapping[str, object]
@@ -131,16 +134,16 @@ def _wrong(field: str, message: str) -> InvalidFieldsError:
 
 
 async def outcomes(batch: Batch[I], work: Callable[[I], Awaitable[R]]) -> list[R | Exception]:
-    """``work`` on every item at once, so that they share the engines' batches.
+    """Do ``work`` for every item at once, so that they share the engines' batches.
 
     Returns:
-        A result or an error for each item, in their order.
+        A result or an error for each item, in the order of the items.
     """
 
-    async def one(place: int) -> R | Exception:
+    async def one(index: int) -> R | Exception:
         try:
-            return await work(await asyncio.to_thread(batch.item, place))
+            return await work(await asyncio.to_thread(batch.item, index))
         except Exception as error:  # noqa: BLE001  (this item's outcome)
             return error
 
-    return await asyncio.gather(*(one(place) for place in range(len(batch.items))))
+    return await asyncio.gather(*(one(index) for index in range(len(batch.items))))

@@ -1,7 +1,7 @@
 """Request bodies in their several forms, to one value.
 
 An image may come as multipart form data (one file), raw under its own media type, or as base64 in
-JSON; tokens as a container or as JSON. Bodies are kept in memory (their size is limited), never
+JSON; tokens as a container or as JSON. Bodies stay in memory (their size is limited) and are never
 written to disk.
 """
 
@@ -51,18 +51,18 @@ class _InMemoryParser(MultiPartParser):
 async def read_image(
     request: Request, body_type: type[ImageBody], query: O, *, seconds: float
 ) -> ImageRequest[O]:
-    """An image in any of its three forms.
+    """Read an image in any of its three forms.
 
     Options in a JSON body or in form fields win over the query's.
 
     Args:
-        request: not yet read.
-        body_type: what JSON must hold: ``image`` and the options of ``query``'s type.
-        query: options from the query string.
-        seconds: longest time for the body to arrive.
+        request: A request whose body has not been read.
+        body_type: The type of a JSON body: ``image`` and the options of ``query``'s type.
+        query: The options from the query string.
+        seconds: The longest time for the body to arrive.
 
     Raises:
-        RequestError: whatever is wrong with the body.
+        RequestError: The body cannot be used; the subclass says why.
     """
     media_type = media_type_of(request)
     if media_type == JSON:
@@ -92,11 +92,16 @@ class TokensRequest:
 async def read_tokens(
     request: Request, query: DetokenizeOptions, *, seconds: float
 ) -> TokensRequest:
-    """Tokens as a container or as JSON, and the options that hold.
+    """Read tokens as a container or as JSON, and the options that hold.
+
+    Args:
+        request: A request whose body has not been read.
+        query: The options from the query string; the body's win.
+        seconds: The longest time for the body to arrive.
 
     Raises:
-        RequestError: whatever is wrong with the body.
-        model.errors.ContainerError: a container that cannot be read.
+        RequestError: The body cannot be used; the subclass says why.
+        model.errors.ContainerError: The container cannot be read.
     """
     media_type = media_type_of(request)
     if media_type == JSON:
@@ -114,11 +119,11 @@ async def read_tokens(
 
 
 def parse_json(kind: type[O], data: bytes) -> O:
-    """A message from JSON text.
+    """Parse a message from JSON text.
 
     Raises:
-        MalformedBodyError: not JSON.
-        InvalidFieldsError: JSON, but not such a message.
+        MalformedBodyError: The text is not JSON.
+        InvalidFieldsError: The text is JSON, but not such a message.
     """
     try:
         return kind.model_validate_json(data)
@@ -129,7 +134,12 @@ def parse_json(kind: type[O], data: bytes) -> O:
 
 
 def field_problems(error: ValidationError, where: str) -> list[FieldProblem]:
-    """What pydantic found, without any of the input."""
+    """List what pydantic found, without any of the input.
+
+    Args:
+        error: The error that pydantic raised.
+        where: The part of the request that was validated, e.g. ``body``.
+    """
     return [
         FieldProblem(
             field=".".join((where, *(str(part)[:64] for part in item["loc"][:8]))),
@@ -149,10 +159,10 @@ def _merged(query: O, given: Mapping[str, object], where: str) -> O:
 
 
 def media_type_of(request: Request) -> str:
-    """Content-Type without its parameters.
+    """The request's Content-Type without its parameters, in lower case.
 
     Raises:
-        UnsupportedBodyError: the body is compressed.
+        UnsupportedBodyError: The body is compressed.
     """
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding != "identity":
@@ -161,15 +171,15 @@ def media_type_of(request: Request) -> str:
 
 
 def shown(media_type: str) -> str:
-    """A Content-Type for an error message."""
+    """Format a Content-Type for an error message."""
     return repr(media_type[:80]) if media_type else "nothing"
 
 
 async def read_body(request: Request, seconds: float) -> bytes:
-    """The whole body.
+    """Read the whole body.
 
     Raises:
-        BodyTimeoutError: it did not arrive in time.
+        BodyTimeoutError: The body did not arrive within ``seconds``.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -184,23 +194,28 @@ def _late(seconds: float) -> BodyTimeoutError:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Multipart form data: files in their order, and the other fields."""
+    """Multipart form data.
+
+    Attributes:
+        files: The files, in their order.
+        fields: The other fields, by name.
+    """
 
     files: list[bytes]
     fields: dict[str, str]
 
 
 async def read_form(request: Request, seconds: float, *, max_files: int = 1) -> Form:
-    """A form with one file at least.
+    """Read a form with at least one file.
 
     Args:
-        request: not yet read.
-        seconds: longest time for the body to arrive.
-        max_files: most files.
+        request: A request whose body has not been read.
+        seconds: The longest time for the body to arrive.
+        max_files: The most files of one form.
 
     Raises:
-        BodyTimeoutError: it did not arrive in time.
-        MalformedBodyError: not such a form.
+        BodyTimeoutError: The body did not arrive in time.
+        MalformedBodyError: The body is not such a form.
     """
 
     async def stream() -> AsyncGenerator[bytes, None]:

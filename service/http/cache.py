@@ -1,6 +1,6 @@
-"""Answers that were already made, and answers that somebody else is waiting for already.
+"""A cache of answers, in which requests also share an answer that is just being made.
 
-The same tokens, seed, options and weights give the same picture, so a picture can be kept, and
+The same tokens, seed, options and weights give the same picture, so a picture can be cached, and
 several requests for it can share one decode.
 """
 
@@ -18,20 +18,20 @@ from flowmo.service.errors import (
 
 T = TypeVar("T")
 
-# hit: was kept; shared: another request was making it; miss: this request made it.
-Outcome = Literal["hit", "shared", "miss"]
+# hit: there was an entry; shared: another request was making it; miss: this request made it.
+CacheOutcome = Literal["hit", "shared", "miss"]
 
-# What kept another request from its answer need not keep this one, whose deadline is its own.
+# What another request failed by need not fail this one, whose deadline is its own.
 _ITS_OWN = (DeadlineExceededError, DeadlineUnreachableError, QueueFullError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Kept(Generic[T]):
-    """Something to keep.
+class CacheEntry(Generic[T]):
+    """One entry of the cache.
 
     Attributes:
-        value: it.
-        size: in bytes; None is not kept.
+        value: The cached value.
+        size: The memory that the entry takes, in bytes; None for a value that is not to be cached.
     """
 
     value: T
@@ -39,80 +39,86 @@ class Kept(Generic[T]):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found(Generic[T]):
-    """A value, and how it was come by."""
+class CacheResult(Generic[T]):
+    """What the cache gave.
+
+    Attributes:
+        value: The value that was asked for.
+        outcome: Whether it was there, was being made for another request, or was made for this one.
+    """
 
     value: T
-    outcome: Outcome
+    outcome: CacheOutcome
 
 
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[T]):
     key: Hashable
-    task: asyncio.Task[Kept[T]]
+    task: asyncio.Task[CacheEntry[T]]
     waiters: int = 0
 
 
 @dataclass(eq=False, slots=True)
 class SharedCache(Generic[T]):
-    """A cache with single flight, bounded in bytes; the least recently used goes first.
+    """A cache with single flight, bounded in bytes; the least recently used entry goes first.
 
     Used from the event loop's thread only.
 
-    Args:
-        max_bytes: of all values together; 0 keeps nothing, and shares nothing.
+    Attributes:
+        max_bytes: The most memory of all entries together; 0 caches nothing, and shares nothing.
+        size: The memory of all entries now, in bytes.
     """
 
     max_bytes: int
     size: int = 0
-    _kept: OrderedDict[Hashable, Kept[T]] = field(default_factory=OrderedDict)
+    _entries: OrderedDict[Hashable, CacheEntry[T]] = field(default_factory=OrderedDict)
     _flights: dict[Hashable, _Flight[T]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)
 
     async def get(
-        self, key: Hashable, make: Callable[[], Coroutine[None, None, Kept[T]]]
-    ) -> Found[T]:
-        """The value of a key, made at most once at a time.
+        self, key: Hashable, make: Callable[[], Coroutine[None, None, CacheEntry[T]]]
+    ) -> CacheResult[T]:
+        """Look a value up, or make it, at most once at a time.
 
-        The making goes on until the last request that waits for it has left.
+        A value is made until the last request that waits for it has left.
 
         Args:
-            key: everything that the value depends on.
-            make: the value, when it is neither kept nor under way.
+            key: Everything that the value depends on.
+            make: Makes the value; called when it is neither cached nor being made.
 
         Raises:
-            Exception: what ``make`` raised.
+            Exception: Whatever ``make`` raised.
         """
         if not self.max_bytes:
-            return Found(value=(await make()).value, outcome="miss")
+            return CacheResult(value=(await make()).value, outcome="miss")
         while True:
-            if (kept := self._kept.get(key)) is not None:
-                self._kept.move_to_end(key)
-                return Found(value=kept.value, outcome="hit")
+            if (entry := self._entries.get(key)) is not None:
+                self._entries.move_to_end(key)
+                return CacheResult(value=entry.value, outcome="hit")
             if (flight := self._flights.get(key)) is None:
                 made = await self._wait(self._take_off(key, make))
-                return Found(value=made.value, outcome="miss")
+                return CacheResult(value=made.value, outcome="miss")
             try:
-                return Found(value=(await self._wait(flight)).value, outcome="shared")
+                return CacheResult(value=(await self._wait(flight)).value, outcome="shared")
             except _ITS_OWN:
                 continue
 
     def _take_off(
-        self, key: Hashable, make: Callable[[], Coroutine[None, None, Kept[T]]]
+        self, key: Hashable, make: Callable[[], Coroutine[None, None, CacheEntry[T]]]
     ) -> _Flight[T]:
         flight = self._flights[key] = _Flight(key, asyncio.create_task(make()))
 
-        def land(task: asyncio.Task[Kept[T]]) -> None:
+        def land(task: asyncio.Task[CacheEntry[T]]) -> None:
             self._forget(flight)
             if not task.cancelled() and task.exception() is None:
-                self._keep(key, task.result())
+                self._insert(key, task.result())
 
         flight.task.add_done_callback(land)
         return flight
 
-    async def _wait(self, flight: _Flight[T]) -> Kept[T]:
+    async def _wait(self, flight: _Flight[T]) -> CacheEntry[T]:
         flight.waiters += 1
         try:
             # Shielded: one that leaves must not take the value from the others.
@@ -127,12 +133,12 @@ class SharedCache(Generic[T]):
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
 
-    def _keep(self, key: Hashable, kept: Kept[T]) -> None:
-        if kept.size is None or kept.size > self.max_bytes:
+    def _insert(self, key: Hashable, entry: CacheEntry[T]) -> None:
+        if entry.size is None or entry.size > self.max_bytes:
             return
-        self._kept[key] = kept
-        self.size += kept.size
+        self._entries[key] = entry
+        self.size += entry.size
         while self.size > self.max_bytes:
-            _, oldest = self._kept.popitem(last=False)
+            _, oldest = self._entries.popitem(last=False)
             assert oldest.size is not None
             self.size -= oldest.size

@@ -21,17 +21,17 @@ def call_of(
     margin: float = 0.0,
     priority: Priority = "interactive",
 ) -> Call:
-    """The deadline and priority of a request that has just come.
+    """Read the deadline and priority of a request that has just come.
 
     Args:
-        headers: of the request; keys in any case.
-        default: seconds it may take if it does not say.
-        most: seconds it may take whatever it says.
-        margin: seconds by which the answer must come earlier, at most a quarter of the time.
-        priority: if it does not say.
+        headers: The request's headers, by names in any case.
+        default: The seconds that the request may take if it does not say.
+        most: The seconds that it may take whatever it says.
+        margin: The seconds by which the answer must come earlier, at most a quarter of the time.
+        priority: The priority of a request that does not say.
 
     Raises:
-        InvalidFieldsError: a value that cannot be used.
+        InvalidFieldsError: A header's value cannot be used.
     """
     given = headers.get(DEADLINE_HEADER)
     seconds = default if given is None else _seconds(given)

@@ -40,11 +40,18 @@ _ROUNDING = 1e-6
 
 
 class KeysError(FlowMoError):
-    """Keys that cannot be read."""
+    """Keys cannot be read."""
 
 
 class KeyEntry(BaseModel):
-    """One key, as a file has it."""
+    """One key, as a file has it.
+
+    Attributes:
+        sha256: The SHA-256 of the key, 64 hex digits.
+        rate: The requests a second that the key may send; None for any number.
+        burst: The requests that it may send at once when it has been quiet.
+        concurrency: The requests that it may have inside at a time; None for any number.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -58,20 +65,20 @@ _Entries = TypeAdapter(dict[Annotated[str, StringConstraints(pattern=KEY_NAME)],
 
 
 def new_key() -> str:
-    """A fresh key: 256 random bits."""
+    """Make a fresh key of 256 random bits."""
     return PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
 
 
 def digest_of(key: str) -> str:
-    """SHA-256 of a key, 64 hex digits."""
+    """The SHA-256 of a key, 64 hex digits."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read_file(path: Path) -> dict[str, KeyEntry]:
-    """Keys by name.
+    """Read keys, by name, from a TOML file.
 
     Raises:
-        KeysError: the file cannot be read, or says something else.
+        KeysError: The file cannot be read, or holds something else.
     """
     try:
         return _Entries.validate_python(tomllib.loads(path.read_text()))
@@ -84,10 +91,10 @@ def read_file(path: Path) -> dict[str, KeyEntry]:
 
 
 def read_text(text: str) -> dict[str, KeyEntry]:
-    """Keys of ``NAME:SHA256,NAME:SHA256``, without limits.
+    """Read keys, by name and without limits, from ``NAME:SHA256,NAME:SHA256``.
 
     Raises:
-        KeysError: it says something else.
+        KeysError: The text says something else.
     """
     pairs = [item.strip().partition(":") for item in text.split(",") if item.strip()]
     try:
@@ -106,11 +113,12 @@ def _told(error: ValidationError) -> str:
 
 @dataclass(eq=False, slots=True)
 class Usage:
-    """What one key has used: a token bucket, and requests that are inside.
+    """What one key has used: a token bucket, and the requests that are inside.
 
-    Args:
-        entry: its limits.
-        clock: seconds.
+    Attributes:
+        entry: The key's limits.
+        clock: Gives the time, in seconds.
+        inside: The number of requests that are inside.
     """
 
     entry: KeyEntry
@@ -131,7 +139,7 @@ class Usage:
         """Count a request.
 
         Raises:
-            RateLimitedError: it is one too many, now.
+            RateLimitedError: The request is one too many, now.
         """
         limits = self.entry
         if limits.concurrency is not None and self.inside >= limits.concurrency:
@@ -152,14 +160,14 @@ class Usage:
 
 
 class Keyring:
-    """All keys of a server; anybody may ask where there is none.
+    """All keys of a server; where there are none, anybody may ask.
 
     Args:
-        fixed: keys that never change.
-        path: file of further ones, read again when it changes.
+        fixed: The keys that never change, by name.
+        path: A file of further keys, read again when it changes.
 
     Raises:
-        KeysError: the file cannot be read.
+        KeysError: The file cannot be read.
     """
 
     def __init__(self, fixed: Mapping[str, KeyEntry], path: Path | None = None) -> None:
@@ -173,7 +181,7 @@ class Keyring:
 
     @property
     def guards(self) -> bool:
-        """Whether a key is needed."""
+        """Whether requests need a key."""
         return bool(self._fixed) or self._path is not None
 
     @contextmanager
@@ -181,14 +189,14 @@ class Keyring:
         """Let a request in while the block runs.
 
         Args:
-            presented: the key that came with it.
+            presented: The key that came with the request; None without one.
 
         Yields:
             The key's name; None where no key is needed.
 
         Raises:
-            UnauthorizedError: none of the keys.
-            RateLimitedError: one request too many, now.
+            UnauthorizedError: The key is none of those known.
+            RateLimitedError: The request is one too many, now.
         """
         if not self.guards:
             yield None
@@ -207,7 +215,7 @@ class Keyring:
         """The name of a key.
 
         Raises:
-            UnauthorizedError: it is none of them.
+            UnauthorizedError: The key is none of those known.
         """
         if not presented:
             raise UnauthorizedError("a key is needed, and none came")
@@ -254,7 +262,7 @@ class Keyring:
 
 
 def _stamp(path: Path) -> tuple[int, ...]:
-    """Changes when the file does, or a link to it (Kubernetes exchanges links)."""
+    """A value that changes when the file does, or a link to it (Kubernetes exchanges links)."""
     try:
         found = path.stat()
     except OSError:
@@ -263,5 +271,5 @@ def _stamp(path: Path) -> tuple[int, ...]:
 
 
 def is_well_formed(name: str) -> bool:
-    """Whether a key may be named so."""
+    """Whether a key may have this name."""
     return re.match(KEY_NAME, name) is not None

@@ -33,12 +33,12 @@ def request_id_of(scope: Scope) -> str:
 class RequestContext:
     """Gives each request an id, counts and times it, and logs its end.
 
-    A client's own ``X-Request-ID`` is kept when it is 1 to 128 letters, digits or ``. _ : -``.
+    A client's own ``X-Request-ID`` is used when it is 1 to 128 letters, digits or ``. _ : -``.
 
     Args:
-        app: what answers.
-        metrics: where to count.
-        answers_id: false where a proxy puts the id into the answers itself.
+        app: The application that answers.
+        metrics: The series in which requests are counted.
+        answers_id: Whether to put the id into answers; false where a proxy does it.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, answers_id: bool = True) -> None:
@@ -99,6 +99,10 @@ class BodyLimit:
 
     Starlette's own limit answers a declared size in plain text; this one raises
     :class:`BodyTooLargeError`, which is answered like every other error.
+
+    Args:
+        app: The application that answers.
+        max_bytes: The most bytes of one body.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -125,7 +129,7 @@ class BodyLimit:
 
 
 def declared_bytes(headers: Headers) -> int | None:
-    """Size of a body according to its Content-Length; None if that does not say."""
+    """The size of a body according to its Content-Length; None if that does not say."""
     declared = headers.get("content-length", "")
     return int(declared) if declared.isdecimal() else None
 

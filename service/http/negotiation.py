@@ -22,30 +22,31 @@ class _Range:
 
 
 def choose(accept: str | None, offers: Sequence[str]) -> str:
-    """The offered media type that a client likes best.
+    """Choose the offered media type that a client likes best.
 
     The most specific range that matches an offer gives its quality; of equal qualities the more
     specifically named wins, then the order of the header, then the order of the offers.
 
     Args:
-        accept: the header's value; none, or one without a readable range, accepts everything.
-        offers: media types, the server's favourite first.
+        accept: The value of the Accept header; None, or a value without a readable range, accepts
+            everything.
+        offers: The media types on offer, the server's favourite first.
 
     Raises:
-        NotAcceptableError: everything on offer is excluded.
+        NotAcceptableError: The header excludes everything on offer.
     """
     ranges = _parse(accept or "")
     if not ranges:
         return offers[0]
     candidates = []
-    for place, offer in enumerate(offers):
+    for index, offer in enumerate(offers):
         matching = [
             (r.specificity, -i, r.quality) for i, r in enumerate(ranges) if r.matches(offer)
         ]
         if matching:
             specificity, order, quality = max(matching)
             if quality > 0:
-                candidates.append((quality, specificity, order, -place, offer))
+                candidates.append((quality, specificity, order, -index, offer))
     if not candidates:
         raise NotAcceptableError(f"on offer: {', '.join(offers)}; Accept excludes them all")
     return max(candidates)[-1]

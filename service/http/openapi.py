@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.http.batch_wire import (
     DetokenizeBatchBody,
     ReconstructBatchBody,
@@ -35,7 +35,7 @@ _PNG = (
 )
 
 
-def _examples(info: CodecInfo) -> dict[str, dict[str, Any]]:
+def _examples(info: ModelInfo) -> dict[str, dict[str, Any]]:
     """JSON bodies by path; each is answered with 200."""
     config = info.config
     ids = [[0] * config.ids_per_token] * config.code_length
@@ -65,12 +65,12 @@ def schema_ref(model: type[BaseModel]) -> dict[str, str]:
     return {"$ref": _TEMPLATE.format(model=model.__name__)}
 
 
-def describe(app: FastAPI, info: CodecInfo) -> None:
+def describe(app: FastAPI, info: ModelInfo) -> None:
     """Add schemas of request bodies and problems, and examples, to the application's document.
 
     Args:
-        app: with all its routes.
-        info: of the default model, whose tokens the examples are.
+        app: The application, with all its routes.
+        info: The default model, whose tokens the examples are.
     """
     generate = app.openapi
 

@@ -2,7 +2,7 @@
 """How every error is answered: one table, one form (RFC 9457, ``application/problem+json``).
 
 Besides the members of the standard (type, title, status, detail, instance) an answer has ``code``
-(the stable name), ``mend`` (what to do about it) and, for fields, ``errors``. Nothing of an upload
+(the stable name), ``hint`` (what to do about it) and, for fields, ``errors``. Nothing of an upload
 is ever in it.
 """
 
@@ -61,24 +61,24 @@ class Answer:
     """How an error is answered.
 
     Attributes:
-        status: of HTTP.
-        code: stable name for programs.
-        title: stable sentence for people.
-        mend: what the client can do.
+        status: The HTTP status.
+        code: A stable name, for programs.
+        title: A stable sentence, for people.
+        hint: What the client can do about it.
     """
 
     status: int
     code: str
     title: str
-    mend: str
+    hint: str
 
 
 _SEND_AGAIN = "Send the container exactly as it was received."
 
 # fmt: off
 ANSWERS: dict[type[Exception], Answer] = {
-    error: Answer(status=status, code=code, title=title, mend=mend)
-    for error, status, code, title, mend in (
+    error: Answer(status=status, code=code, title=title, hint=hint)
+    for error, status, code, title, hint in (
         (MalformedBodyError, 400, "malformed-body", "The body cannot be read", "Send a body that is what its Content-Type says."),
         (TensorError, 400, "bad-tensor", "The tensors cannot be used", "Send the tensors that GET /v2/models/MODEL states."),
         (CorruptImageError, 400, "corrupt-image", "The image cannot be decoded", "Send the complete, undamaged file."),
@@ -118,7 +118,7 @@ INTERNAL = Answer(
     status=500,
     code="internal",
     title="The server made a mistake",
-    mend="Report the request id; the server's log has the details.",
+    hint="Report the request id; the server's log has the details.",
 )
 
 
@@ -138,7 +138,7 @@ class FieldMessage(BaseModel):
 
 
 class Problem(BaseModel):
-    """Any error, as RFC 9457 has it."""
+    """A problem document: any error, as RFC 9457 has it."""
 
     type: str
     title: str
@@ -146,7 +146,7 @@ class Problem(BaseModel):
     detail: str
     instance: str
     code: str
-    mend: str
+    hint: str
     errors: list[FieldMessage] | None = None
     retry_after: int | None = None
 
@@ -154,13 +154,13 @@ class Problem(BaseModel):
 def problem(
     answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
 ) -> Problem:
-    """An error as a message.
+    """Make the problem document of an error.
 
     Args:
-        answer: the row of the table.
-        detail: what happened this time.
-        request_id: names the occurrence (``instance``).
-        error: adds its fields and its Retry-After.
+        answer: The row of the table that answers the error.
+        detail: What happened this time.
+        request_id: The id that names the occurrence (``instance``).
+        error: The error itself, which adds its fields and its Retry-After.
     """
     fields = error.problems if isinstance(error, InvalidFieldsError) else ()
     return Problem(
@@ -170,7 +170,7 @@ def problem(
         detail=detail,
         instance=f"urn:flowmo:request:{request_id}",
         code=answer.code,
-        mend=answer.mend,
+        hint=answer.hint,
         errors=[FieldMessage(field=p.field, message=p.message) for p in fields] or None,
         retry_after=error.retry_after if isinstance(error, UnavailableError) else None,
     )
@@ -179,7 +179,7 @@ def problem(
 def problem_response(
     answer: Answer, detail: str, *, request_id: str, error: BaseException | None = None
 ) -> Response:
-    """An error as RFC 9457 JSON; arguments of :func:`problem`."""
+    """Answer an error with RFC 9457 JSON; the arguments are those of :func:`problem`."""
     message = problem(answer, detail, request_id=request_id, error=error)
     return Response(
         message.model_dump_json(exclude_none=True),
@@ -190,7 +190,7 @@ def problem_response(
 
 
 def error_headers(answer: Answer, error: BaseException | None) -> dict[str, str]:
-    """Headers that go with an error, whatever the form of its text."""
+    """The headers that go with an error, whatever the form of its text."""
     headers = {}
     if isinstance(error, RowError):
         error = error.error

@@ -19,8 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
-from flowmo.service.engine.calls import Decoded, Progress, Watch
-from flowmo.service.http.core import Job
+from flowmo.service.engine.calls import Decoded, DecodeProgress, Watch
+from flowmo.service.http.job import Job
 
 MEDIA_TYPE = "text/event-stream"
 # Of one event, for the OpenAPI document.
@@ -38,12 +38,12 @@ Explain = Callable[[Exception], str]
 
 
 class EventStream(StreamingResponse):
-    """Events; whatever they need is given back when the last has been sent or the client left.
+    """A stream of events; it holds what they need until the last is sent or the client has left.
 
     Args:
-        events: encoded.
-        resources: closed at the end.
-        headers: of the answer.
+        events: The encoded events.
+        resources: What is released at the end.
+        headers: The headers of the answer.
     """
 
     def __init__(
@@ -55,7 +55,11 @@ class EventStream(StreamingResponse):
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request. Not in the iterator: one that never started is not finished either."""
+        """Serve one request.
+
+        What the events need is released here and not in the iterator: one that never started is not
+        finished either.
+        """
         with self._resources:
             await super().__call__(scope, receive, send)
 
@@ -64,15 +68,15 @@ class DecodeStream:
     """A decode under way, seen step by step.
 
     Args:
-        job: the request's, with its model.
-        media_type: of the pictures.
-        quality: of JPEG and WebP.
+        job: The request's job, with its model.
+        media_type: The media type of the image and the previews.
+        quality: 1 to 100, for JPEG and WebP.
     """
 
     def __init__(self, job: Job, *, media_type: str, quality: int) -> None:
         self._job = job
         self._media_type, self._quality = media_type, quality
-        self._news: asyncio.Queue[Progress | None] = asyncio.Queue()
+        self._updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         self._task: asyncio.Task[Decoded] | None = None
 
     async def start(
@@ -81,42 +85,47 @@ class DecodeStream:
         previews: Collection[int],
         resources: ExitStack,
     ) -> None:
-        """Begin, and wait for the first step.
+        """Begin the decode, and wait for its first step.
+
+        Args:
+            work: Begins the decode, whose progress is reported to the watch it is given.
+            previews: The steps, 1 for the first, after which a preview is wanted.
+            resources: What is released when the request ends; the decode is cancelled with it.
 
         Raises:
-            Exception: whatever kept it from being made.
+            Exception: Whatever the decode failed with before its first step.
         """
-        watch = Watch(on_progress=self._news.put_nowait, previews=previews)
+        watch = Watch(on_progress=self._updates.put_nowait, previews=previews)
         self._task = task = asyncio.create_task(work(watch))
         resources.callback(task.cancel)
-        task.add_done_callback(lambda _: self._news.put_nowait(None))
-        first = await self._news.get()
+        task.add_done_callback(lambda _: self._updates.put_nowait(None))
+        first = await self._updates.get()
         if first is None:
             task.result()  # raises; a decode that is done has made a step
         self._first = first
 
     async def events(self, describe: Describe, explain: Explain) -> AsyncIterator[bytes]:
-        """All events; started once.
+        """Give all events, as they happen; started once.
 
         Args:
-            describe: the headers that the same answer would have without streaming.
-            explain: a problem document for an error.
+            describe: Makes the headers that the same answer would have without streaming.
+            explain: Makes the problem document of an error.
         """
         assert self._task is not None
-        news = self._first
+        update = self._first
         try:
-            while news is not None:
-                at = {"step": news.step, "steps": news.steps}
+            while update is not None:
+                at = {"step": update.step, "steps": update.steps}
                 yield _event("progress", at)
-                if news.preview is not None:
-                    yield _event("preview", {**at, **await self._picture(news.preview)})
-                news = await self._news.get()
+                if update.preview is not None:
+                    yield _event("preview", {**at, **await self._picture(update.preview)})
+                update = await self._updates.get()
             decoded = self._task.result()
             self._job.clock.add_decode(decoded)
             picture = await self._picture(decoded.pixels)
             yield _event("image", {**picture, "headers": describe(decoded)})
         except Exception as error:  # noqa: BLE001
-            # The answer has begun; an event is all that can still tell.
+            # The answer has begun: an event is all that can still report it.
             yield _encoded("error", explain(error))
 
     async def _picture(self, pixels: Pixels) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from flowmo.model.container import Container
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.http.wire import TokensMessage
 from flowmo.service.models import Models, Served
 
@@ -10,10 +10,10 @@ SentTokens = Container | TokensMessage
 
 
 def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
-    """The model that a client asked for, else the one that made its tokens, else the default.
+    """Choose the model that a client named, else the one that made its tokens, else the default.
 
     Raises:
-        UnknownModelError: none is served under the name that was given.
+        UnknownModelError: None is served under the name that was given.
     """
     if name is None and sent.fingerprint is not None:
         # None of these weights: the default, whose check says that they are of another model.
@@ -23,12 +23,12 @@ def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
     return models.choose(name)
 
 
-def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
-    """Tokens that a model can decode.
+def tokens_for(sent: SentTokens, info: ModelInfo) -> Tokens:
+    """Take tokens as a model can decode them.
 
     Raises:
-        ContainerMismatchError: made by another model.
-        TokenError: of another shape.
+        ContainerMismatchError: The tokens were made by another model.
+        TokenError: The tokens have another shape.
     """
     if isinstance(sent, TokensMessage):
         return sent.to_tokens(info)
@@ -36,13 +36,13 @@ def tokens_for(sent: SentTokens, info: CodecInfo) -> Tokens:
     return sent.tokens
 
 
-def containered(tokens: Tokens, info: CodecInfo, fingerprint: str) -> bytes:
-    """Tokens as a container.
+def containered(tokens: Tokens, info: ModelInfo, fingerprint: str) -> bytes:
+    """Write tokens as a container.
 
     Args:
-        tokens: of a model of ``info``'s shapes.
-        info: shapes.
-        fingerprint: of the weights that made them.
+        tokens: A token set of a model of ``info``'s shapes.
+        info: The model that is served.
+        fingerprint: The fingerprint of the weights that made the tokens.
     """
     side = info.image_size
     return Container(tokens=tokens, fingerprint=fingerprint, width=side, height=side).to_bytes()

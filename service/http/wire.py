@@ -1,4 +1,4 @@
-"""What travels as JSON and as query parameters."""
+"""The JSON and the query parameters of requests and answers."""
 
 import base64
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -20,7 +20,7 @@ from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerMismatchError, TokenError
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 
 MAX_GUIDANCE = 20.0
 MAX_RHO = 100.0
@@ -38,7 +38,7 @@ class _Message(BaseModel):
 
 
 class ModelOptions(_Message):
-    """Which model."""
+    """Which model does the work."""
 
     model: str | None = Field(
         default=None,
@@ -90,21 +90,14 @@ class SamplingOptions(_Message):
     )
 
     def sampler(self, default: SamplerConfig) -> SamplerConfig:
-        """The default sampler with what was asked for changed.
+        """Change the default sampler as the client asked.
 
         Raises:
-            ConfigError: the choices do not go together.
+            ConfigError: The choices do not go together.
         """
-        changes = {
-            name: value
-            for name in ("steps", "schedule", "rho", "guidance")
-            if (value := getattr(self, name)) is not None
-        }
-        base = default.to_dict()
-        if default.schedule == "explicit" and changes.keys() & {"steps", "schedule", "rho"}:
-            # A fixed list of times has no other length: leave it for the power grid.
-            base |= {"schedule": "power", "times": []}
-        return SamplerConfig.from_dict(base | changes)
+        return default.changed(
+            steps=self.steps, schedule=self.schedule, rho=self.rho, guidance=self.guidance
+        )
 
 
 class QualityOptions(_Message):
@@ -196,8 +189,15 @@ class TokensMessage(_Message):
     payload_bytes: int | None = Field(default=None, description="Size of the packed tokens.")
 
     @classmethod
-    def of(cls, name: str, tokens: Tokens, info: CodecInfo, fingerprint: str) -> Self:
-        """Tokens that weights of ``fingerprint`` made, which are served under ``name``."""
+    def of(cls, name: str, tokens: Tokens, info: ModelInfo, fingerprint: str) -> Self:
+        """Make the message of tokens.
+
+        Args:
+            name: The name under which the model is served.
+            tokens: A token set of the model.
+            info: The model's shapes.
+            fingerprint: The fingerprint of the weights that made the tokens.
+        """
         config = info.config
         return cls(
             ids=tokens.ids.tolist(),
@@ -209,12 +209,12 @@ class TokensMessage(_Message):
             payload_bytes=config.payload_bytes,
         )
 
-    def to_tokens(self, info: CodecInfo) -> Tokens:
-        """Tokens for ``info``'s model.
+    def to_tokens(self, info: ModelInfo) -> Tokens:
+        """Take the tokens as ``info``'s model can decode them.
 
         Raises:
-            ContainerMismatchError: the message names another model's weights.
-            TokenError: ids of a wrong shape or range.
+            ContainerMismatchError: The message names another model's weights.
+            TokenError: The ids have another shape or are out of range.
         """
         if self.fingerprint is not None and self.fingerprint.lower() != info.fingerprint:
             raise ContainerMismatchError(
@@ -248,7 +248,7 @@ class FitMessage(_Message):
 
 
 class UploadMessage(_Message):
-    """What came."""
+    """What the client uploaded."""
 
     width: int = Field(description="In pixels, after the orientation was applied.")
     height: int = Field(description="In pixels, after the orientation was applied.")
@@ -331,8 +331,8 @@ class ModelMessage(_Message):
     ready: bool
 
     @classmethod
-    def of(cls, name: str, info: CodecInfo, *, max_steps: int, ready: bool) -> Self:
-        """A codec under its name."""
+    def of(cls, name: str, info: ModelInfo, *, max_steps: int, ready: bool) -> Self:
+        """Make the message of a model that is served under a name."""
         config: FlowMoConfig = info.config
         return cls(
             name=name,

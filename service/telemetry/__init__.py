@@ -1,1 +1,1 @@
-"""What the service says of itself: metrics, logs, traces."""
+"""What the service reports about itself: metrics, logs, traces."""

@@ -1,4 +1,4 @@
-"""Counters, gauges and histograms, whoever keeps them: this process, or Ray.
+"""Counters, gauges and histograms, whoever holds them: this process, or Ray.
 
 Names follow Prometheus: base units, ``_total`` added to counters by whoever exports them.
 """
@@ -20,52 +20,57 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Counter(Protocol):
-    """Only grows."""
+    """A number that only grows."""
 
     def inc(self, *labels: str, by: float = 1) -> None:
-        """Add ``by`` (0 makes the series be there) to the series of these labels."""
+        """Add to a series.
+
+        Args:
+            labels: The values of the counter's labels.
+            by: What is added; 0 makes the series be there.
+        """
         ...
 
 
 class Gauge(Protocol):
-    """Has a value now."""
+    """A number that goes up and down."""
 
     def set(self, *labels: str, to: float) -> None:
-        """The value of the series of these labels."""
+        """Set a series, named by the values of its labels, to a value."""
         ...
 
     def forget(self, *labels: str) -> None:
-        """There is nothing of these labels any more."""
+        """Remove a series, named by the values of its labels."""
         ...
 
 
 class Histogram(Protocol):
-    """How often which values came."""
+    """A distribution of values."""
 
     def observe(self, *labels: str, value: float) -> None:
-        """Count a value in the series of these labels."""
+        """Count a value in a series, named by the values of its labels."""
         ...
 
     def make(self, *labels: str) -> None:
-        """Let the series be there before its first value."""
+        """Let a series, named by the values of its labels, be there before its first value."""
         ...
 
 
 class Instruments(Protocol):
-    """Makes them. Label names are given once, values at each use, in the same order."""
+    """Makes instruments. Label names are given once, values at each use, in the same order."""
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-        """A counter; ``name`` has no ``_total``."""
+        """Make a counter; ``name`` has no ``_total``."""
         ...
 
     def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
-        """A gauge."""
+        """Make a gauge."""
         ...
 
     def histogram(
         self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float]
     ) -> Histogram:
-        """A histogram with these upper edges."""
+        """Make a histogram whose buckets have these upper edges."""
         ...
 
     def render(self) -> bytes:
@@ -74,7 +79,7 @@ class Instruments(Protocol):
 
 
 class PrometheusInstruments:
-    """Kept in this process and read by its own ``/metrics``.
+    """Instruments that this process holds, and exports at its own ``/metrics``.
 
     One registry an application, so that several can live in one process (tests do).
     """

@@ -21,7 +21,7 @@ _QUIET_ROUTES = {"/healthz", "/readyz", "/metrics"}
 
 
 class RequestFilter(logging.Filter):
-    """Adds the id and the trace of the request that is being answered."""
+    """Adds to a record the id and the trace of the request that is being answered."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See :meth:`logging.Filter.filter`."""
@@ -42,16 +42,16 @@ def log_answer(
     key: str | None,
     headers: Mapping[str, str],
 ) -> None:
-    """One line for one request.
+    """Write the access log's line of one request.
 
     Args:
-        method: of HTTP.
-        path: without the query.
-        route: its template.
-        status: of the answer; 499 is a client that left.
-        seconds: from the first byte to the last.
-        key: name of the API key.
-        headers: of the answer.
+        method: The HTTP method.
+        path: The path, without the query.
+        route: The template of the route.
+        status: The status of the answer; 499 is a client that left.
+        seconds: The time from the request's first byte to the answer's last.
+        key: The name of the API key; None without one.
+        headers: The headers of the answer.
     """
     level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
     if not access.isEnabledFor(level):
@@ -75,17 +75,17 @@ def log_answer(
 
 
 def stages_of(server_timing: str) -> dict[str, float]:
-    """Milliseconds by stage, from the header that this server writes."""
+    """The milliseconds of each stage, from a ``Server-Timing`` header that this server wrote."""
     entries = (entry.strip().partition(";dur=") for entry in server_timing.split(","))
     return {name: float(value) for name, _, value in entries if value}
 
 
 def log_config(format: LogFormat, level: str) -> dict[str, Any]:
-    """For ``logging.config.dictConfig``: everything on stderr.
+    """Make the argument of ``logging.config.dictConfig``: everything goes to stderr.
 
     Args:
-        format: of the lines.
-        level: least severe line shown, in lower case.
+        format: The form of the lines: text for people, or a JSON object each.
+        level: The least severe level that is shown, in lower case.
     """
     text = {
         "()": "uvicorn.logging.DefaultFormatter",

@@ -1,4 +1,4 @@
-"""What the service counts."""
+"""The service's series."""
 
 import logging
 import platform
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
-from flowmo.service.engine.observer import Half, Refusal
-from flowmo.service.http.admission import Places
-from flowmo.service.http.cache import Outcome
+from flowmo._version import __version__
+from flowmo.service.engine.observer import EngineKind, RefusalReason
+from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.telemetry.instruments import Instruments
-from flowmo.service.version import VERSION
 
 if TYPE_CHECKING:
     from flowmo.service.models import Models
@@ -23,8 +23,8 @@ _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
-HALVES: tuple[Half, ...] = get_args(Half)
-REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
+ENGINES: tuple[EngineKind, ...] = get_args(EngineKind)
+REFUSAL_REASONS: tuple[RefusalReason, ...] = get_args(RefusalReason)
 STAGES = ("decode_image", "queue", "encode", "sample", "encode_image")
 
 
@@ -32,7 +32,7 @@ class EngineMetrics:
     """The series of engines, each with its model's label.
 
     Args:
-        instruments: keep them.
+        instruments: Make the series.
     """
 
     def __init__(self, instruments: Instruments) -> None:
@@ -45,26 +45,26 @@ class EngineMetrics:
         self.rows = instruments.histogram(
             "flowmo_batch_rows",
             "Rows of a batch, padding left out.",
-            ["model", "half"],
+            ["model", "engine"],
             buckets=_ROW_BUCKETS,
         )
         self.padding = instruments.counter(
             "flowmo_batch_padding_rows",
             "Rows computed only to fill a batch size.",
-            ["model", "half"],
+            ["model", "engine"],
         )
         self.refused = instruments.counter(
             "flowmo_engine_refused",
             "Pictures that an engine did not take, by reason.",
-            ["model", "half", "reason"],
+            ["model", "engine", "reason"],
         )
         self.cancelled = instruments.counter(
             "flowmo_engine_cancelled",
             "Pictures that nobody waited for any more.",
-            ["model", "half"],
+            ["model", "engine"],
         )
         self.failed = instruments.counter(
-            "flowmo_engine_failed", "Pictures whose batch failed.", ["model", "half"]
+            "flowmo_engine_failed", "Pictures whose batch failed.", ["model", "engine"]
         )
         self.saved = instruments.counter(
             "flowmo_steps_saved",
@@ -83,7 +83,7 @@ class EngineMetrics:
             "flowmo_device_busy_seconds", "Age of the running batch.", ["model"]
         )
         self.slots = instruments.gauge(
-            "flowmo_batch_slots", "Rows of the largest batch that is used.", ["model", "half"]
+            "flowmo_batch_slots", "Rows of the largest batch that is used.", ["model", "engine"]
         )
         self.fallback = instruments.gauge(
             "flowmo_runner_fallback",
@@ -92,7 +92,7 @@ class EngineMetrics:
         )
 
     def observer(self, model: str) -> "ModelObserver":
-        """An observer for the engines of one model."""
+        """The observer for the engines of one model."""
         return ModelObserver(self, model)
 
 
@@ -100,43 +100,43 @@ class ModelObserver:
     """Counts what happens in the engines of one model: an :class:`EngineObserver`.
 
     Args:
-        metrics: where to count.
-        model: label.
+        metrics: The series of all engines.
+        model: The value of the label ``model``.
     """
 
     def __init__(self, metrics: EngineMetrics, model: str) -> None:
         self._metrics, self._model = metrics, model
-        for half in HALVES:  # so that every series is there from the first scrape
+        for engine in ENGINES:  # so that every series is there from the first scrape
             for counter in (metrics.padding, metrics.cancelled, metrics.failed):
-                counter.inc(model, half, by=0)
-            for reason in REFUSALS:
-                metrics.refused.inc(model, half, reason, by=0)
-            metrics.rows.make(model, half)
-        for why in ("cancelled", "degraded"):
-            metrics.saved.inc(model, why, by=0)
+                counter.inc(model, engine, by=0)
+            for reason in REFUSAL_REASONS:
+                metrics.refused.inc(model, engine, reason, by=0)
+            metrics.rows.make(model, engine)
+        for cause in ("cancelled", "degraded"):
+            metrics.saved.inc(model, cause, by=0)
         metrics.steps.make(model)
 
-    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+    def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         """See :class:`EngineObserver`."""
-        self._metrics.rows.observe(self._model, half, value=rows)
-        self._metrics.padding.inc(self._model, half, by=bucket - rows)
-        if half == "decode":
+        self._metrics.rows.observe(self._model, engine, value=rows)
+        self._metrics.padding.inc(self._model, engine, by=bucket - rows)
+        if engine == "decoder":
             self._metrics.steps.observe(self._model, value=seconds)
 
-    def refused(self, half: Half, why: Refusal) -> None:
+    def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
         """See :class:`EngineObserver`."""
-        self._metrics.refused.inc(self._model, half, why)
+        self._metrics.refused.inc(self._model, engine, reason)
 
-    def cancelled(self, half: Half, steps_saved: int) -> None:
+    def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         """See :class:`EngineObserver`."""
-        self._metrics.cancelled.inc(self._model, half)
-        if half == "decode":
+        self._metrics.cancelled.inc(self._model, engine)
+        if engine == "decoder":
             self._metrics.saved.inc(self._model, "cancelled", by=steps_saved)
 
-    def failed(self, half: Half, works: int, error: Exception) -> None:
+    def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
         """See :class:`EngineObserver`."""
-        self._metrics.failed.inc(self._model, half, by=works)
-        logger.error("%s: a batch of %d failed to %s", self._model, works, half, exc_info=error)
+        self._metrics.failed.inc(self._model, engine, by=works)
+        logger.error("%s: the %s failed on %d pictures", self._model, engine, works, exc_info=error)
 
     def degraded(self, steps_saved: int) -> None:
         """See :class:`EngineObserver`."""
@@ -147,8 +147,8 @@ class Metrics:
     """The series of one gateway, and of the engines that it has in its process.
 
     Args:
-        instruments: keep them.
-        in_cluster: the engines are elsewhere, and have series of their own.
+        instruments: Make the series.
+        in_cluster: Whether the engines are in other processes, and have series of their own.
     """
 
     def __init__(self, instruments: Instruments, *, in_cluster: bool = False) -> None:
@@ -173,10 +173,14 @@ class Metrics:
             "flowmo_requests_in_flight", "HTTP requests being answered."
         )
         self._admitted = self.instruments.gauge(
-            "flowmo_admitted_requests", "Requests that hold a place."
+            "flowmo_requests_admitted", "Requests that the admission limiter has let in."
         )
-        self._capacity = self.instruments.gauge("flowmo_capacity_requests", "Places for requests.")
-        self._bytes = self.instruments.gauge("flowmo_admitted_bytes", "Bytes of bodies inside.")
+        self._capacity = self.instruments.gauge(
+            "flowmo_requests_capacity", "Requests that the admission limiter lets in at once."
+        )
+        self._admitted_bytes = self.instruments.gauge(
+            "flowmo_requests_admitted_bytes", "Bytes of the bodies of admitted requests."
+        )
         self._ready = self.instruments.gauge(
             "flowmo_ready", "1 when the model takes requests.", ["model"]
         )
@@ -192,14 +196,14 @@ class Metrics:
         )
         self._cache = self.instruments.counter(
             "flowmo_cache_requests",
-            "Pictures asked for: hit (kept), shared (was being made) or miss.",
+            "Pictures looked up in the cache: hit, shared (was being made) or miss.",
             ["model", "outcome"],
         )
-        self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Pictures kept, in bytes.")
+        self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Bytes of cache entries.")
         self._build = self.instruments.gauge(
             "flowmo_build_info", "1 for what runs here.", ["version", "python"]
         )
-        self._requests_inside = self._kept_bytes = 0
+        self._requests_inside = self._cached_bytes = 0
         self._shown: dict[str, tuple[str, ...]] = {}
 
     def render(self) -> bytes:
@@ -208,7 +212,7 @@ class Metrics:
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
-        """While a request is answered."""
+        """Count a request as being answered while the block runs."""
         self._requests_inside += 1
         try:
             yield
@@ -216,26 +220,30 @@ class Metrics:
             self._requests_inside -= 1
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
-        """Count one part of a request."""
+        """Count one stage of a request, which took ``seconds``."""
         assert stage in STAGES, stage
         self._stages.observe(model, stage, value=seconds)
 
-    def cached(self, model: str, outcome: Outcome, size: int) -> None:
-        """Count a picture that was asked for, and the bytes that are kept now."""
+    def cached(self, model: str, outcome: CacheOutcome, size: int) -> None:
+        """Count a look-up in the cache, whose entries have ``size`` bytes now."""
         self._cache.inc(model, outcome)
-        self._kept_bytes = size
+        self._cached_bytes = size
 
-    def sample(self, models: "Models", places: Places) -> None:
+    def sample(self, models: "Models", limiter: AdmissionLimiter) -> None:
         """Set all gauges: before each scrape, or now and then.
 
-        Ray forgets those that have not been set since it last told them.
+        Ray forgets those that have not been set since it last reported them.
+
+        Args:
+            models: The models that are served.
+            limiter: The limiter of this gateway.
         """
-        self._build.set(VERSION, platform.python_version(), to=1)
-        self._cache_bytes.set(to=self._kept_bytes)
+        self._build.set(__version__, platform.python_version(), to=1)
+        self._cache_bytes.set(to=self._cached_bytes)
         self._in_flight.set(to=self._requests_inside)
-        self._admitted.set(to=places.taken)
-        self._capacity.set(to=places.capacity)
-        self._bytes.set(to=places.taken_bytes)
+        self._admitted.set(to=limiter.admitted)
+        self._capacity.set(to=limiter.capacity)
+        self._admitted_bytes.set(to=limiter.admitted_bytes)
         for served in models:
             name, engines = served.name, served.engines
             for stage in STAGES:
@@ -245,8 +253,8 @@ class Metrics:
                 self.engines.queue_depth.set(name, to=engines.waiting)
                 self.engines.backlog.set(name, to=engines.backlog_seconds)
                 self.engines.busy.set(name, to=engines.busy_seconds)
-                for half, slots in engines.slots.items():
-                    self.engines.slots.set(name, half, to=slots)
+                for engine, slots in engines.slots.items():
+                    self.engines.slots.set(name, engine, to=slots)
                 self.engines.fallback.set(name, to=engines.info.is_fallback)
             info = engines.info
             shown = (name, info.name, info.fingerprint, info.device, info.dtype, info.runner)

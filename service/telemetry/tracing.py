@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 from opentelemetry import context, propagate, trace
 
+from flowmo._version import __version__
 from flowmo.model.errors import ConfigError
-from flowmo.service.version import VERSION
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _SERVICE = "flowmo-serve"
 
-_tracer = trace.get_tracer(_SERVICE, VERSION)
+_tracer = trace.get_tracer(_SERVICE, __version__)
 
 
 def export_spans(environment: Mapping[str, str] = os.environ) -> None:
@@ -27,7 +27,7 @@ def export_spans(environment: Mapping[str, str] = os.environ) -> None:
     Once a process: OpenTelemetry's settings are the process'.
 
     Raises:
-        ConfigError: there is an endpoint, and nothing to send spans with.
+        ConfigError: There is an endpoint, and nothing to send spans with.
     """
     if not any(environment.get(name) for name in ENDPOINTS):
         return
@@ -48,7 +48,7 @@ def export_spans(environment: Mapping[str, str] = os.environ) -> None:
 
 
 def flush_spans() -> None:
-    """Send those that are left; takes a while if nobody answers."""
+    """Send the spans that are left, which takes a while if nobody answers."""
     flush = getattr(trace.get_tracer_provider(), "force_flush", None)
     if flush is not None:  # the API alone has none
         flush()
@@ -61,7 +61,8 @@ def in_trace(headers: Mapping[str, str]) -> Iterator[None]:
     Where something does, FastAPI has begun the request's span before.
 
     Args:
-        headers: ``traceparent`` and ``tracestate`` name the span that caused the request.
+        headers: The request's headers; ``traceparent`` and ``tracestate`` name the span that
+            caused it.
     """
     if trace.get_current_span().get_span_context().is_valid:
         yield
@@ -74,17 +75,17 @@ def in_trace(headers: Mapping[str, str]) -> Iterator[None]:
 
 
 def trace_id() -> str | None:
-    """Of the current span, 32 hex digits; None outside of any trace."""
+    """The id of the current trace, 32 hex digits; None outside of any."""
     span = trace.get_current_span().get_span_context()
     return f"{span.trace_id:032x}" if span.is_valid else None
 
 
 def record_stages(stages: Mapping[str, float], **attributes: str | int) -> None:
-    """Spans of stages that have just ended, one after the other.
+    """Record the spans of stages that have just ended, one after the other.
 
     Args:
-        stages: seconds of each, in their order.
-        attributes: of each.
+        stages: The seconds of each stage, in the order in which they happened.
+        attributes: What each span says in addition to its name.
     """
     at = time.time_ns() - round(sum(stages.values()) * 1e9)
     for stage, seconds in stages.items():

@@ -162,7 +162,7 @@ def test_stages_of_an_answer() -> None:
 def totals(rows: int, ticks_of: dict[int, int], seconds: float) -> str:
     """A scrape after ticks of so many rows."""
     counts = [
-        f'flowmo_batch_rows_bucket{{half="decode",le="{bound}.0"}} '
+        f'flowmo_batch_rows_bucket{{engine="decoder",le="{bound}.0"}} '
         f"{sum(ticks for size, ticks in ticks_of.items() if size <= bound)}.0"
         for bound in (1, 2, 4)
     ]
@@ -171,11 +171,11 @@ def totals(rows: int, ticks_of: dict[int, int], seconds: float) -> str:
         [
             "# HELP flowmo_batch_rows Rows of a batch.",
             *counts,
-            f'flowmo_batch_rows_bucket{{half="decode",le="+Inf"}} {ticks}.0',
-            f'flowmo_batch_rows_sum{{half="decode"}} {rows}.0',
-            f'flowmo_batch_rows_count{{half="decode"}} {ticks}.0',
-            'flowmo_batch_rows_sum{half="encode"} 6.0',
-            'flowmo_batch_padding_rows_total{half="decode"} 3.0',
+            f'flowmo_batch_rows_bucket{{engine="decoder",le="+Inf"}} {ticks}.0',
+            f'flowmo_batch_rows_sum{{engine="decoder"}} {rows}.0',
+            f'flowmo_batch_rows_count{{engine="decoder"}} {ticks}.0',
+            'flowmo_batch_rows_sum{engine="encoder"} 6.0',
+            'flowmo_batch_padding_rows_total{engine="decoder"} 3.0',
             f"flowmo_step_duration_seconds_sum {seconds}",
             f"process_cpu_seconds_total {2 * seconds}",
         ]

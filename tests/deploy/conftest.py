@@ -59,5 +59,14 @@ def small_files(
 
 
 @pytest.fixture(scope="session")
+def small_float32_files(
+    small: InferenceModel, tmp_path_factory: pytest.TempPathFactory
+) -> dict[Half, OnnxFile]:
+    """In float32, as ONNX Runtime computes them."""
+    folder = tmp_path_factory.mktemp("onnx-float32")
+    return {half: export(small, folder, half) for half in HALVES}
+
+
+@pytest.fixture(scope="session")
 def rtx() -> Library:
     return load_library("tensorrt_rtx")

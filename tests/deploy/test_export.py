@@ -46,11 +46,12 @@ def test_a_head_and_predicted_images_within_1e_4(
 
 
 def test_both_forms_of_attention_are_right_and_what_they_say(
-    small: InferenceModel, tmp_path: Path
+    small: InferenceModel, small_float32_files: dict[Half, OnnxFile], tmp_path: Path
 ) -> None:
     counts = {}
-    for form in ("fused", "explicit"):
-        file = export(small, tmp_path / form, "decoder", attention=form)
+    explicit = export(small, tmp_path, "decoder", attention="explicit")
+    for form, file in (("fused", small_float32_files["decoder"]), ("explicit", explicit)):
+        assert file.attention == form
         assert largest_difference(file, small) <= 1e-4
         nodes = onnx.load(str(file.path)).graph.node
         counts[form] = (
@@ -99,18 +100,17 @@ def test_large_weights_lie_beside_the_file(
 
 
 def test_a_decode_by_onnx_runtime_is_that_of_pytorch(
-    small_checkpoint: Path, tmp_path: Path
+    small_checkpoint: Path, small_float32_files: dict[Half, OnnxFile]
 ) -> None:
     from flowmo.model.flowmo import FlowMo
 
     model = InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)))
-    for half in HALVES:
-        export(model, tmp_path, half)
     images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
     code, plain = model.encode(images), model.quantize(model.encode(images))
     start = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     expected = model.decode(plain, start=start)
-    model.compute_with(OnnxSteps(tmp_path, model, threads=1))
+    folder = small_float32_files["encoder"].path.parent
+    model.compute_with(OnnxSteps(folder, model, threads=1))
     assert (model.encode(images) - code).abs().max() <= 1e-4
     assert (model.decode(plain, start=start) - expected).abs().max() <= 1e-3
     assert len(time_grid(model.config.sampler)) > 2  # several steps were compared
@@ -120,6 +120,7 @@ def test_errors_say_what_came_and_how_to_mend_it(
     small: InferenceModel,
     tiny: InferenceModel,
     small_files: dict[Half, OnnxFile],
+    small_float32_files: dict[Half, OnnxFile],
     small_checkpoint: Path,
     tmp_path: Path,
 ) -> None:
@@ -149,10 +150,8 @@ def test_errors_say_what_came_and_how_to_mend_it(
     )
     with pytest.raises(CompilationError, match="float32 and bfloat16 are exported"):
         export(half_precision, tmp_path, "encoder")
-    for half in HALVES:
-        export(small, tmp_path / "small", half)
     with pytest.raises(CompilationError, match="exported from the weights"):
-        OnnxSteps(tmp_path / "small", tiny)
+        OnnxSteps(small_float32_files["encoder"].path.parent, tiny)
     with pytest.raises(CompilationError, match="not a file"):
         OnnxSteps(tmp_path, small)
     assert file_name("decoder") == "decoder_step.onnx"

@@ -44,15 +44,24 @@ def test_panels_say_what_they_show(dashboard: Dashboard) -> None:
 
 
 @every_dashboard
+def test_legends_name_labels_that_sums_keep(dashboard: Dashboard) -> None:
+    for panel in dashboard.panels:
+        for query in panel.queries:
+            shown = set(re.findall(r"\{\{(\w+)\}\}", query.legend))
+            for kept in re.findall(r"by \(([^)]*)\)", query.expression):
+                assert shown <= set(kept.split(", ")), f"{panel.title}: {query.expression}"
+
+
+@every_dashboard
 def test_panels_do_not_overlap(dashboard: Dashboard) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads(dashboard.to_json())["panels"]:
-        place = panel["gridPos"]
-        assert place["x"] + place["w"] <= 24
+        box = panel["gridPos"]
+        assert box["x"] + box["w"] <= 24
         cells = {
             (x, y)
-            for x in range(place["x"], place["x"] + place["w"])
-            for y in range(place["y"], place["y"] + place["h"])
+            for x in range(box["x"], box["x"] + box["w"])
+            for y in range(box["y"], box["y"] + box["h"])
         }
         assert not cells & taken, panel["title"]
         taken |= cells

@@ -1,9 +1,16 @@
 import pytest
 
 from tests.flowmo.scripted import Asker
-from tests.service.fixtures import checkpoint, codec, http, other_checkpoint, runner, server
+from tests.service.fixtures import (
+    checkpoint,
+    http,
+    inference_model,
+    other_checkpoint,
+    runner,
+    server,
+)
 
-__all__ = ["checkpoint", "codec", "http", "other_checkpoint", "runner", "server"]
+__all__ = ["checkpoint", "http", "inference_model", "other_checkpoint", "runner", "server"]
 
 
 @pytest.fixture(params=["sync", "async"])

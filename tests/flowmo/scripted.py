@@ -79,7 +79,7 @@ def problem_document(status: int, code: str) -> dict[str, object]:
         "detail": f"detail of {code}",
         "instance": "urn:flowmo:request:from-server",
         "code": code,
-        "mend": "Mend it.",
+        "hint": "Send it again.",
     }
 
 

@@ -29,7 +29,8 @@ def test_version_is_the_distributions() -> None:
 def test_help_does_not_wait_for_torch() -> None:
     code = (
         "import sys, flowmo.cli\n"
-        "slow = {'torch', 'service', 'fastapi', 'uvicorn', 'training'} & set(sys.modules)\n"
+        "slow = {'torch', 'flowmo.service', 'fastapi', 'uvicorn', 'flowmo.training'}\n"
+        "slow &= set(sys.modules)\n"
         "assert not slow, slow"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -38,9 +39,9 @@ def test_help_does_not_wait_for_torch() -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (("serve", "--port", "70000"), "port"),
-        (("serve", "--dtype", "int8"), "dtype"),
-        (("serve", "--queue-size", "0"), "queue_size"),
+        (("serve", "--port", "70000"), "--port (FLOWMO_PORT)"),
+        (("serve", "--dtype", "int8"), "--dtype (FLOWMO_DTYPE)"),
+        (("serve", "--max-concurrent-requests", "0"), "--max-concurrent-requests"),
         (("serve", "--host", "999.1.1.1"), "cannot listen"),
     ],
 )
@@ -51,7 +52,7 @@ def test_bad_settings_are_usage_errors(arguments: tuple[str, ...], named: str) -
     assert "Traceback" not in result.stderr
 
 
-def test_an_unknown_device_is_told_in_one_line(checkpoint: Path) -> None:
+def test_an_unknown_device_is_reported_in_one_line(checkpoint: Path) -> None:
     result = flowmo("serve", "--checkpoint", str(checkpoint), "--port", "0", "--device", "abacus")
     assert result.returncode == 1
     assert result.stderr.startswith("error: device 'abacus'")

@@ -67,7 +67,7 @@ def test_a_file_tells_its_header(file: Path) -> None:
     }
 
 
-def test_a_file_is_told_to_people(file: Path) -> None:
+def test_a_file_is_described_to_people(file: Path) -> None:
     lines = inspect(file).stdout.splitlines()
     assert "tokens (K)        2" in lines
     assert "bits a pixel      0.0469" in lines
@@ -127,7 +127,7 @@ def test_a_checkpoint_tells_what_it_is(checkpoint: Path) -> None:
     assert report["config"] == CONFIG.to_dict()
 
 
-def test_a_checkpoint_is_told_to_people(checkpoint: Path) -> None:
+def test_a_checkpoint_is_described_to_people(checkpoint: Path) -> None:
     text = inspect(checkpoint).stdout
     assert "verified" in text
     assert "config: encoder" in text

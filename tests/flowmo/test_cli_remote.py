@@ -98,8 +98,8 @@ def test_each_file_has_its_own_outcome(photos: Path) -> None:
     assert "7 tokenized" in result.output
     assert "1 skipped" in result.output
     # In the order of the files, whatever came first.
-    told = [line.split(":")[0].strip() for line in result.output.splitlines() if "  " in line]
-    names = [Path(line).name for line in told]
+    listed = [line.split(":")[0].strip() for line in result.output.splitlines() if "  " in line]
+    names = [Path(line).name for line in listed]
     assert names == ["3.png", "7.png", "none.png"]
     assert (photos / "8.png.flowmo").read_bytes() == b"earlier"
 
@@ -125,7 +125,7 @@ def test_key_and_model_are_the_servers(photos: Path) -> None:
     assert [request.query["model"] for request in posts] == [["micro"]] * 3
 
 
-def test_a_wrong_key_is_told_once(photos: Path) -> None:
+def test_a_wrong_key_is_reported_once(photos: Path) -> None:
     with script(problem(401, "unauthorized")) as server:
         result = run("tokenize", photos, "--url", server.url, "--api-key", "wrong")
     assert result.exit_code == 1

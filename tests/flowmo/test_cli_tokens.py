@@ -1,15 +1,23 @@
 """Files and folders to tokens and back, by a model here and through a server."""
 
+import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from flowmo.cli import app
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import Container
+from tests.model.checkpoints import made_model, made_state
+from tests.model.fake_hub import FakeHub
+from tests.service.fixtures import save_model
 from tests.service.pictures import as_file, from_file, gradient
 
 Run = Callable[..., Result]
@@ -17,7 +25,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def run() -> Run:
-    """The command in this process; errors are told as they are on a terminal."""
+    """The command in this process; errors are reported as they are on a terminal."""
 
     def invoke(*arguments: object) -> Result:
         result = CliRunner().invoke(app, [str(argument) for argument in arguments])
@@ -95,11 +103,11 @@ def test_results_are_not_taken_for_pictures(run: Run, photos: Path, checkpoint: 
     run("reconstruct", photos, "-c", checkpoint)
     result = run("reconstruct", photos, "-c", checkpoint)
     assert result.exit_code == 0
-    assert "3 skipped" in result.output
+    assert "3 skipped, because their results exist" in result.output
     assert not any(name.count(".flowmo") > 1 for name in files(photos))
 
 
-def test_results_that_exist_are_kept_unless_told_otherwise(
+def test_results_that_exist_are_kept_unless_replacing_is_asked_for(
     run: Run, photos: Path, checkpoint: Path
 ) -> None:
     target = photos / "a.png.flowmo"
@@ -161,6 +169,65 @@ def test_a_single_result_may_be_named(run: Run, photos: Path, checkpoint: Path) 
     assert picture.read_bytes().startswith(b"RIFF")
 
 
+def test_what_is_left_out_of_a_folder_is_counted_and_named(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    (photos / "lost.png").symlink_to(photos / "nowhere.png")
+    (photos / "turning.png").symlink_to(photos / "turning.png")
+    (photos / "elsewhere").symlink_to(photos.parent)
+    (photos / "old").mkdir()
+    os.mkfifo(photos / "old" / "pipe.png")
+    (photos / "raw.CR2").touch()
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if "skipped" in line]
+    assert line == (
+        f"7 skipped: {photos}/.hidden (hidden), {photos}/elsewhere (link to a folder), "
+        f"{photos}/lost.png (broken link), {photos}/notes.txt (unsupported format), "
+        f"{photos}/raw.CR2 (unsupported format) and 2 more"
+    )
+    assert "3 tokenized" in result.stdout
+    (photos / "raw.CR2").unlink()
+    (photos / "notes.txt").unlink()
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "(unreadable: Too many levels of symbolic links)" in result.stdout
+    assert f"{photos}/old/pipe.png (no regular file)" in result.stdout
+    # Tokens are no pictures that were left out: this command wrote them.
+    assert ".flowmo (" not in result.stdout
+    result = run("detokenize", photos / "trip", "-c", checkpoint)
+    assert f"1 skipped: {photos}/trip/B.WEBP (not a .flowmo file)" in result.stdout
+
+
+def test_a_folder_that_cannot_be_searched_is_named(
+    run: Run, photos: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The tests may run as root, whom no permission stops.
+    locked, listed = photos / "trip", os.scandir
+
+    def scandir(path: str) -> object:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "2 tokenized" in result.stdout
+    assert f"{locked} (unreadable: Permission denied)" in result.stdout
+
+
+def test_names_do_not_reach_the_terminal_as_they_are(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    (photos / "a\x1b[2J\n.txt").touch()
+    (photos / os.fsdecode(b"b\xff.txt")).touch()
+    (photos / "c[red].png").write_bytes(b"no picture at all")
+    result = run("tokenize", photos, "-c", checkpoint)
+    assert "a\\x1b[2J\\n.txt (unsupported format)" in result.stdout
+    assert "b\\xff.txt (unsupported format)" in result.stdout
+    assert "c[red].png: " in result.stderr
+    assert "\x1b" not in result.output
+
+
 def test_two_inputs_never_share_a_result(run: Run, photos: Path, checkpoint: Path) -> None:
     out = photos.parent / "out"
     other = photos.parent / "other"
@@ -172,17 +239,87 @@ def test_two_inputs_never_share_a_result(run: Run, photos: Path, checkpoint: Pat
     assert not out.exists()
 
 
-def test_no_pictures_is_told(run: Run, tmp_path: Path, checkpoint: Path) -> None:
+def test_no_pictures_is_reported(run: Run, tmp_path: Path, checkpoint: Path) -> None:
     result = run("tokenize", tmp_path, "-c", checkpoint)
     assert result.exit_code == 1
     assert "no files found" in result.output
 
 
-def test_a_bad_checkpoint_is_told_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_a_bad_checkpoint_is_reported_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
     result = run("tokenize", photos, "-c", tmp_path / "nowhere")
     assert result.exit_code == 1
     assert result.output.startswith("error: ")
     assert "nowhere" in result.output
+
+
+def test_sampling_options_that_cannot_be_are_refused_before_any_work(
+    run: Run, photos: Path, checkpoint: Path
+) -> None:
+    result = run("reconstruct", photos, "-c", checkpoint, "--steps", 2000)
+    assert result.exit_code == 1
+    assert result.output == "error: steps must be 1 to 1000, got 2000\n"
+
+
+def test_a_continuous_model_is_refused_in_one_line(run: Run, photos: Path, tmp_path: Path) -> None:
+    folder = save_model(tmp_path / "continuous", seed=0, quantizer="gaussian")
+    result = run("tokenize", photos, "-c", folder)
+    assert result.exit_code == 1
+    (line,) = result.output.splitlines()
+    assert "is a continuous model" in line
+
+
+def test_the_demo_model_needs_no_option_and_no_service(photos: Path) -> None:
+    code = (
+        "import sys\n"
+        "from flowmo.cli import app\n"
+        "try:\n"
+        "    app(['reconstruct', sys.argv[1]])\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code\n"
+        "loaded = {name for name in sys.modules if name.startswith('flowmo.service')}\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(photos / "a.png")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert from_file((photos / "a.png.flowmo.png").read_bytes()).shape == (128, 128, 3)
+
+
+def test_a_published_file_of_the_hub_is_used_by_its_preset(photos: Path, tmp_path: Path) -> None:
+    published = io.BytesIO()
+    torch.save({"model_ema_state_dict": made_state()}, published)
+    code = (
+        "import sys\n"
+        "from flowmo.cli import app\n"
+        "from flowmo.model.config import PRESETS\n"
+        "from tests.model.checkpoints import CONFIG\n"
+        "PRESETS['pico'] = CONFIG\n"
+        "app(sys.argv[1:])\n"
+    )
+    arguments = ["tokenize", str(photos / "a.png"), "-c", "owner/name:pico.pth"]
+    with FakeHub() as hub:
+        hub.repositories = {"owner/name": {"pico.pth": published.getvalue()}}
+        environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+
+        def run(*options: str) -> subprocess.CompletedProcess[str]:
+            return subprocess.run(
+                [sys.executable, "-c", code, *arguments, *options],
+                env={**os.environ, **environment, "FLOWMO_CACHE": str(tmp_path)},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+
+        refused, done = run(), run("--preset", "pico")
+    assert refused.returncode == 1
+    assert "name its preset (--preset" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    container = Container.from_bytes((photos / "a.png.flowmo").read_bytes())
+    assert container.fingerprint == made_model().fingerprint()
 
 
 # --- through a server ---------------------------------------------------------------------------
@@ -214,7 +351,7 @@ def test_what_a_server_refuses_is_reported(run: Run, photos: Path, server: Serve
     assert "unsupported-image" in result.output
 
 
-def test_no_server_is_told_once(run: Run, photos: Path) -> None:
+def test_no_server_is_reported_once(run: Run, photos: Path) -> None:
     result = run("tokenize", photos, "--url", "http://127.0.0.1:9")
     assert result.exit_code == 1
     assert result.output.count("no server at") == 1
@@ -222,7 +359,13 @@ def test_no_server_is_told_once(run: Run, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("--url", "ftp://x"), ("--url", "http://127.0.0.1:9", "--checkpoint", "x")]
+    "arguments",
+    [
+        ("--url", "ftp://x"),
+        ("--url", "http://127.0.0.1:9", "--checkpoint", "x"),
+        ("--url", "http://127.0.0.1:9", "--preset", "lo"),
+        ("--model", "x"),
+    ],
 )
 def test_contradictory_options_are_a_usage_error(
     run: Run, photos: Path, arguments: tuple[str, ...]

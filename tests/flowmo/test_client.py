@@ -18,7 +18,7 @@ from flowmo.client import (
     ServerRefusedError,
     ServerTimeoutError,
 )
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from tests.flowmo.scripted import Asker
 from tests.service.pictures import as_file, from_file, gradient
 
@@ -26,13 +26,13 @@ PNG = as_file(gradient())
 SAMPLING = Sampling(seed=3, steps=2, schedule="linear", guidance=1.0)
 
 
-def test_there_and_back(server: ServerProcess, codec: Codec) -> None:
+def test_there_and_back(server: ServerProcess, inference_model: InferenceModel) -> None:
     with Client(server.url + "/") as client:
         assert client.is_ready()
         (model,) = client.models()
         assert (model.name, model.image_size, model.payload_bytes) == ("nano", 32, 24)
         encoded = client.tokenize(PNG, fit="pad", request_id="mine")
-        assert encoded.container.fingerprint == model.fingerprint == codec.info.fingerprint
+        assert encoded.container.fingerprint == model.fingerprint == inference_model.fingerprint
         assert encoded.container.to_bytes() == encoded.data
         assert encoded.token_bytes == 24
         assert encoded.upload_size == (48, 40)
@@ -84,7 +84,7 @@ def test_refusals_carry_the_servers_words(ask: Asker, server: ServerProcess) -> 
     error = caught.value
     assert (error.status, error.code) == (415, "unsupported-image")
     assert error.request_id == "mine"
-    assert error.mend in str(error)
+    assert error.hint in str(error)
     assert error.retry_after is None
     with pytest.raises(ServerRefusedError) as caught:
         ask(server, "reconstruct", PNG, sampling=Sampling(steps=5000))

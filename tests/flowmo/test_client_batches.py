@@ -94,7 +94,7 @@ def test_outcomes_stand_where_their_items_stood(ask: Asker) -> None:
         assert encoded.data == some_container(ids).to_bytes()
         assert (encoded.token_bytes, encoded.upload_size) == (24, (48, 40))
     assert isinstance(broken, ServerRefusedError)
-    assert (broken.status, broken.code, broken.mend) == (400, "corrupt-image", "Mend it.")
+    assert (broken.status, broken.code, broken.hint) == (400, "corrupt-image", "Send it again.")
     assert broken.request_id == "from-server"
     assert [[data for _, data in request.parts()] for request in server.requests] == [
         images[:2],

@@ -40,7 +40,7 @@ CONTAINER = some_container()
 
 def refused(status: int, retry_after: float | None = None) -> ServerRefusedError:
     return ServerRefusedError(
-        status=status, code="x", detail="", mend="", request_id="", retry_after=retry_after
+        status=status, code="x", detail="", hint="", request_id="", retry_after=retry_after
     )
 
 

@@ -18,8 +18,8 @@ from flowmo.client import (
     ServerRefusedError,
 )
 from flowmo.model.container import Container
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.runner import Runner
 from tests.flowmo.scripted import (
     Asker,
     Reply,
@@ -37,9 +37,9 @@ LONG = Sampling(steps=1000)
 
 
 @pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
+def container(inference_model: InferenceModel) -> bytes:
     return Container(
-        tokens=some_tokens(), fingerprint=codec.info.fingerprint, width=32, height=32
+        tokens=some_tokens(), fingerprint=inference_model.fingerprint, width=32, height=32
     ).to_bytes()
 
 
@@ -110,7 +110,7 @@ def test_a_stream_that_is_left_is_given_up_by_the_server(
         wait_for(http, "flowmo_steps_saved_total", saved + 1, model="nano", reason="cancelled")
         # The client itself goes on.
         assert client.is_ready()
-    assert value(http, "flowmo_admitted_requests") == 0
+    assert value(http, "flowmo_requests_admitted") == 0
 
 
 def test_so_it_is_by_coroutines(
@@ -152,7 +152,7 @@ def test_so_it_is_by_coroutines(
     asyncio.run(main())
 
 
-def test_what_fails_on_its_way_is_a_refusal(runner: CodecRunner, container: bytes) -> None:
+def test_what_fails_on_its_way_is_a_refusal(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:

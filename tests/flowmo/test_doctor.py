@@ -2,8 +2,11 @@
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,9 @@ from flowmo.cli.app import app
 from flowmo.cli.server_process import ServerProcess
 from flowmo.deploy.tensorrt.keys import EngineKey, Manifest, digest_of, write_engine
 from flowmo.doctor.checks import CHECKS, examine
-from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server
-from flowmo.doctor.probe import look_at_checkpoint, look_at_engines, version_of
+from flowmo.doctor.facts import Checkpoint, Engine, Facts, Gpu, Server, Torchvision, version_of
+from flowmo.doctor.probe import look_at_checkpoint, look_at_engines, look_at_torchvision
 from flowmo.model.config import preset
-from tests.service.fixtures import save_model
 
 RUN = CliRunner()
 GB = 10**9
@@ -43,6 +45,8 @@ GOOD = Facts(
     torch=(2, 11, 0),
     least_torch=(2, 11),
     torch_cuda=(13, 0),
+    torchvision=Torchvision(version="0.26.0", asks_for="2.11.0"),
+    training=False,
     driver_cuda=(13, 1),
     gpus=(H100,),
     tensorrt=("tensorrt", "10.15.1"),
@@ -62,9 +66,10 @@ GOOD = Facts(
     free_bytes={Path("/engines"): 100 * GB, Path("/hub"): 50 * GB},
     address="0.0.0.0:8000",
     port_problem="",
+    port_server=None,
     descriptors=65536,
     shared_bytes=8 * GB,
-    server=Server(url="http://a", health=200, ready=200, runners={"lo": "tensorrt"}),
+    server=Server(url="http://a", version="1.2", health=200, ready=200, runners={"lo": "tensorrt"}),
 )
 
 
@@ -77,7 +82,7 @@ def only_engines(*engines: Engine) -> Facts:
 
 
 def only_server(**different: Any) -> Facts:
-    return but(server=Server(**{"url": "http://a", "runners": {}, **different}))
+    return but(server=Server(**{"url": "http://a", "version": "1.2", "runners": {}, **different}))
 
 
 def test_a_good_machine_has_nothing_to_mend() -> None:
@@ -86,7 +91,14 @@ def test_a_good_machine_has_nothing_to_mend() -> None:
 
 def test_a_machine_without_a_gpu_serves_too() -> None:
     plain = but(
-        torch_cuda=None, driver_cuda=None, gpus=(), tensorrt=None, engines=(), ray=None, server=None
+        torch_cuda=None,
+        torchvision=None,
+        driver_cuda=None,
+        gpus=(),
+        tensorrt=None,
+        engines=(),
+        ray=None,
+        server=None,
     )
     assert {found.level for found in examine(plain).values()} == {"OK"}
 
@@ -97,6 +109,25 @@ def test_a_machine_without_a_gpu_serves_too() -> None:
         ("python", "FAIL", "3.10", but(python=(3, 10, 2))),
         ("torch", "FAIL", "2.9", but(torch=(2, 9, 1))),
         ("torch", "WARN", "there is an NVIDIA driver", but(torch_cuda=None)),
+        (
+            "torchvision",
+            "WARN",
+            "0.27.0 is built for torch 2.12.0, and here is 2.11.0; only networks of training",
+            but(torchvision=Torchvision(version="0.27.0", asks_for="2.12.0")),
+        ),
+        (
+            "torchvision",
+            "WARN",
+            "does not load beside torch 2.11.0: no nms",
+            but(torchvision=Torchvision(version="0.26.0", asks_for="2.11.0", problem="no nms")),
+        ),
+        (
+            "torchvision",
+            "FAIL",
+            "does not load",
+            but(torchvision=Torchvision(version="0.26.0", problem="no nms"), training=True),
+        ),
+        ("torchvision", "FAIL", "not installed", but(torchvision=None, training=True)),
         ("driver", "WARN", "the CPU computes", but(driver_cuda=None, gpus=())),
         ("driver", "FAIL", "torch needs 13.0", but(driver_cuda=(12, 9))),
         ("gpus", "FAIL", "torch sees no device", but(gpus=())),
@@ -139,11 +170,27 @@ def test_a_machine_without_a_gpu_serves_too() -> None:
         ("ray", "FAIL", "too old", but(ray=(2, 40, 0))),
         ("shared memory", "WARN", "0.1 GB", but(shared_bytes=64 * 2**20)),
         ("port", "FAIL", "Address already in use", but(port_problem="Address already in use")),
+        (
+            "port",
+            "WARN",
+            "0.0.0.0:8000 is in use by flowmo-serve 1.2; models: lo",
+            but(port_problem="Address already in use", port_server=GOOD.server),
+        ),
+        (
+            "port",
+            "WARN",
+            "not ready; models: unknown without an API key",
+            but(
+                port_problem="Address already in use",
+                port_server=Server(url="http://a", version="1.2", ready=503, runners={}),
+            ),
+        ),
         ("descriptors", "WARN", "1024", but(descriptors=1024)),
         ("descriptors", "FAIL", "64 open", but(descriptors=64)),
         ("disk", "WARN", "5.0 GB free at /hub", but(free_bytes={Path("/hub"): 5 * GB})),
         ("disk", "FAIL", "0.5 GB", but(free_bytes={Path("/hub"): GB // 2})),
         ("server", "FAIL", "refused", only_server(problem="refused")),
+        ("server", "FAIL", "no flowmo server", only_server(version="")),
         ("server", "FAIL", "unhealthy (503)", only_server(health=503, ready=503)),
         ("server", "WARN", "not ready", only_server(health=200, ready=503)),
         (
@@ -154,7 +201,7 @@ def test_a_machine_without_a_gpu_serves_too() -> None:
         ),
     ],
 )
-def test_what_is_wrong_is_told_with_what_to_do(
+def test_what_is_wrong_is_reported_with_what_to_do(
     check: str, level: str, text: str, facts: Facts
 ) -> None:
     found = CHECKS[check](facts)
@@ -201,9 +248,10 @@ def test_engines_are_known_by_their_manifests(tmp_path: Path) -> None:
 # --- on this machine ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("checkpoint"), seed=5)
+@pytest.fixture(autouse=True)
+def _no_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Importing it takes seconds, and its check has tests of its own."""
+    monkeypatch.setattr("flowmo.doctor.probe.look_at_torchvision", lambda: None)
 
 
 @pytest.fixture
@@ -223,6 +271,63 @@ def test_a_taken_port_and_a_missing_checkpoint_end_with_status_1(
     failed = {line.split()[1] for line in result.stdout.splitlines() if line.startswith("FAIL")}
     assert failed == {"checkpoint", "port"}
     assert "choose another --port" in result.stdout
+
+
+def test_a_server_of_its_own_is_recognised_on_the_port(
+    checkpoint: Path, server: ServerProcess
+) -> None:
+    port = server.url.rpartition(":")[2]
+    result = RUN.invoke(app, ["doctor", "-c", str(checkpoint), "--port", port])
+    assert result.exit_code == 0, result.output
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("WARN  port")]
+    assert f"in use by flowmo-serve {metadata.version('flowmo-serve')}; models: nano" in line
+
+
+def test_another_program_is_no_server(checkpoint: Path) -> None:
+    class Hello(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"name": "another"}')
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hello) as http:
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        port = http.server_address[1]
+        result = RUN.invoke(app, ["doctor", "-c", str(checkpoint), "--port", str(port)])
+        asked = RUN.invoke(
+            app, ["doctor", "-c", str(checkpoint), "--url", f"http://127.0.0.1:{port}"]
+        )
+        http.shutdown()
+    assert "Address already in use" in result.stdout
+    assert "in use by flowmo" not in result.stdout
+    assert f"http://127.0.0.1:{port} is no flowmo server" in asked.stdout
+    assert (result.exit_code, asked.exit_code) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("code", "problem"),
+    [("", ""), ("raise RuntimeError('operator nms does not exist')", "RuntimeError: operator nms")],
+)
+def test_torchvision_is_imported_to_see_whether_it_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, problem: str
+) -> None:
+    (tmp_path / "torchvision.py").write_text(code)
+    about = tmp_path / "torchvision-0.99.0+cpu.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchvision\nVersion: 0.99.0+cpu\n"
+        "Requires-Dist: numpy\nRequires-Dist: torch (==2.99.0)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = look_at_torchvision()
+    assert found is not None
+    assert (found.version, found.asks_for) == ("0.99.0+cpu", "2.99.0")
+    assert found.problem.startswith(problem)
+    assert bool(found.problem) == bool(problem)
 
 
 def test_a_running_server_is_looked_at(checkpoint: Path, tmp_path: Path) -> None:

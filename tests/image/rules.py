@@ -67,6 +67,7 @@ def violations(
         *_layers(stages, " ".join(rest for instruction, rest in steps if instruction == "RUN")),
         *_running(dict(steps), port, routes),
         *_copies(stages, ignored, root),
+        *_links(stages, root),
     ]
 
 
@@ -128,6 +129,19 @@ def _copies(stages: dict[str, Stage], ignored: str, root: Path) -> Iterator[str]
     for name in sorted(kept):
         if not any(_within(source, name) for source in needed):
             yield f".dockerignore keeps {name}, which nothing copies"
+
+
+def _links(stages: dict[str, Stage], root: Path) -> Iterator[str]:
+    """Links of flowmo/ that lead nowhere in the stage that builds the wheel."""
+    for stage in stages.values():
+        copied = [part for copy in stage.of("COPY") if len(part := copy.split()) == 2]
+        if ["flowmo", "flowmo"] not in copied:
+            continue
+        in_place = [source for source, destination in copied if source == destination]
+        for link in sorted(path for path in (root / "flowmo").iterdir() if path.is_symlink()):
+            target = link.resolve().relative_to(root).as_posix()
+            if not any(_within(source, target) or _within(target, source) for source in in_place):
+                yield f"flowmo/{link.name} leads to {target}, which is not copied beside it"
 
 
 def _within(path: str, folder: str) -> bool:

@@ -8,22 +8,24 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from PIL import Image
+from torch import Tensor
 
 from benchmarks.display_p3 import display_p3
 from flowmo.cli.local_backend import LocalBackend
 from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_pixels
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
 from flowmo.photographs import photograph_paths
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.training.config import DataConfig
 from flowmo.training.data.batches import CropDataset, decode_all, fixed_images
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.data.pictures import PictureList
-from tests.service.fixtures import checkpoint, codec, runner
+from tests.service.fixtures import checkpoint, inference_model, runner
 from tests.service.runners import client_of
 
-__all__ = ["checkpoint", "codec", "runner"]
+__all__ = ["checkpoint", "inference_model", "runner"]
 SIDE = 32
 
 Write = Callable[[Image.Image, Path], None]
@@ -94,7 +96,7 @@ def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 class Watched:
-    """A codec or a runner whose pictures are kept."""
+    """A model or a runner whose pictures are kept."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -103,20 +105,20 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
 
-    def tokenize(self, pixels: Pixels) -> list[Tokens]:
-        self.seen += list(pixels)
-        return cast("list[Tokens]", self._inner.tokenize(pixels))
+    def tokenize(self, images: Tensor) -> list[Tokens]:
+        self.seen += list(to_pixels(images))
+        return cast("list[Tokens]", self._inner.tokenize(images))
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
         self.seen += list(pixels)
         return cast("list[Tokens]", self._inner.encode(pixels))
 
 
-def served(file: Path, runner: CodecRunner) -> Pixels:
+def served(file: Path, runner: Runner) -> Pixels:
     watched, upload = Watched(runner), {"image": file.read_bytes()}
 
     async def ask() -> None:
-        async with client_of(cast("CodecRunner", watched)) as client:
+        async with client_of(cast("Runner", watched)) as client:
             watched.seen.clear()  # of the warm-up
             answer = await client.post("/v1/tokenize", files=upload)
             assert answer.status_code == 200, answer.text
@@ -125,9 +127,9 @@ def served(file: Path, runner: CodecRunner) -> Pixels:
     return watched.seen[0]
 
 
-def of_the_command_line(file: Path, codec: Codec) -> Pixels:
-    watched = Watched(codec)
-    backend = LocalBackend(cast("Codec", watched), batch_size=1)
+def of_the_command_line(file: Path, inference_model: InferenceModel) -> Pixels:
+    watched = Watched(inference_model)
+    backend = LocalBackend(cast("InferenceModel", watched), batch_size=1)
     (outcome,) = backend.tokenize([file], fit="crop")
     assert isinstance(outcome.result, bytes), outcome.result
     return watched.seen[0]
@@ -140,13 +142,15 @@ def trained_on(file: Path, decoded: Sequence[Pixels | None] | None) -> Pixels:
     return dataset[0].image.permute(1, 2, 0).numpy()
 
 
-def test_one_file_gives_one_square(file: Path, codec: Codec, runner: CodecRunner) -> None:
+def test_one_file_gives_one_square(
+    file: Path, inference_model: InferenceModel, runner: Runner
+) -> None:
     expected = served(file, runner)
     assert expected.shape == (SIDE, SIDE, 3)
     index = ImageIndex([str(file)])
     cached = decode_all(index, size=SIDE, config=DataConfig(crop="centre"))
     found = {
-        "command line": of_the_command_line(file, codec),
+        "command line": of_the_command_line(file, inference_model),
         "evaluation": PictureList([str(file)], SIDE).square(0),
         "samples": fixed_images(index, size=SIDE, count=1)[0].permute(1, 2, 0).numpy(),
         "training": trained_on(file, None),

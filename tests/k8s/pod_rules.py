@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 
 from flowmo import __version__
+from flowmo.service.setting import unknown_variables
+from flowmo.service.settings import Settings
 from tests.k8s.manifests import Manifest, Pods, of_kind, pods, selects
 
 # Not in the repository: made by the operator of the cluster, docs/kubernetes.md says how.
@@ -135,6 +137,20 @@ def selectors(manifests: list[Manifest]) -> Iterator[str]:
                 budget["spec"]["selector"], found.labels
             ):
                 yield "a disruption budget of the one head would hold up every drain"
+
+
+def environment(manifests: list[Manifest]) -> Iterator[str]:
+    """Every variable is a setting, and no Service's name makes a variable that is one, too."""
+    services = [service["metadata"]["name"] for service in of_kind(manifests, "Service")]
+    for found in pods(manifests):
+        for container in found.containers:
+            if not container["image"].startswith("flowmo-serve"):
+                continue
+            if "flowmo" in services and found.spec.get("enableServiceLinks", True):
+                yield f"{found.owner}: the Service flowmo sets FLOWMO_PORT to an address"
+            given = [variable["name"] for variable in container.get("env", ())]
+            for sentence in unknown_variables(Settings, dict.fromkeys(given, "")):
+                yield f"{found.owner}: {sentence}"
 
 
 def scaling(manifests: list[Manifest], metrics: set[str]) -> Iterator[str]:

@@ -52,7 +52,7 @@ def versions(manifests: list[Manifest]) -> Iterator[str]:
 RULES: tuple[Rule, ...] = (
     schemas, scaling, probes, versions,
     pod_rules.restricted, pod_rules.images, pod_rules.volumes, pod_rules.requests,
-    pod_rules.selectors, pod_rules.network, pod_rules.endings,
+    pod_rules.selectors, pod_rules.network, pod_rules.endings, pod_rules.environment,
     ray_rules.fields, ray_rules.operator, ray_rules.config, ray_rules.endings, ray_rules.capacity,
 )  # fmt: skip
 
@@ -131,10 +131,14 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
          {"tcpSocket": {"port": 8000}}, "in the place of the operator's"),
         (ray_rules.operator, H100, RAY, "spec.upgradeStrategy.clusterUpgradeOptions",
          {"stepSizePercent": 10}, "only with it"),
+        (pod_rules.environment, SINGLE, DEPLOYMENT, f"{POD}.enableServiceLinks", GONE,
+         "the Service flowmo sets FLOWMO_PORT"),
+        (pod_rules.environment, SINGLE, DEPLOYMENT, f"{POD}.containers.0.env",
+         [{"name": "FLOWMO_QUEUE_SIZE", "value": "9"}], "FLOWMO_QUEUE_SIZE is set, but is no"),
         (versions, H100, RAY, "spec.rayClusterConfig.rayVersion", "2.59.0", "the image has"),
         (ray_rules.config, H100, RAY, "spec.serveConfigV2", serve(models={}), "models"),
         (ray_rules.config, H100, RAY, "spec.serveConfigV2", serve(gatewy=1), "gatewy"),
-        (ray_rules.config, H100, RAY, "spec.serveConfigV2", serve(settings__queue_sise=1), "sise"),
+        (ray_rules.config, H100, RAY, "spec.serveConfigV2", serve(settings__max_itms=1), "itms"),
         (ray_rules.config, H100, RAY, "spec.serveConfigV2",
          serve(top__http_options__host="127.0.0.1"), "their own pod only"),
         (ray_rules.config, H100, RAY, "spec.serveConfigV2",
@@ -246,7 +250,7 @@ def test_the_rendered_serve_config_is_its_file() -> None:
 
 def test_the_serve_config_of_h100_is_that_of_deploy_beside_its_pods() -> None:
     own = yaml.safe_load((K8S / H100 / "serve.yaml").read_text(encoding="utf-8"))
-    shared = yaml.safe_load((ROOT / "deploy" / "serve.yaml").read_text(encoding="utf-8"))
+    shared = yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text(encoding="utf-8"))
     ours, theirs = ray_rules.arguments(own), ray_rules.arguments(shared)
     assert ours["settings"].pop("api_keys_file") == "/keys/keys.toml"
     model = ours["models"]["lo"]

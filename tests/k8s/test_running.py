@@ -17,8 +17,8 @@ import yaml
 from benchmarks.chaos.processes import replicas
 from flowmo.cli.server_process import ServerProcess
 from flowmo.deploy.buckets import profile_of
-from flowmo.service.engine.sizes import buckets_of
 from flowmo.service.http.keys import digest_of
+from flowmo.service.loader import buckets_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
 from tests.service.pictures import as_file, gradient
 
@@ -122,7 +122,7 @@ def test_the_one_process_of_a_pod(checkpoint: Path, tmp_path: Path) -> None:
 
         begun = threading.Thread(target=ask)
         begun.start()
-        in_flight = "flowmo_admitted_requests 1.0"
+        in_flight = "flowmo_requests_admitted 1.0"
         while in_flight not in httpx.get(f"{server.url}/metrics").text:
             assert begun.is_alive()
         os.kill(server.pid, signal.SIGTERM)

@@ -141,3 +141,19 @@ def test_bad_samplers_are_refused(values: dict[str, object]) -> None:
 
 def test_explicit_grid_says_its_steps() -> None:
     assert SamplerConfig(schedule="explicit", times=(1.0, 0.4, 0.0)).steps == 2
+
+
+def test_a_sampler_is_changed_in_what_is_given() -> None:
+    own = SamplerConfig(steps=8, rho=0.5, guidance=1.5)
+    assert own.changed() == own
+    assert own.changed(steps=3, guidance=0.0) == dataclasses.replace(own, steps=3, guidance=0.0)
+    assert own.changed(schedule="linear").schedule == "linear"
+    with pytest.raises(ConfigError, match="steps must be 1 to 1000, got 2000"):
+        own.changed(steps=2000)
+
+
+def test_a_fixed_list_of_times_is_left_when_its_length_is() -> None:
+    fixed = SamplerConfig(schedule="explicit", times=(1.0, 0.4, 0.0), guidance=1.5)
+    assert fixed.changed(guidance=1.0).times == fixed.times
+    assert fixed.changed(steps=5) == SamplerConfig(steps=5, guidance=1.5)
+    assert fixed.changed(schedule="linear").times == ()

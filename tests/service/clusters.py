@@ -22,7 +22,7 @@ def config_of(checkpoint: Path, **settings: Any) -> dict[str, Any]:
         "checkpoint": str(checkpoint),
         "device": "cpu",
         "threads": 1,
-        "max_queue": 64,
+        "max_queued_requests": 64,
         "encoder": SMALL,
         "decoder": SMALL,
     }

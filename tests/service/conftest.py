@@ -1,11 +1,19 @@
 from tests.service.fixtures import (
     checkpoint,
-    codec,
     container,
     http,
+    inference_model,
     other_checkpoint,
     runner,
     server,
 )
 
-__all__ = ["checkpoint", "codec", "container", "http", "other_checkpoint", "runner", "server"]
+__all__ = [
+    "checkpoint",
+    "container",
+    "http",
+    "inference_model",
+    "other_checkpoint",
+    "runner",
+    "server",
+]

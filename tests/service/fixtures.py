@@ -14,10 +14,11 @@ import pytest
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
 from flowmo.model.container import Container
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
-from flowmo.service.loader import load_codec, load_runner
+from flowmo.service.engine.config import RunnerConfig
+from flowmo.service.engine.runner import Runner
+from flowmo.service.loader import load_model, load_runner
 from tests.model.checkpoints import save_random
 
 MAX_BODY_BYTES = 1_000_000
@@ -42,6 +43,11 @@ def save_model(folder: Path, *, seed: int, quantizer: QuantizerKind = "lfq") -> 
     return save_random(folder, replace(CONFIG, quantizer=quantizer), seed=seed)
 
 
+def cpu(checkpoint: Path) -> RunnerConfig:
+    """A checkpoint, computed on the processor."""
+    return RunnerConfig(checkpoint=str(checkpoint), device="cpu")
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("checkpoint"), seed=0)
@@ -54,24 +60,24 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def codec(checkpoint: Path) -> Codec:
-    return load_codec(str(checkpoint), device="cpu")
+def inference_model(checkpoint: Path) -> InferenceModel:
+    return load_model(cpu(checkpoint))
 
 
 @pytest.fixture(scope="session")
-def runner(checkpoint: Path) -> CodecRunner:
-    return load_runner(str(checkpoint), device="cpu")
+def runner(checkpoint: Path) -> Runner:
+    return load_runner(cpu(checkpoint))
 
 
 @pytest.fixture(scope="session")
-def container(codec: Codec) -> bytes:
+def container(inference_model: InferenceModel) -> bytes:
     """Some tokens of the checkpoint's."""
-    config = codec.info.config
+    config = inference_model.config
     ids = np.full((config.code_length, config.ids_per_token), 9, np.int32)
     tokens = Tokens(ids=ids, group_bits=config.group_bits)
     size = config.image_size
     return Container(
-        tokens=tokens, fingerprint=codec.info.fingerprint, width=size, height=size
+        tokens=tokens, fingerprint=inference_model.fingerprint, width=size, height=size
     ).to_bytes()
 
 

@@ -12,11 +12,11 @@ from fastapi import FastAPI
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
-from flowmo.service.engine.calls import DEFAULT_MAX_QUEUE, Batching
+from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
 from flowmo.service.engine.local import EngineSettings, LocalEngines
-from flowmo.service.engine.observer import Half, Refusal, Silent
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.observer import EngineKind, NullObserver, RefusalReason
+from flowmo.service.engine.runner import Runner
 from flowmo.service.http.app import create_app
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Gated:
     """The runner with gates, errors on demand, and a list of the times of each batch."""
 
-    def __init__(self, runner: CodecRunner, *, buckets: Sequence[int] | None = None) -> None:
+    def __init__(self, runner: Runner, *, buckets: Sequence[int] | None = None) -> None:
         self._runner = runner
         self.buckets = tuple(buckets or runner.buckets)
         self.warm_up_gate, self.gate = threading.Event(), threading.Event()
@@ -44,7 +44,7 @@ class Gated:
         self.begun: list[int] = []
 
     @property
-    def info(self) -> CodecInfo:
+    def info(self) -> ModelInfo:
         return self._runner.info
 
     def synchronize(self) -> None:
@@ -91,34 +91,34 @@ class Gated:
         self.entered.clear()
 
 
-class Recorder(Silent):
+class Recorder(NullObserver):
     """An observer that remembers."""
 
     def __init__(self) -> None:
-        self.batches: list[tuple[Half, int, int]] = []
-        self.refusals: list[tuple[Half, Refusal]] = []
+        self.batches: list[tuple[EngineKind, int, int]] = []
+        self.refusals: list[tuple[EngineKind, RefusalReason]] = []
         self.saved: list[int] = []
         self.failures = 0
         self.degradations: list[int] = []
 
-    def batch(self, half: Half, *, rows: int, bucket: int, seconds: float) -> None:
+    def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         assert seconds > 0
-        self.batches.append((half, rows, bucket))
+        self.batches.append((engine, rows, bucket))
 
-    def refused(self, half: Half, why: Refusal) -> None:
-        self.refusals.append((half, why))
+    def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
+        self.refusals.append((engine, reason))
 
-    def cancelled(self, half: Half, steps_saved: int) -> None:
+    def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         self.saved.append(steps_saved)
 
-    def failed(self, half: Half, works: int, error: Exception) -> None:
+    def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
         self.failures += works
 
     def degraded(self, steps_saved: int) -> None:
         self.degradations.append(steps_saved)
 
 
-def app_of(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
+def app_of(runner: Runner, settings: Settings | None = None) -> FastAPI:
     """An application that serves a runner."""
     metrics = Metrics(PrometheusInstruments())
     name = runner.info.name
@@ -131,7 +131,7 @@ def app_of(runner: CodecRunner, settings: Settings | None = None) -> FastAPI:
 
 @asynccontextmanager
 async def client_of(
-    runner: CodecRunner, settings: Settings | None = None, *, wait: bool = True
+    runner: Runner, settings: Settings | None = None, *, wait: bool = True
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application in this process, warmed up unless ``wait`` is false."""
     app = app_of(runner, settings)
@@ -149,17 +149,17 @@ async def client_of(
 
 
 def run(
-    runner: CodecRunner,
+    runner: Runner,
     work: Callable[[LocalEngines], Awaitable[None]],
     *,
     observer: Recorder | None = None,
-    max_queue: int = DEFAULT_MAX_QUEUE,
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
     batching: Batching = "step",
 ) -> None:
     """``work`` with warmed-up engines, which are closed afterwards."""
 
     async def main() -> None:
-        settings = EngineSettings(max_queue=max_queue, batching=batching)
+        settings = EngineSettings(max_queued_requests=max_queued_requests, batching=batching)
         engines = LocalEngines(runner, runner, settings, observer)
         engines.start()
         await until(lambda: engines.ready)

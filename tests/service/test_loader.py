@@ -1,60 +1,105 @@
-"""Checkpoints to codecs."""
+"""Checkpoints to what computes."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from flowmo.model.errors import CheckpointError
-from flowmo.service.codec import Codec
-from flowmo.service.loader import load_codec
-from tests.service.fixtures import CONFIG, save_model
+from flowmo.model.errors import CheckpointError, ConfigError
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.config import DEFAULT_CHECKPOINT, RunnerConfig
+from flowmo.service.engine.runner import Runner
+from flowmo.service.engine.torch_runner import TorchRunner
+from flowmo.service.loader import buckets_of, load_model, load_runner, resolve
+from tests.service.fixtures import CONFIG, cpu, save_model
+from tests.service.models import pictures_of, tokens_of
 from tests.service.pictures import gradient
 
 PICTURE = gradient(32, 32)
 
 
-def test_a_codec_says_what_it_is(codec: Codec) -> None:
-    info = codec.info
+def test_a_runner_says_what_it_serves(runner: Runner) -> None:
+    info = runner.info
     assert info.config == CONFIG
     assert (info.name, info.image_size, info.sampler) == ("nano", 32, CONFIG.sampler)
-    assert (info.device, info.dtype) == ("cpu", "float32")
+    assert (info.device, info.dtype, info.runner) == ("cpu", "float32", "torch")
     assert len(info.fingerprint) == 32
+    assert runner.buckets == (1, 2, 4, 8)
 
 
-def test_weights_decide_the_fingerprint(codec: Codec, other_checkpoint: Path) -> None:
-    assert load_codec(str(other_checkpoint), device="cpu").info.fingerprint != (
-        codec.info.fingerprint
-    )
+def test_weights_decide_the_fingerprint(runner: Runner, other_checkpoint: Path) -> None:
+    assert load_runner(cpu(other_checkpoint)).info.fingerprint != runner.info.fingerprint
 
 
-def test_a_batch_gives_what_its_rows_give_alone(codec: Codec) -> None:
+def test_a_batch_gives_what_its_rows_give_alone(inference_model: InferenceModel) -> None:
     pictures = np.stack([PICTURE, PICTURE[::-1], PICTURE[:, ::-1]])
-    tokens = codec.tokenize(pictures)
-    assert tokens == [codec.tokenize(picture[None])[0] for picture in pictures]
-    batch = codec.detokenize(tokens, seeds=[3, 1, 2], sampler=CONFIG.sampler)
+    tokens = tokens_of(inference_model, pictures)
+    assert tokens == [tokens_of(inference_model, picture[None])[0] for picture in pictures]
+    batch = pictures_of(inference_model, tokens, seeds=[3, 1, 2], sampler=CONFIG.sampler)
     assert batch.shape == (3, 32, 32, 3)
     assert batch.dtype == np.uint8
     for row, seed, picture in zip(tokens, [3, 1, 2], batch, strict=True):
-        (alone,) = codec.detokenize([row], seeds=[seed], sampler=CONFIG.sampler)
+        (alone,) = pictures_of(inference_model, [row], seeds=[seed], sampler=CONFIG.sampler)
         assert np.abs(alone.astype(int) - picture).max() <= 1
 
 
-def test_another_dtype_is_the_same_model(checkpoint: Path, codec: Codec) -> None:
-    half = load_codec(str(checkpoint), device="cpu", dtype="bfloat16")
-    assert half.info.dtype == "bfloat16"
-    assert half.info.fingerprint == codec.info.fingerprint
-    tokens = codec.tokenize(PICTURE[None])
-    pictures = [c.detokenize(tokens, seeds=[0], sampler=CONFIG.sampler) for c in (codec, half)]
+def test_another_dtype_is_the_same_model(checkpoint: Path, inference_model: InferenceModel) -> None:
+    half = load_model(RunnerConfig(checkpoint=str(checkpoint), device="cpu", dtype="bfloat16"))
+    assert str(half.dtype) == "torch.bfloat16"
+    assert half.fingerprint == inference_model.fingerprint
+    tokens = tokens_of(inference_model, PICTURE[None])
+    pictures = [
+        pictures_of(model, tokens, seeds=[0], sampler=CONFIG.sampler)
+        for model in (inference_model, half)
+    ]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 8
 
 
-def test_a_missing_checkpoint_is_told(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing-here"):
-        load_codec(str(tmp_path / "nothing-here"))
+def test_a_runner_of_ones_own_gets_the_config(checkpoint: Path) -> None:
+    config = RunnerConfig(
+        checkpoint=str(checkpoint), device="cpu", max_batch=6, runner=f"{__name__}:make_own"
+    )
+    runner = load_runner(config)
+    assert isinstance(runner, OwnRunner)
+    assert runner.buckets == (1, 2, 4, 6)
+
+
+class OwnRunner(TorchRunner):
+    """A runner as an operator would write it."""
+
+
+def make_own(config: RunnerConfig) -> OwnRunner:
+    model = load_model(config)
+    return OwnRunner(model, buckets=buckets_of(model.device.type, config.max_batch))
+
+
+# --- which checkpoint ---------------------------------------------------------------------------
+
+
+def test_the_default_is_the_model_that_comes_with_the_package() -> None:
+    root = Path(__file__).parents[2]
+    assert RunnerConfig().checkpoint == DEFAULT_CHECKPOINT == "tiny"
+    assert resolve(RunnerConfig()).resolve() == root / "checkpoints" / "tiny"
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nothing-here"), "nothing-here"):
+        with pytest.raises(CheckpointError, match="nothing-here"):
+            load_model(RunnerConfig(checkpoint=name))
+
+
+@pytest.mark.parametrize("name", ["", "."])
+def test_no_folder_of_checkpoints_is_taken_for_one(name: str) -> None:
+    with pytest.raises(CheckpointError):
+        load_model(RunnerConfig(checkpoint=name))
 
 
 def test_a_continuous_model_has_no_tokens_to_serve(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "continuous", seed=0, quantizer="gaussian")
     with pytest.raises(CheckpointError, match="continuous model"):
-        load_codec(str(folder), device="cpu")
+        load_runner(cpu(folder))
+
+
+def test_an_unusable_device_is_named(checkpoint: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
+        load_runner(RunnerConfig(checkpoint=str(checkpoint), device="abacus"))

@@ -17,10 +17,11 @@ from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.service.engine.calls import Call, DecodeOptions
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import UnknownModelError
 from flowmo.service.loader import load_runner
 from flowmo.service.models import Models
+from tests.service.fixtures import cpu
 from tests.service.pictures import as_file, gradient
 from tests.service.probes import samples
 from tests.service.runners import Gated, some_tokens, until
@@ -71,7 +72,7 @@ def test_tokens_go_to_the_model_that_made_them(two: httpx.Client) -> None:
     del json["tokens"]["fingerprint"]
     by_name = two.post("/v1/detokenize", json={"tokens": json["tokens"]})
     assert (by_name.headers["Flowmo-Model"], by_name.content) == ("other", answer.content)
-    # Asking for another one by name is a mistake that is told.
+    # Asking for another one by name is a mistake that is reported.
     wrong = two.post("/v1/detokenize", json={"tokens": {**json["tokens"]}, "model": "first"})
     assert wrong.headers["Flowmo-Model"] == "first"  # ids alone say nothing of their model
     clash = two.post(
@@ -95,9 +96,9 @@ def test_each_has_its_own_series(two: httpx.Client) -> None:
     found = samples(two)
     for model in ("first", "other"):
         assert ("flowmo_ready", (("model", model),)) in found
-        labels = (("half", "decode"), ("model", model), ("reason", "deadline"))
+        labels = (("engine", "decoder"), ("model", model), ("reason", "deadline"))
         assert found[("flowmo_engine_refused_total", labels)] == 0
-    rows = ("flowmo_batch_rows_count", (("half", "encode"), ("model", "other")))
+    rows = ("flowmo_batch_rows_count", (("engine", "encoder"), ("model", "other")))
     assert found[rows] >= 1
 
 
@@ -173,10 +174,10 @@ def test_a_checkpoint_is_exchanged_under_load_without_a_failed_request(
 
 
 def test_what_was_begun_is_finished_by_the_model_that_began_it(
-    runner: CodecRunner, other_checkpoint: Path
+    runner: Runner, other_checkpoint: Path
 ) -> None:
     gated = Gated(runner)
-    builds: Iterator[CodecRunner] = iter([gated, load_runner(str(other_checkpoint), device="cpu")])
+    builds: Iterator[Runner] = iter([gated, load_runner(cpu(other_checkpoint))])
 
     def build() -> LocalEngines:
         found = next(builds)
@@ -190,7 +191,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
         options = DecodeOptions(seed=0, sampler=runner.info.sampler)
         gated.gate.clear()
         gated.entered.clear()
-        decode = asyncio.create_task(old.engines.decode(some_tokens(), options, Call()))
+        decode = asyncio.create_task(old.engines.decoder.decode(some_tokens(), options, Call()))
         await until(gated.entered.is_set)
         with models.use(old):
             await models.reload(60.0)
@@ -198,7 +199,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
             gated.gate.set()
             assert (await decode).pixels.shape == (32, 32, 3)
             # A request that holds it may still begin something.
-            await old.engines.decode(some_tokens(), options, Call())
+            await old.engines.decoder.decode(some_tokens(), options, Call())
         await until(lambda: not old.engines.alive)
         await models.close(10.0)
 
@@ -206,7 +207,7 @@ def test_what_was_begun_is_finished_by_the_model_that_began_it(
 
 
 def test_the_same_checkpoint_again_changes_nothing(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         models = Models({"one": lambda: LocalEngines(runner, runner)})

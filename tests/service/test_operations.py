@@ -15,8 +15,8 @@ import pytest
 
 from flowmo.cli.server_process import ServerError, ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.codec import Codec
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.model.inference import InferenceModel
+from flowmo.service.engine.runner import Runner
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
 from tests.service.runners import Gated, client_of
@@ -33,18 +33,18 @@ def test_health_and_readiness(http: httpx.Client) -> None:
     assert http.get("/readyz").json() == {"status": "ready"}
 
 
-def test_models_are_described(http: httpx.Client, codec: Codec) -> None:
+def test_models_are_described(http: httpx.Client, inference_model: InferenceModel) -> None:
     (model,) = http.get("/v1/models").json()["models"]
     assert model == {
         "name": "nano",
-        "fingerprint": codec.info.fingerprint,
+        "fingerprint": inference_model.fingerprint,
         "image_size": 32,
         "code_length": 16,
         "token_bits": 12,
         "group_bits": 4,
         "ids_per_token": 3,
         "payload_bytes": 24,
-        "sampler": codec.info.sampler.to_dict(),
+        "sampler": inference_model.config.sampler.to_dict(),
         "max_steps": 1000,
         "device": "cpu",
         "dtype": "float32",
@@ -82,20 +82,20 @@ def test_metrics_count_requests_stages_and_steps(http: httpx.Client) -> None:
     }
 
 
-def test_metrics_describe_the_server(http: httpx.Client, codec: Codec) -> None:
+def test_metrics_describe_the_server(http: httpx.Client, inference_model: InferenceModel) -> None:
     found = samples(http)
     model = (("model", "nano"),)
     assert found[("flowmo_requests_in_flight", ())] == 1  # the scrape itself
     assert found[("flowmo_queue_depth", model)] == 0
-    assert found[("flowmo_admitted_requests", ())] == 0
-    assert found[("flowmo_capacity_requests", ())] == 64
+    assert found[("flowmo_requests_admitted", ())] == 0
+    assert found[("flowmo_requests_capacity", ())] == 64
     assert found[("flowmo_ready", model)] == 1
     assert found[("flowmo_runner_fallback", model)] == 0
-    for half in ("encode", "decode"):
-        assert 1 <= found[("flowmo_batch_slots", (("half", half), *model))] <= 8
+    for engine in ("encoder", "decoder"):
+        assert 1 <= found[("flowmo_batch_slots", (("engine", engine), *model))] <= 8
     (shown,) = (dict(labels) for name, labels in found if name == "flowmo_model_info")
     assert shown["model"] == shown["name"] == "nano"
-    assert shown["fingerprint"] == codec.info.fingerprint
+    assert shown["fingerprint"] == inference_model.fingerprint
     (build,) = (dict(labels) for name, labels in found if name == "flowmo_build_info")
     assert build.keys() == {"version", "python"}
 
@@ -124,9 +124,9 @@ def test_a_client_that_leaves_stops_its_decode(
     left = {"method": "POST", "route": "/v1/detokenize", "status": "499"}
     before = value(http, "flowmo_request_duration_seconds_count", **left)
     with detokenize_by_socket(server, container, "steps=1000"):
-        wait_for(http, "flowmo_admitted_requests", 1)
+        wait_for(http, "flowmo_requests_admitted", 1)
     wait_for(http, "flowmo_request_duration_seconds_count", before + 1, **left)
-    assert value(http, "flowmo_admitted_requests") == 0
+    assert value(http, "flowmo_requests_admitted") == 0
     # The device is free for others.
     assert http.post(
         "/v1/detokenize", content=container, headers={"Content-Type": MEDIA_TYPE}
@@ -193,7 +193,7 @@ BODY_SECONDS = 3
 def small_server(
     checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """One place, and little patience."""
+    """It admits one request, and has little patience."""
     log = tmp_path_factory.mktemp("small-server") / "server.log"
     environment = os.environ | {
         "FLOWMO_BODY_SECONDS": str(BODY_SECONDS),
@@ -201,7 +201,7 @@ def small_server(
         "FLOWMO_MAX_STEPS": "10",
     }
     with (
-        ServerProcess(["--queue-size=1"], log=log, environment=environment) as process,
+        ServerProcess(["--max-concurrent-requests=1"], log=log, environment=environment) as process,
         httpx.Client(base_url=process.url, timeout=60) as client,
     ):
         yield client
@@ -217,12 +217,12 @@ def test_a_full_server_says_when_to_come_back_and_a_slow_body_ends(
             f"Content-Length: {len(PNG)}\r\n\r\n"
         )
         slow.sendall(head.encode() + PNG[:50])
-        wait_for(small_server, "flowmo_admitted_requests", 1)
+        wait_for(small_server, "flowmo_requests_admitted", 1)
         refused = small_server.post("/v1/tokenize", content=PNG, headers=RAW)
         assert refused.status_code == 429
         assert refused.json()["code"] == "queue-full"
         assert int(refused.headers["Retry-After"]) >= 1
-        # The slow body is given up after its time, and its place is free again.
+        # The slow body is given up after its time, and another request is admitted.
         assert b"408" in slow.recv(65536).split(b"\r\n")[0]
     assert small_server.post("/v1/tokenize", content=PNG, headers=RAW).status_code == 200
 
@@ -239,7 +239,7 @@ def test_the_servers_own_limit_of_steps_holds(small_server: httpx.Client) -> Non
 # --- start and stop -----------------------------------------------------------------------------
 
 
-def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
+def test_readiness_waits_for_the_warm_up(runner: Runner) -> None:
     gated = Gated(runner)
     gated.warm_up_gate.clear()
 
@@ -263,7 +263,7 @@ def test_readiness_waits_for_the_warm_up(runner: CodecRunner) -> None:
 
 
 def test_a_dead_device_thread_is_unhealthy(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gated = Gated(runner)
     gated.error = RuntimeError("no such kernel")
@@ -281,7 +281,7 @@ def test_a_dead_device_thread_is_unhealthy(
 
 
 def test_a_failing_device_is_a_500_that_tells_nothing(
-    runner: CodecRunner, caplog: pytest.LogCaptureFixture
+    runner: Runner, caplog: pytest.LogCaptureFixture
 ) -> None:
     gated = Gated(runner)
 
@@ -297,7 +297,7 @@ def test_a_failing_device_is_a_500_that_tells_nothing(
             assert (await client.post("/v1/tokenize", content=PNG, headers=RAW)).is_success
 
     asyncio.run(main())
-    assert "secret internals" in caplog.text  # the operator is told
+    assert "secret internals" in caplog.text  # the operator sees it
 
 
 def test_a_stopping_server_finishes_what_it_has(
@@ -315,7 +315,7 @@ def test_a_stopping_server_finishes_what_it_has(
             headers={"Content-Type": MEDIA_TYPE},
             params={"steps": 500},
         )
-        wait_for(client, "flowmo_admitted_requests", 1)
+        wait_for(client, "flowmo_requests_admitted", 1)
         process.stop()
         answer = running.result()
         assert answer.status_code == 200

@@ -173,14 +173,24 @@ def assert_same(a: TrainConfig, b: TrainConfig) -> None:
 
 
 def assert_near(a: TrainConfig, b: TrainConfig) -> None:
-    """Two short runs differ by rounding alone, which grows from step to step."""
+    """Two short runs differ by rounding alone, which grows from step to step.
+
+    A step moves a weight by up to 1e-3; what is wrong differs by as much.
+    """
     one, other = tensors_of(a), tensors_of(b)
     assert one.keys() == other.keys()
     far = [
         f"{name}: {(one[name].double() - other[name].double()).abs().max():.1e}"
         for name in one
-        if not torch.allclose(one[name].double(), other[name].double(), rtol=1e-3, atol=1e-5)
+        if not torch.allclose(one[name].double(), other[name].double(), rtol=1e-3, atol=5e-5)
     ]
-    assert far == []
+    assert far == [], far
     for line, expected in zip(log_of(a), log_of(b), strict=True):
-        assert line == pytest.approx(expected, rel=1e-3, abs=1e-5)
+        assert line.keys() == expected.keys(), (line, expected)
+        # Entropies of codes that are all but certain are small differences of large numbers.
+        other_values = {
+            name: (value, expected[name])
+            for name, value in line.items()
+            if value != pytest.approx(expected[name], rel=1e-3, abs=5e-5)
+        }
+        assert other_values == {}, other_values

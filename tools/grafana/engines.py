@@ -3,11 +3,11 @@
 from tools.grafana.expressions import largest, mean, quantile, rare, rate, series, total
 from tools.grafana.panels import Dashboard, Panel, Query, Row
 
-_DECODE = {"half": "decode"}
+_DECODER = {"engine": "decoder"}
 
-_ROWS = rate("flowmo_batch_rows_sum", "model", "half")
+_ROWS = rate("flowmo_batch_rows_sum", "model", "engine")
 # On Ray there is no series before the first row of padding.
-_FILLING = f"({rate('flowmo_batch_padding_rows_total', 'model', 'half')} or 0 * {_ROWS})"
+_FILLING = f"({rate('flowmo_batch_padding_rows_total', 'model', 'engine')} or 0 * {_ROWS})"
 _PADDING = f"{_FILLING} / ({_FILLING} + {_ROWS})"
 
 ENGINES = Dashboard(
@@ -24,15 +24,17 @@ ENGINES = Dashboard(
                     "one step of one picture. Full batches are the decoder's best throughput.",
                     unit="short",
                     queries=[
-                        Query(mean("flowmo_batch_rows", "model", **_DECODE), "{{model}} mean"),
-                        Query(largest("flowmo_batch_slots", "model", **_DECODE), "{{model}} slots"),
+                        Query(mean("flowmo_batch_rows", "model", **_DECODER), "{{model}} mean"),
+                        Query(
+                            largest("flowmo_batch_slots", "model", **_DECODER), "{{model}} slots"
+                        ),
                     ],
                 ),
                 Panel(
                     title="Ticks by their rows",
                     description="Decoder batches a second, by how many rows they had at most.",
                     unit="ops",
-                    queries=[Query(rate("flowmo_batch_rows_bucket", "le", **_DECODE), "{{le}}")],
+                    queries=[Query(rate("flowmo_batch_rows_bucket", "le", **_DECODER), "{{le}}")],
                     kind="heatmap",
                 ),
                 Panel(
@@ -42,7 +44,7 @@ ENGINES = Dashboard(
                     queries=[
                         Query(
                             _PADDING,
-                            "{{model}} {{half}}",
+                            "{{model}} {{engine}}",
                         )
                     ],
                     most=1,
@@ -63,7 +65,9 @@ ENGINES = Dashboard(
                     title="Steps of pictures",
                     description="Rows of decoder batches a second: the decoder's throughput.",
                     unit="ops",
-                    queries=[Query(rate("flowmo_batch_rows_sum", "model", **_DECODE), "{{model}}")],
+                    queries=[
+                        Query(rate("flowmo_batch_rows_sum", "model", **_DECODER), "{{model}}")
+                    ],
                 ),
                 Panel(
                     title="Decoders at work",
@@ -138,8 +142,8 @@ ENGINES = Dashboard(
                     unit="ops",
                     queries=[
                         Query(
-                            rare("flowmo_engine_refused_total", "half", "reason"),
-                            "{{half}} {{reason}}",
+                            rare("flowmo_engine_refused_total", "engine", "reason"),
+                            "{{engine}} {{reason}}",
                         )
                     ],
                 ),
@@ -149,8 +153,10 @@ ENGINES = Dashboard(
                     "batch failed on the device.",
                     unit="ops",
                     queries=[
-                        Query(rare("flowmo_engine_cancelled_total", "half"), "{{half}} cancelled"),
-                        Query(rare("flowmo_engine_failed_total", "half"), "{{half}} failed"),
+                        Query(
+                            rare("flowmo_engine_cancelled_total", "engine"), "{{engine}} cancelled"
+                        ),
+                        Query(rare("flowmo_engine_failed_total", "engine"), "{{engine}} failed"),
                     ],
                 ),
                 Panel(

@@ -35,7 +35,7 @@ OVERVIEW = Dashboard(
                 Panel(
                     title="Pictures",
                     description="Pictures encoded to tokens and decoded from tokens a second. "
-                    "Those that were kept, or shared with another request, are not made again.",
+                    "Those in the cache, or shared with another request, are not made again.",
                     unit="ops",
                     queries=[
                         Query(
@@ -119,21 +119,21 @@ OVERVIEW = Dashboard(
             panels=[
                 Panel(
                     title="Requests inside",
-                    description="Being answered, holding a place, and the places there are.",
+                    description="Being answered, admitted, and how many are admitted at most.",
                     unit="short",
                     queries=[
                         Query(total("flowmo_requests_in_flight", "job"), "being answered"),
-                        Query(total("flowmo_admitted_requests", "job"), "with a place"),
-                        Query(total("flowmo_capacity_requests", "job"), "places"),
+                        Query(total("flowmo_requests_admitted", "job"), "admitted"),
+                        Query(total("flowmo_requests_capacity", "job"), "capacity"),
                     ],
                 ),
                 Panel(
                     title="Bodies inside",
-                    description="Bytes of request bodies that hold a place, and of kept pictures.",
+                    description="Bytes of the bodies of admitted requests, and of cache entries.",
                     unit="bytes",
                     queries=[
-                        Query(total("flowmo_admitted_bytes", "job"), "bodies"),
-                        Query(total("flowmo_cache_bytes", "job"), "kept pictures"),
+                        Query(total("flowmo_requests_admitted_bytes", "job"), "bodies"),
+                        Query(total("flowmo_cache_bytes", "job"), "cache entries"),
                     ],
                 ),
                 Panel(
@@ -152,9 +152,9 @@ OVERVIEW = Dashboard(
                     ],
                 ),
                 Panel(
-                    title="Kept pictures",
-                    description="Of the pictures asked for: hit were kept, shared were just being "
-                    "made for another request, miss were computed.",
+                    title="Picture cache",
+                    description="Look-ups a second: hit found an entry, shared waited for a "
+                    "picture that was being made for another request, miss computed it.",
                     unit="ops",
                     queries=[Query(rate("flowmo_cache_requests_total", "outcome"), "{{outcome}}")],
                     stacked=True,

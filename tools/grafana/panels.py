@@ -109,9 +109,9 @@ def _dashboard(dashboard: Dashboard) -> dict[str, Any]:
     panels: list[dict[str, Any]] = []
     y = 0
     for row in dashboard.rows:
-        place = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
+        box = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
         panels.append(
-            {"id": len(panels) + 1, "type": "row", "title": row.title, "gridPos": place}
+            {"id": len(panels) + 1, "type": "row", "title": row.title, "gridPos": box}
             | {"collapsed": False, "panels": []}
         )
         y += 1
@@ -121,8 +121,8 @@ def _dashboard(dashboard: Dashboard) -> dict[str, Any]:
                 x, y, height = 0, y + height, 0
             own_height = 5 if panel.kind == "stat" else 8
             height = max(height, own_height)
-            place = {"x": x, "y": y, "w": panel.width, "h": own_height}
-            panels.append(_panel(panel, len(panels) + 1, place))
+            box = {"x": x, "y": y, "w": panel.width, "h": own_height}
+            panels.append(_panel(panel, len(panels) + 1, box))
             x += panel.width
         y += height
     return {
@@ -175,7 +175,7 @@ def _job_variable() -> dict[str, Any]:
     }
 
 
-def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+def _panel(panel: Panel, number: int, box: dict[str, int]) -> dict[str, Any]:
     defaults: dict[str, Any] = {"unit": panel.unit, "min": 0}
     if panel.most is not None:
         defaults["max"] = panel.most
@@ -207,17 +207,17 @@ def _panel(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "title": panel.title,
         "description": panel.description,
         "datasource": _DATASOURCE,
-        "gridPos": place,
+        "gridPos": box,
         "fieldConfig": {"defaults": defaults, "overrides": []},
         "options": options,
         "targets": [
             {
-                "refId": chr(ord("A") + place),
+                "refId": chr(ord("A") + index),
                 "datasource": _DATASOURCE,
                 "expr": query.expression,
                 "legendFormat": query.legend,
                 "format": "heatmap" if panel.kind == "heatmap" else "time_series",
             }
-            for place, query in enumerate(panel.queries)
+            for index, query in enumerate(panel.queries)
         ],
     }

@@ -54,7 +54,7 @@ def _row(title: str, slo: str, indicator: str, what: str) -> Row:
 SLO = Dashboard(
     uid="flowmo-slo",
     title="FlowMo: objectives",
-    description="Availability and latency against their objectives (docs/decisions/0082).",
+    description="Availability and latency against their objectives (docs/decisions/0012).",
     rows=[
         _row(
             "Availability",
@@ -83,7 +83,7 @@ SLO = Dashboard(
                 ),
                 Panel(
                     title="Refused",
-                    description="Not an error of availability: the client is told when to come "
+                    description="Not an error of availability: the client learns when to come "
                     "back. It has alerts of its own.",
                     unit="reqps",
                     queries=[Query('flowmo:shed:rate5m{job=~"$job"}', "{{job}}")],

@@ -25,7 +25,7 @@ class LossWeights:
         entropy: lambda_ent of lookup-free quantization; ``pretrain`` (Table 1).
         commitment: lambda_commit of lookup-free quantization; ``pretrain`` (Table 1).
         kl: The weight of the Gaussian posterior's KL in nats an image; ``pretrain`` (our choice:
-            docs/training.md).
+            docs/decisions/0016).
         perceptual: lambda_lpips, between image and one-step estimate; ``pretrain`` (Table 1).
         sample_perceptual: The weight of the perceptual distance between image and sample of the
             chain; ``post-train`` (Table 2), ``distill``.

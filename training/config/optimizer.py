@@ -25,7 +25,7 @@ class OptimizerConfig:
         weight_decay: decoupled (AdamW) decay of matrices, 0 in the published recipe.
         grad_clip: largest global gradient norm; None does not clip.
         parametrization: ``mup`` scales hidden and readout matrices with width; ``standard`` does
-            not (see docs/decisions/0020).
+            not (see docs/decisions/0016).
         base_width: width at which both parametrizations agree.
         head_rate: factor on the rate of a decoder's head, which a grown model learns from nothing.
         fix_weight_norm: rescale block matrices to their initial Frobenius norm after each step.

@@ -1,6 +1,6 @@
 """Frozen networks as losses: LPIPS-VGG of stage 1A, ResNet-50 logits of stage 1B.
 
-Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (docs/decisions/0075).
+Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (docs/decisions/0021).
 """
 
 from typing import Literal

@@ -1,4 +1,4 @@
-"""Initial weights and Adam's learning rates in muP (supplement A.1; docs/decisions/0020).
+"""Initial weights and Adam's learning rates in muP (supplement A.1; docs/decisions/0016).
 
 The forward pass is the published one at every width, so muP lives only in the initial scales and
 in one learning rate a tensor. With r = width / base width, by the tensor's role:

@@ -1,4 +1,4 @@
-"""Exported halves to engines."""
+"""Builds engines from exported halves."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ from flowmo.model.errors import CompilationError
 logger = logging.getLogger(__name__)
 
 # name of a phase, steps done, steps in all
-Progress = Callable[[str, int, int], None]
+BuildProgress = Callable[[str, int, int], None]
 _TIMING_CACHE = "timing.cache"
 
 
@@ -35,8 +35,8 @@ class BuildOptions:
 
     Attributes:
         architecture: ``sm90`` and the like; that of the GPU at hand by default.
-        refittable: weights can be exchanged later, at some cost in speed.
-        workspace_bytes: GPU memory that kernels may use while they run; the library's own limit
+        refittable: Whether weights can be exchanged later, at some cost in speed.
+        workspace_bytes: The GPU memory that kernels may use while they run; the library's own limit
             by default.
     """
 
@@ -48,7 +48,7 @@ class BuildOptions:
 def key_of(
     file: OnnxFile, library: Library, buckets: Sequence[int], architecture: str
 ) -> EngineKey:
-    """Key of the engine that is built from a file."""
+    """The key of the engine that is built from a file."""
     return EngineKey(
         half=file.half,
         fingerprint=file.fingerprint,
@@ -68,7 +68,7 @@ def build(
     buckets: Sequence[int],
     *,
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> tuple[Path, Manifest]:
     """Build an engine with one optimization profile a bucket, and write it with its manifest.
 
@@ -76,15 +76,15 @@ def build(
     cache in the folder makes later builds quicker, where the library has one.
 
     Args:
-        file: of one half.
-        folder: of engines; made if it is not there.
-        library: that builds.
-        buckets: batch sizes, ascending.
-        options: see there.
-        progress: is told how far it is.
+        file: An exported half.
+        folder: The folder of engines; made if it is not there.
+        library: The library that builds.
+        buckets: The batch sizes, ascending.
+        options: How the engine is built.
+        progress: Is notified of each phase: its name, the steps done, and all its steps.
 
     Raises:
-        CompilationError: there is no GPU where one is needed, the library does not build for the
+        CompilationError: There is no GPU where one is needed, the library does not build for the
             architecture, does not know an operator or fails otherwise.
     """
     options = options or BuildOptions()
@@ -151,9 +151,9 @@ def find_or_build(
     buckets: Sequence[int],
     *,
     options: BuildOptions | None = None,
-    progress: Progress | None = None,
+    progress: BuildProgress | None = None,
 ) -> tuple[Path, Manifest, bool]:
-    """The engine that is there already, or a new one; the last value says whether it is new."""
+    """Find the engine that is there, or build one; the last value says whether it is new."""
     options = options or BuildOptions()
     architecture = options.architecture or current_architecture()
     key = key_of(file, library, buckets, architecture)
@@ -170,7 +170,7 @@ def find_or_build(
 
 
 def _strongly_typed(api: Any) -> int:
-    """Types come from the graph. 10.x needs to be told, later ones know nothing else."""
+    """Take types from the graph: 10.x needs a flag for it, later versions know nothing else."""
     flag = getattr(api.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -240,14 +240,14 @@ def _depth(file: OnnxFile) -> int:
 
 def _parser_problem(file: OnnxFile, library: Library, parser: Any, messages: Any) -> str:
     found = [parser.get_error(i) for i in range(parser.num_errors)]
-    told: str = f"{library.name} {library.version} cannot parse {file.path}: "
+    failed: str = f"{library.name} {library.version} cannot parse {file.path}: "
     if not found:
-        return told + str(messages.first_error())
+        return failed + str(messages.first_error())
     error = found[0]
     operator = error.node_operator() if hasattr(error, "node_operator") else ""
     problem = str(error.desc()).strip().splitlines()[0]
     return (
-        f"{told}node {error.node()}{f', operator {operator}' if operator else ''}: "
+        f"{failed}node {error.node()}{f', operator {operator}' if operator else ''}: "
         f"{problem}; a newer TensorRT or --attention explicit may help"
     )
 
@@ -256,7 +256,7 @@ def _monitor_class(api: Any) -> Any:
     class Monitor(api.IProgressMonitor):  # type: ignore[misc]
         """Hands on the outermost phases."""
 
-        def __init__(self, progress: Progress) -> None:
+        def __init__(self, progress: BuildProgress) -> None:
             api.IProgressMonitor.__init__(self)
             self._progress = progress
             self._steps: dict[str, int] = {}

@@ -19,13 +19,13 @@ class EngineKey:
 
     Attributes:
         half: ``encoder`` or ``decoder``.
-        fingerprint: of the weights.
-        dtype: of weights and activations.
-        attention: form of the exported graph.
+        fingerprint: The fingerprint of the weights.
+        dtype: The dtype of weights and activations.
+        attention: The form of attention in the exported graph.
         library: ``tensorrt`` or ``tensorrt_rtx``.
-        version: of it.
+        version: The library's version.
         architecture: ``sm90`` and the like.
-        buckets: batch sizes, one optimization profile each, in this order.
+        buckets: The batch sizes, one optimization profile each, in this order.
     """
 
     half: Half
@@ -39,7 +39,7 @@ class EngineKey:
 
     @property
     def file_name(self) -> str:
-        """Readable, and another for every other key."""
+        """A file name that people can read, and another for every other key."""
         digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
         return (
             f"{self.half}-{self.fingerprint[:12]}-{self.dtype}-{self.architecture}-{digest[:12]}"
@@ -47,7 +47,7 @@ class EngineKey:
         )
 
     def differences(self, other: Self) -> list[str]:
-        """For people: ``field: this, not that``."""
+        """What differs from another key, for people: ``field: this, not that``."""
         mine, theirs = asdict(self), asdict(other)
         return [f"{k}: {mine[k]}, not {theirs[k]}" for k in mine if mine[k] != theirs[k]]
 
@@ -57,13 +57,14 @@ class Manifest:
     """What lies beside an engine file, in ``NAME.engine.json``.
 
     Attributes:
-        key: what it is good for.
-        size: of the engine file, in bytes.
-        sha256: of the engine file, hex. An engine is code: what has been changed is not loaded.
-        bindings: inputs and outputs with dtype and shape, the batch size left out.
-        report: what it is made of (:func:`flowmo.deploy.tensorrt.report.layer_report`).
-        seconds: that the building took.
-        refittable: whether its weights can be exchanged.
+        key: What the engine depends on.
+        size: The size of the engine file, in bytes.
+        sha256: The SHA-256 of the engine file, hex. An engine is code: what has been changed is not
+            loaded.
+        bindings: The inputs and outputs with dtype and shape, the batch size left out.
+        report: What the engine is made of (:func:`flowmo.deploy.tensorrt.report.layer_report`).
+        seconds: The time that the building took.
+        refittable: Whether its weights can be exchanged.
     """
 
     key: EngineKey
@@ -86,10 +87,10 @@ def write_engine(folder: Path, engine: bytes, manifest: Manifest) -> Path:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of an engine file.
+    """Read the manifest of an engine file.
 
     Raises:
-        CompilationError: there is none, or not one of this release.
+        CompilationError: There is none, or none of this release.
     """
     manifest_path = _manifest_path(path)
     try:
@@ -110,10 +111,10 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def read_engine(path: Path, key: EngineKey) -> tuple[bytes, Manifest]:
-    """An engine that is good for ``key``, verified.
+    """Read an engine that is good for ``key``, and verify it.
 
     Raises:
-        CompilationError: it is missing, changed, or good for something else.
+        CompilationError: The engine is missing, changed, or good for something else.
     """
     if not path.is_file():
         raise CompilationError(f"there is no engine {path}; build it with flowmo build-engine")
@@ -133,15 +134,15 @@ def read_engine(path: Path, key: EngineKey) -> tuple[bytes, Manifest]:
 
 
 def digest_of(engine: bytes) -> str:
-    """SHA-256 in hex."""
+    """The SHA-256 of data, in hex."""
     return hashlib.sha256(engine).hexdigest()
 
 
 def current_architecture() -> str:
-    """Of the current CUDA device, as ``sm90``.
+    """The architecture of the current CUDA device, as ``sm90``.
 
     Raises:
-        CompilationError: there is no CUDA device.
+        CompilationError: There is no CUDA device.
     """
     if not torch.cuda.is_available():
         raise CompilationError(

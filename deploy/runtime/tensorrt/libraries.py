@@ -20,12 +20,12 @@ _INSTALL = {
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One of the two.
+    """One of the two libraries.
 
     Attributes:
         name: ``tensorrt`` or ``tensorrt_rtx``.
-        version: as it says itself.
-        api: the module.
+        version: The version that the library states.
+        api: The library's Python module.
     """
 
     name: str
@@ -44,10 +44,10 @@ class Library:
 
 
 def load_library(name: LibraryName = "auto") -> Library:
-    """Load it; ``auto`` takes the full TensorRT where it is installed.
+    """Load a library; ``auto`` takes the full TensorRT where it is installed.
 
     Raises:
-        CompilationError: it is not installed, or its own libraries are missing.
+        CompilationError: The library is not installed, or its own libraries are missing.
     """
     problems = []
     for candidate in _ORDER if name == "auto" else (name,):
@@ -63,7 +63,7 @@ def load_library(name: LibraryName = "auto") -> Library:
 
 
 def make_logger(library: Library) -> Any:
-    """A logger of the library that keeps what it is told; see :class:`Messages`."""
+    """Make a logger of the library that collects its messages; see :class:`Messages`."""
     return _logger_class(library.api)()
 
 
@@ -86,11 +86,11 @@ def _logger_class(api: Any) -> Any:
 
         def first_error(self) -> str:
             """The first one that says something of the network or the machine."""
-            told = [text.strip() for text in self.errors if not text.startswith(_NOISE)]
-            return told[0] if told else "it said nothing"
+            found = [text.strip() for text in self.errors if not text.startswith(_NOISE)]
+            return found[0] if found else "it said nothing"
 
     return Messages
 
 
-# The parser tells each error in several pieces.
+# The parser reports each error in several pieces.
 _NOISE = ("ModelImporter.cpp:14", "Node name:")

@@ -12,17 +12,17 @@ _SOFTMAX = re.compile(r"soft_?max", re.IGNORECASE)
 
 
 def layer_report(lines: Iterable[str], *, profiles: int, depth: int) -> dict[str, Any]:
-    """Layers by type, and whether attention is fused.
+    """Count an engine's layers by type, and see whether attention is fused.
 
     Args:
-        lines: the library's log, or its inspector's lines; each layer as
+        lines: The library's log, or its inspector's lines; each layer as
             ``NAME, LayerType: TYPE, …``.
-        profiles: of the engine; each has its own layers.
-        depth: blocks of the network, and so attentions a profile.
+        profiles: The number of the engine's profiles; each has its own layers.
+        depth: The blocks of the network, and so the attentions of a profile.
 
     Returns:
         ``layers`` by type, ``attention_kernels``, ``attention_expected``, ``softmax_kernels`` and
-        ``attention_fused``: all, some, none, or unknown where the library does not tell.
+        ``attention_fused``: all, some, none, or unknown where the library does not say.
     """
     layers: dict[str, str] = {}
     for line in lines:

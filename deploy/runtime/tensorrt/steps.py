@@ -1,4 +1,4 @@
-"""Both halves computed by TensorRT engines on this machine's GPU."""
+"""Both halves, computed by TensorRT engines on this machine's GPU."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,15 +20,15 @@ class EngineHalf:
     """One engine: an execution context a bucket, on PyTorch's tensors and stream.
 
     Args:
-        half: which.
-        engine: verified bytes.
-        manifest: what lay beside them.
-        library: that built it.
-        device: a CUDA device.
-        cuda_graphs: replay each bucket as a graph.
+        half: The half that the engine computes.
+        engine: The verified bytes of the engine.
+        manifest: What lay beside them.
+        library: The library that built the engine.
+        device: A CUDA device.
+        cuda_graphs: Whether to replay each bucket as a graph.
 
     Raises:
-        CompilationError: the library cannot load it here, or its inputs and outputs are others.
+        CompilationError: The library cannot load it here, or its inputs and outputs are others.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class EngineHalf:
 
 
 def check_bindings(half: Half, bindings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Whether an engine takes and gives what a half does.
+    """Check that an engine takes and gives what a half does.
 
     Raises:
-        CompilationError: it does not.
+        CompilationError: It has other inputs or outputs.
     """
     expected = dict.fromkeys(INPUTS[half], "input") | {OUTPUTS[half]: "output"}
     found = {name: binding["kind"] for name, binding in bindings.items()}
@@ -118,11 +118,11 @@ def check_bindings(half: Half, bindings: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 class TensorRTSteps:
-    """Both halves: :class:`flowmo.model.inference.Steps`.
+    """Both halves, as :class:`flowmo.model.inference.Steps`.
 
     Args:
-        encoder: its engine.
-        decoder: its engine.
+        encoder: The engine of the encoder.
+        decoder: The engine of the decoder.
     """
 
     def __init__(self, encoder: EngineHalf, decoder: EngineHalf) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import ImageFormat
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import CodecInfo
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
 from flowmo.service.http.bodies import field_problems
 from flowmo.service.http.oip.tensors import BYTES, NUMBERS, InferRequest, Parsed, Tensor
@@ -36,8 +36,8 @@ class ImageParameters(FitOptions):
     """Parameters of tokenize."""
 
 
-def metadata(name: str, info: CodecInfo, versions: list[str]) -> dict[str, Any]:
-    """A model's tensors, of which each request has some."""
+def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:
+    """Describe a model's tensors, of which each request has some, as the protocol has it."""
     config = info.config
     image = ("image", "UINT8", [-1, info.image_size, info.image_size, 3])
     ids = ("ids", "INT32", [-1, config.code_length, config.ids_per_token])
@@ -64,10 +64,10 @@ def metadata(name: str, info: CodecInfo, versions: list[str]) -> dict[str, Any]:
 
 
 def options_of(request: InferRequest, kind: type[O]) -> O:
-    """The options among a request's parameters.
+    """Validate the options among a request's parameters.
 
     Raises:
-        InvalidFieldsError: an option that there is not, or out of range.
+        InvalidFieldsError: An option is unknown or out of range.
     """
     given = {name: value for name, value in request.parameters.items() if name not in _IGNORED}
     try:
@@ -77,10 +77,13 @@ def options_of(request: InferRequest, kind: type[O]) -> O:
 
 
 def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, bool]:
-    """Names of the outputs, and for each whether it comes as raw bytes; the first by default.
+    """The names of the wanted outputs, and for each whether it comes as raw bytes.
+
+    Returns:
+        The first of ``known``, if the request names none.
 
     Raises:
-        TensorError: an output that there is not.
+        TensorError: The request names an output that there is not.
     """
     everything = bool(request.parameters.get("binary_data_output", False))
     if not request.outputs:
@@ -94,10 +97,16 @@ def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, b
 
 
 def one_of(parsed: Parsed, first: str, second: str, also: tuple[str, ...] = ()) -> Tensor:
-    """The input that is there, of two.
+    """Find the one of two inputs that the request has.
+
+    Args:
+        parsed: The request and its tensors.
+        first: The name of one input.
+        second: The name of the other.
+        also: The names of inputs that may stand beside either.
 
     Raises:
-        TensorError: neither, both, or another one.
+        TensorError: The request has neither, both, or an unknown input.
     """
     tensors = parsed.tensors
     unknown = tensors.keys() - {first, second, *also}
@@ -110,10 +119,10 @@ def one_of(parsed: Parsed, first: str, second: str, also: tuple[str, ...] = ()) 
 
 
 def elements(tensor: Tensor) -> list[bytes]:
-    """Elements of a BYTES tensor.
+    """The elements of a BYTES tensor.
 
     Raises:
-        TensorError: it is of numbers.
+        TensorError: The tensor holds numbers.
     """
     if not isinstance(tensor.values, list):
         raise TensorError(f"{tensor.name} must be {BYTES}, got {tensor.datatype}")
@@ -121,15 +130,15 @@ def elements(tensor: Tensor) -> list[bytes]:
 
 
 def numbers(tensor: Tensor, shape: tuple[int, ...], *datatypes: str) -> NDArray[Any]:
-    """Values of a tensor of numbers.
+    """The values of a tensor of numbers.
 
     Args:
-        tensor: of any shape.
-        shape: of one row.
-        datatypes: any of these.
+        tensor: A tensor as the request has it.
+        shape: The shape of one row.
+        datatypes: The datatypes that may be used.
 
     Raises:
-        TensorError: of another shape or datatype.
+        TensorError: The tensor has another shape or datatype.
     """
     values = tensor.values
     if isinstance(values, list) or tensor.datatype not in datatypes or values.shape[1:] != shape:
@@ -143,11 +152,11 @@ def numbers(tensor: Tensor, shape: tuple[int, ...], *datatypes: str) -> NDArray[
     return values
 
 
-def pixels_of(tensor: Tensor, info: CodecInfo) -> list[Pixels]:
-    """Square pictures, one a row.
+def pixels_of(tensor: Tensor, info: ModelInfo) -> list[Pixels]:
+    """The square pictures of a tensor, one a row, each uint8 [S, S, 3].
 
     Raises:
-        TensorError: of another shape or datatype.
+        TensorError: The tensor has another shape or datatype.
     """
     size = info.image_size
     return list(numbers(tensor, (size, size, 3), "UINT8"))
@@ -156,8 +165,13 @@ def pixels_of(tensor: Tensor, info: CodecInfo) -> list[Pixels]:
 def seeds_of(parsed: Parsed, rows: int, default: int) -> list[int]:
     """A seed for each row.
 
+    Args:
+        parsed: The request and its tensors.
+        rows: The number of rows.
+        default: The seed of every row of a request without seeds.
+
     Raises:
-        TensorError: not one for each, or out of range.
+        TensorError: There is not one seed for each row, or one is out of range.
     """
     if "seed" not in parsed.tensors:
         return [default] * rows
@@ -170,11 +184,11 @@ def seeds_of(parsed: Parsed, rows: int, default: int) -> list[int]:
     return seeds
 
 
-def token_sets_of(tensor: Tensor, info: CodecInfo) -> list[Tokens]:
-    """Token sets of ids, one a row.
+def token_sets_of(tensor: Tensor, info: ModelInfo) -> list[Tokens]:
+    """The token sets of a tensor of ids, one a row.
 
     Raises:
-        TensorError: of another shape or datatype, or out of range.
+        TensorError: The tensor has another shape or datatype, or ids out of range.
     """
     config = info.config
     shape = (config.code_length, config.ids_per_token)

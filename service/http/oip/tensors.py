@@ -65,12 +65,12 @@ class InferAnswer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A tensor.
+    """A named tensor of a request or an answer.
 
     Attributes:
-        name: of it.
-        shape: of it.
-        values: an array of that shape, or the elements of a BYTES tensor in their order.
+        name: The tensor's name in its model.
+        shape: The size of each dimension.
+        values: An array of that shape, or the elements of a BYTES tensor in their order.
     """
 
     name: str
@@ -79,7 +79,7 @@ class Tensor:
 
     @property
     def datatype(self) -> str:
-        """As the protocol names it."""
+        """The name of the element type in the protocol."""
         if isinstance(self.values, list):
             return BYTES
         kind = self.values.dtype.newbyteorder("<")
@@ -95,15 +95,15 @@ class Parsed:
 
 
 def parse(body: bytes, header_length: str | None) -> Parsed:
-    """A request's body.
+    """Parse the body of a request.
 
     Args:
-        body: of it.
-        header_length: ``Inference-Header-Content-Length``; None is JSON only.
+        body: The whole body.
+        header_length: The value of ``Inference-Header-Content-Length``; None is JSON only.
 
     Raises:
-        TensorError: tensors that do not fit together.
-        InvalidFieldsError: JSON that is no request.
+        TensorError: The tensors do not fit their headers.
+        InvalidFieldsError: The JSON is no request.
     """
     length = len(body)
     if header_length is not None:
@@ -223,11 +223,11 @@ def _flat(data: Sequence[Any], depth: int = 0) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A response's body.
+    """The body of an answer.
 
     Attributes:
-        body: of it.
-        header_length: bytes of its JSON; None if there is nothing else.
+        body: The whole body.
+        header_length: The bytes of its JSON; None if there is nothing else.
     """
 
     body: bytes
@@ -235,15 +235,15 @@ class Encoded:
 
 
 def encode(answer: InferAnswer, outputs: Sequence[Tensor], binary: Sequence[bool]) -> Encoded:
-    """A response.
+    """Make the body of an answer.
 
     Args:
-        answer: its JSON, without the outputs.
-        outputs: tensors.
-        binary: for each whether its bytes follow the JSON.
+        answer: The JSON of the answer, without its outputs.
+        outputs: The tensors of the answer.
+        binary: For each tensor whether its bytes follow the JSON.
 
     Raises:
-        TensorError: bytes that are no text, in JSON.
+        TensorError: A tensor that is to be JSON has bytes that are no text.
     """
     tail: list[bytes] = []
     for tensor, raw in zip(outputs, binary, strict=True):

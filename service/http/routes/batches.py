@@ -27,10 +27,14 @@ from flowmo.service.http.batch_wire import (
 )
 from flowmo.service.http.batches import outcomes, read_batch
 from flowmo.service.http.bodies import FORM, JSON
-from flowmo.service.http.cache import Found
-from flowmo.service.http.core import Job, Picture, Service, Upload, Visit, until_disconnect
+from flowmo.service.http.cache import CacheResult
+from flowmo.service.http.disconnect import until_disconnect
+from flowmo.service.http.job import Job
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import Picture, Upload
+from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import ServiceOf, decode_options, explained, problems
+from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import containered, model_for, tokens_for
 from flowmo.service.http.wire import FitMessage, TokensMessage, UploadMessage
 
@@ -43,7 +47,7 @@ A = TypeVar("A", bound=ItemAnswer)
 
 
 def _body(body: type[BaseModel]) -> dict[str, object]:
-    """OpenAPI request body in its two forms."""
+    """Make the OpenAPI request body in its two forms."""
     files = {"type": "array", "items": {"type": "string", "format": "binary"}}
     form = {"type": "object", "properties": {"item": files}, "required": ["item"]}
     content = {FORM: {"schema": form}, JSON: {"schema": schema_ref(body)}}
@@ -64,8 +68,8 @@ async def tokenize_batch(
 ) -> Response:
     """Turn several images into tokens; each has its own outcome."""
 
-    async def one(visit: Visit, item: TokenizeItem) -> TokenizeItemAnswer:
-        job = service.begin(visit, service.models.choose(item.model))
+    async def one(scope: RequestScope, item: TokenizeItem) -> TokenizeItemAnswer:
+        job = Job.begin(service, scope, service.models.choose(item.model))
         upload = await job.read(item.image, item.fit)
         tokens = await job.encode(upload.fitted.pixels)
         message = container = None
@@ -96,9 +100,9 @@ async def detokenize_batch(
 ) -> Response:
     """Turn several token sets into images; each has its own outcome."""
 
-    async def one(visit: Visit, item: DetokenizeItem) -> PictureItemAnswer:
+    async def one(scope: RequestScope, item: DetokenizeItem) -> PictureItemAnswer:
         sent = item.sent()
-        job = service.begin(visit, model_for(service.models, sent, item.model))
+        job = Job.begin(service, scope, model_for(service.models, sent, item.model))
         tokens = tokens_for(sent, job.info)
         options = decode_options(service, job.info, item)
         found = await job.decode(tokens, options, item.format, item.quality)
@@ -118,8 +122,8 @@ async def reconstruct_batch(
 ) -> Response:
     """Turn several images into tokens and these into images; each has its own outcome."""
 
-    async def one(visit: Visit, item: ReconstructItem) -> PictureItemAnswer:
-        job = service.begin(visit, service.models.choose(item.model))
+    async def one(scope: RequestScope, item: ReconstructItem) -> PictureItemAnswer:
+        job = Job.begin(service, scope, service.models.choose(item.model))
         options = decode_options(service, job.info, item)
         upload = await job.read(item.image, item.fit)
         found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
@@ -134,13 +138,23 @@ async def _run(
     query: BaseModel,
     kind: type[I],
     field: str,
-    work: Callable[[Visit, I], Awaitable[A]],
+    work: Callable[[RequestScope, I], Awaitable[A]],
     answer: type[A],
 ) -> Response:
-    """A batch request from its body to its answer."""
+    """Answer a batch request.
+
+    Args:
+        request: A request whose body has not been read.
+        service: The parts that all routes share.
+        query: The options from the query string.
+        kind: The type of one item.
+        field: The field of ``kind`` that a file of a form becomes.
+        work: Makes the outcome of one item.
+        answer: The type of one item's outcome.
+    """
     settings = service.settings
     # Whoever sends many pictures at once waits for the whole; whoever sends one is waited for.
-    with service.admit(request, priority="batch") as visit:
+    with service.admit(request, priority="batch") as scope:
         batch = await read_batch(
             request,
             kind,
@@ -149,7 +163,7 @@ async def _run(
             seconds=settings.body_seconds,
             max_items=settings.max_items,
         )
-        found = await until_disconnect(request, outcomes(batch, lambda item: work(visit, item)))
+        found = await until_disconnect(request, outcomes(batch, lambda item: work(scope, item)))
     return _answer(service, request, found, answer)
 
 
@@ -157,7 +171,7 @@ def _picture(
     job: Job,
     options: DecodeOptions,
     format: ImageFormat,
-    found: Found[Picture],
+    found: CacheResult[Picture],
     upload: Upload | None = None,
 ) -> PictureItemAnswer:
     sampler, asked = found.value.sampler, options.sampler.steps

@@ -1,4 +1,4 @@
-"""For orchestrators and Prometheus."""
+"""Routes for orchestrators and Prometheus."""
 
 from fastapi import APIRouter, Response
 
@@ -30,5 +30,5 @@ async def readyz(service: ServiceOf) -> dict[str, str]:
 
 @metrics_router.get("/metrics", response_class=Response)
 async def metrics(service: ServiceOf) -> Response:
-    """All series in Prometheus' text format."""
+    """All series as they are now, in Prometheus' text format."""
     return Response(service.render_metrics(), media_type=CONTENT_TYPE)

@@ -13,6 +13,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
+from flowmo._version import __version__
 from flowmo.imaging.reading import Pixels
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError, TokenError
@@ -20,7 +21,8 @@ from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.bodies import BINARY, JSON, media_type_of, read_body
-from flowmo.service.http.core import Job, Service, until_disconnect
+from flowmo.service.http.disconnect import until_disconnect
+from flowmo.service.http.job import Job
 from flowmo.service.http.oip import models
 from flowmo.service.http.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
 from flowmo.service.http.oip.tensors import InferAnswer, InferRequest, Parsed, Tensor, encode, parse
@@ -32,8 +34,8 @@ from flowmo.service.http.routes.shared import (
     decode_options,
     model_headers,
 )
+from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import containered, tokens_for
-from flowmo.service.version import VERSION
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -45,24 +47,24 @@ R = TypeVar("R")
 S = TypeVar("S")
 
 
-class Refusal(BaseModel):
+class InferenceErrorAnswer(BaseModel):
     """Any error, as the protocol has it."""
 
     error: str
 
 
-def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for errors in the protocol's form."""
-    return {status: {"model": Refusal} for status in statuses}
+def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Make the OpenAPI entries of errors in the protocol's form."""
+    return {status: {"model": InferenceErrorAnswer} for status in statuses}
 
 
-_REFUSALS = refusals(401, 404, 422, 429, 503)
+_ERRORS = error_responses(401, 404, 422, 429, 503)
 _INFER_RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "JSON, or with Inference-Header-Content-Length JSON and raw tensors.",
         "content": binary_content(BINARY),
     },
-    **refusals(400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    **error_responses(400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
 }
 _INFER_BODY = {
     "requestBody": {
@@ -83,40 +85,38 @@ def _check_name(name: str) -> None:
 @router.get("")
 async def server_metadata() -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return {"name": "flowmo-serve", "version": VERSION, "extensions": ["binary_tensor_data"]}
+    return {"name": "flowmo-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
-@router.get("/health/live", responses=refusals(503))
+@router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
-    """As /healthz."""
+    """Whether the process should go on living, as /healthz."""
     if not service.models.alive:
         raise NotReadyError("a device thread has ended")
     return {"live": True}
 
 
-@router.get("/health/ready", responses=refusals(503))
+@router.get("/health/ready", responses=error_responses(503))
 async def ready(service: ServiceOf) -> dict[str, bool]:
-    """As /readyz."""
+    """Whether to send requests here, as /readyz."""
     if not service.models.ready:
         raise NotReadyError("the models are warming up")
     return {"ready": True}
 
 
-@router.get("/models/{name}", dependencies=[AUTHORIZED], responses=_REFUSALS)
-@router.get("/models/{name}/versions/{version}", dependencies=[AUTHORIZED], responses=_REFUSALS)
+@router.get("/models/{name}", dependencies=[AUTHORIZED], responses=_ERRORS)
+@router.get("/models/{name}/versions/{version}", dependencies=[AUTHORIZED], responses=_ERRORS)
 async def model_metadata(
     service: ServiceOf, name: str, version: str | None = None
 ) -> dict[str, Any]:
-    """Tensors of a model, and its versions: the models that are served."""
+    """The tensors of a model, and its versions: the models that are served."""
     _check_name(name)
     served = service.models.choose(version)
     return models.metadata(name, served.engines.info, [s.name for s in service.models])
 
 
-@router.get("/models/{name}/ready", dependencies=[AUTHORIZED], responses=_REFUSALS)
-@router.get(
-    "/models/{name}/versions/{version}/ready", dependencies=[AUTHORIZED], responses=_REFUSALS
-)
+@router.get("/models/{name}/ready", dependencies=[AUTHORIZED], responses=_ERRORS)
+@router.get("/models/{name}/versions/{version}/ready", dependencies=[AUTHORIZED], responses=_ERRORS)
 async def model_ready(service: ServiceOf, name: str, version: str | None = None) -> dict[str, Any]:
     """Whether a model takes requests."""
     _check_name(name)
@@ -150,10 +150,10 @@ async def infer(
     _check_name(name)
     media_type_of(request)  # a compressed body is refused
     served = service.models.choose(version)
-    with service.admit(request) as visit:
+    with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
         parsed = await asyncio.to_thread(parse, body, header_length)
-        job = service.begin(visit, served)
+        job = Job.begin(service, scope, served)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))
     known = TOKENIZE_OUTPUTS if name == TOKENIZE else DETOKENIZE_OUTPUTS
@@ -167,9 +167,9 @@ async def infer(
     return Response(encoded.body, headers=headers, media_type=BINARY)
 
 
-def refusal(answer: Answer, detail: str, error: Exception) -> Response:
-    """An error in the protocol's form; status and headers are those of the other routes."""
-    text = f"{answer.code}: {detail} {answer.mend}"
+def error_response(answer: Answer, detail: str, error: Exception) -> Response:
+    """Answer an error in the protocol's form; status and headers are those of the other routes."""
+    text = f"{answer.code}: {detail} {answer.hint}"
     return JSONResponse({"error": text}, answer.status, headers=error_headers(answer, error))
 
 
@@ -229,11 +229,11 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
 
 
 async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
-    """``work`` on every row at once, so that they share the engines' batches.
+    """Do ``work`` for every row at once, so that they share the engines' batches.
 
     Raises:
-        TensorError: too many rows.
-        RowError: one failed.
+        TensorError: There are too many rows.
+        RowError: A row failed.
     """
     limit = service.settings.max_items
     if len(rows) > limit:

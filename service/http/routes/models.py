@@ -1,4 +1,4 @@
-"""What is served."""
+"""The route that lists what is served."""
 
 from fastapi import APIRouter
 

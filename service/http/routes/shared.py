@@ -1,4 +1,4 @@
-"""What several routes need: their service, headers, and words for the OpenAPI document."""
+"""What several routes need: their service, headers, and entries of the OpenAPI document."""
 
 import logging
 from typing import Annotated, Any
@@ -9,12 +9,13 @@ from pydantic import BaseModel
 
 from flowmo.imaging.formats import MEDIA_TYPES
 from flowmo.model.config import SamplerConfig
-from flowmo.service.codec import CodecInfo
 from flowmo.service.engine.calls import DecodeOptions
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
-from flowmo.service.http.core import Job, Service, Upload
+from flowmo.service.http.job import Job
 from flowmo.service.http.middleware import request_id_of
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import Upload
 from flowmo.service.http.problems import (
     ANSWERS,
     INTERNAL,
@@ -24,13 +25,14 @@ from flowmo.service.http.problems import (
     answer_for,
     problem,
 )
+from flowmo.service.http.service import Service
 from flowmo.service.http.wire import SamplingOptions
 
 logger = logging.getLogger(__name__)
 
 
 def get_service(request: Request) -> Service:
-    """The application's parts."""
+    """The parts of the application that answers the request."""
     service: Service = request.app.state.service
     return service
 
@@ -38,12 +40,12 @@ def get_service(request: Request) -> Service:
 ServiceOf = Annotated[Service, Depends(get_service)]
 
 
-def decode_options(service: Service, info: CodecInfo, options: SamplingOptions) -> DecodeOptions:
-    """A client's choices over a model's defaults.
+def decode_options(service: Service, info: ModelInfo, options: SamplingOptions) -> DecodeOptions:
+    """Apply a client's choices over a model's defaults.
 
     Raises:
-        InvalidFieldsError: more steps than this server allows.
-        ConfigError: choices that do not go together.
+        InvalidFieldsError: The client asked for more steps than this server allows.
+        ConfigError: The choices do not go together.
     """
     limit = service.settings.max_steps
     if options.steps is not None and options.steps > limit:
@@ -57,7 +59,7 @@ def decode_options(service: Service, info: CodecInfo, options: SamplingOptions) 
 
 
 def model_headers(job: Job) -> dict[str, str]:
-    """Headers of every answer that a model had a part in."""
+    """The headers of every answer that a model had a part in."""
     return {
         "Flowmo-Model": quote(job.name),
         "Flowmo-Fingerprint": job.fingerprint,
@@ -67,11 +69,11 @@ def model_headers(job: Job) -> dict[str, str]:
 
 
 def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str, str]:
-    """Headers that say how a picture was decoded; sent back as parameters they repeat it.
+    """The headers that say how a picture was decoded; sent back as parameters they repeat it.
 
     Args:
-        options: as they were asked for.
-        sampler: as it was done.
+        options: The options that the client asked for.
+        sampler: The sampler that was used.
     """
     headers = {
         "Flowmo-Seed": str(options.seed),
@@ -87,7 +89,7 @@ def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str
 
 
 def upload_headers(upload: Upload) -> dict[str, str]:
-    """Headers that say what came and what was done to it."""
+    """The headers that say what was uploaded and how it was fitted."""
     report = upload.fitted.report
     return {
         "Flowmo-Upload-Size": f"{report.width}x{report.height}",
@@ -98,7 +100,7 @@ def upload_headers(upload: Upload) -> dict[str, str]:
 
 
 def explained(service: Service, request: Request, error: Exception) -> Problem:
-    """An error inside an answer that is otherwise well, counted like one that is the answer."""
+    """Explain an error inside an answer that is otherwise well; it is counted like any other."""
     answer = answer_for(error)
     service.metrics.errors.inc(answer.code)
     if answer is INTERNAL:
@@ -108,7 +110,7 @@ def explained(service: Service, request: Request, error: Exception) -> Problem:
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI entries for the problems that a route may answer."""
+    """Make the OpenAPI entries of the problems that a route may answer."""
     entries: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         answers = {answer.code: answer for answer in ANSWERS.values() if answer.status == status}
@@ -126,13 +128,13 @@ def _example(answer: Answer) -> dict[str, Any]:
 
 
 def binary_content(*media_types: str) -> dict[str, Any]:
-    """OpenAPI content of files."""
+    """Make the OpenAPI content of files."""
     schema = {"type": "string", "format": "binary"}
     return {media_type: {"schema": schema} for media_type in media_types}
 
 
 def image_request_body(body_type: type[BaseModel], options: type[BaseModel]) -> dict[str, Any]:
-    """OpenAPI request body of an uploaded image in its three forms."""
+    """Make the OpenAPI request body of an uploaded image in its three forms."""
     form = options.model_json_schema()
     form["properties"] = {
         "image": {"type": "string", "format": "binary"},

@@ -9,9 +9,11 @@ from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import Decoded, DecodeOptions
 from flowmo.service.http import bodies, streaming
-from flowmo.service.http.core import Job, Service, Visit, until_disconnect
+from flowmo.service.http.disconnect import until_disconnect
+from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import (
     ServiceOf,
     binary_content,
@@ -23,6 +25,7 @@ from flowmo.service.http.routes.shared import (
     sampling_headers,
     upload_headers,
 )
+from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import containered, model_for, tokens_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
@@ -61,9 +64,9 @@ async def tokenize(
     """Turn an image into tokens."""
     media_type = choose(request.headers.get("accept"), TOKEN_OFFERS)
     seconds = service.settings.body_seconds
-    with service.admit(request) as visit:
+    with service.admit(request) as scope:
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
-        job = service.begin(visit, service.models.choose(sent.options.model))
+        job = Job.begin(service, scope, service.models.choose(sent.options.model))
         upload = await job.read(sent.data, sent.options.fit)
         tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
     headers = model_headers(job) | upload_headers(upload)
@@ -113,14 +116,14 @@ async def detokenize(
     """
     media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
     seconds = service.settings.body_seconds
-    with service.admit(request) as visit:
+    with service.admit(request) as scope:
         body = await bodies.read_tokens(request, query, seconds=seconds)
         wanted = body.options
-        job = service.begin(visit, model_for(service.models, body.sent, wanted.model))
+        job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
         tokens = tokens_for(body.sent, job.info)
         options = decode_options(service, job.info, wanted)
         if wanted.stream or media_type == streaming.MEDIA_TYPE:
-            return await _stream(service, visit, job, tokens, options, wanted, media_type)
+            return await _stream(service, scope, job, tokens, options, wanted, media_type)
         format = OUTPUT_MEDIA_TYPES[media_type]
         found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = model_headers(job) | sampling_headers(options, found.value.sampler)
@@ -143,10 +146,10 @@ async def reconstruct(
     """Turn an image into tokens and these into an image."""
     media_type = choose(request.headers.get("accept"), IMAGE_OFFERS)
     seconds = service.settings.body_seconds
-    with service.admit(request) as visit:
+    with service.admit(request) as scope:
         sent = await bodies.read_image(request, ReconstructBody, query, seconds=seconds)
         wanted = sent.options
-        job = service.begin(visit, service.models.choose(wanted.model))
+        job = Job.begin(service, scope, service.models.choose(wanted.model))
         options = decode_options(service, job.info, wanted)
         upload = await job.read(sent.data, wanted.fit)
         format = OUTPUT_MEDIA_TYPES[media_type]
@@ -162,29 +165,29 @@ async def reconstruct(
 
 async def _stream(
     service: Service,
-    visit: Visit,
+    scope: RequestScope,
     job: Job,
     tokens: Tokens,
     options: DecodeOptions,
     wanted: DetokenizeOptions,
     media_type: str,
 ) -> Response:
-    """The decode as events."""
+    """Answer with the decode as events."""
     if media_type == streaming.MEDIA_TYPE:
         media_type = IMAGE_OFFERS[0]
     stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
     start = stream.start(
-        lambda watch: job.engines.decode(tokens, options, visit.call, watch),
+        lambda watch: job.engines.decoder.decode(tokens, options, scope.call, watch),
         wanted.previews,
-        visit.stack,
+        scope.resources,
     )
-    await until_disconnect(visit.request, start)
+    await until_disconnect(scope.request, start)
 
     def describe(decoded: Decoded) -> dict[str, str]:
         return model_headers(job) | sampling_headers(options, decoded.sampler)
 
     def explain(error: Exception) -> str:
-        return explained(service, visit.request, error).model_dump_json(exclude_none=True)
+        return explained(service, scope.request, error).model_dump_json(exclude_none=True)
 
     events = stream.events(describe, explain)
-    return streaming.EventStream(events, visit.stack.pop_all(), model_headers(job))
+    return streaming.EventStream(events, scope.resources.pop_all(), model_headers(job))

@@ -1,11 +1,8 @@
 """The gateway and its replicas on a real Ray cluster of this machine."""
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +16,7 @@ from benchmarks.chaos.processes import kill_one, replicas
 from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from tests.service.clusters import (
     config_of,
     load,
@@ -37,8 +34,12 @@ PACKED = {"Content-Type": MEDIA_TYPE}
 
 
 @pytest.fixture(scope="module")
-def cluster(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("cluster")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster(checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
     path = write_config(folder, config_of(checkpoint))
     with ServerProcess(
         ["--ray-config", str(path)], log=folder / "server.log", start_seconds=240
@@ -63,10 +64,10 @@ def statuses(answers: list[httpx.Response]) -> set[int]:
 
 
 def test_there_and_back_is_as_in_one_process(
-    ray_http: httpx.Client, http: httpx.Client, codec: Codec
+    ray_http: httpx.Client, http: httpx.Client, inference_model: InferenceModel
 ) -> None:
     (model,) = ray_http.get("/v1/models").json()["models"]
-    assert (model["name"], model["fingerprint"]) == ("nano", codec.info.fingerprint)
+    assert (model["name"], model["fingerprint"]) == ("nano", inference_model.fingerprint)
     for answer in (ray_http.get("/readyz"), ray_http.get("/healthz")):
         assert answer.status_code == 200
     headers = RAW | {"Accept": MEDIA_TYPE, "X-Request-ID": "mine"}
@@ -224,27 +225,24 @@ def fingerprint(client: httpx.Client) -> str:
     return str(client.get("/v1/models").json()["models"][0]["fingerprint"])
 
 
-REDEPLOY = """
-import json, sys, ray
-from ray import serve
-from flowmo.service.cluster.app import APPLICATION, build
-from flowmo.service.cluster.config import ClusterConfig
-
-ray.init(address=sys.argv[1], log_to_driver=False)
-config = ClusterConfig.model_validate(json.loads(sys.argv[2]))
-serve.run(build(config), name=APPLICATION, route_prefix="/")
-"""
+def _everybody(ancestor: int) -> set[int]:
+    parts = ("gateway", "encoder-nano", "decoder-nano")
+    return {pid for part in parts for pid in replicas(part, ancestor)}
 
 
 def test_a_rolling_redeploy_costs_no_request(
-    cluster: ServerProcess, ray_http: httpx.Client, checkpoint: Path, other_checkpoint: Path
+    cluster: ServerProcess, folder: Path, ray_http: httpx.Client, other_checkpoint: Path
 ) -> None:
-    before = fingerprint(ray_http)
-    config = config_of(other_checkpoint)
+    before, old = fingerprint(ray_http), _everybody(cluster.pid)
+
+    def is_over() -> bool:
+        now = _everybody(cluster.pid)
+        return len(now) == len(old) and not now & old and fingerprint(ray_http) != before
+
     with load(cluster.url, reconstruct) as answers:
-        subprocess.run(
-            [sys.executable, "-c", REDEPLOY, "auto", json.dumps(config)], check=True, timeout=240
-        )
+        write_config(folder, config_of(other_checkpoint))
+        os.kill(cluster.pid, signal.SIGHUP)
+        wait_until(is_over, 240)
     assert statuses(answers) == {200}
     # Each picture was made by one model, from its encoding on, and the last ones by the new one.
     seen = {answer.headers["Flowmo-Fingerprint"] for answer in answers}

@@ -10,29 +10,41 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from flowmo.imaging.reading import Pixels
-from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.calls import Call, Encoded
+from flowmo.service.engine.engines import Encoder
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.http import core
+from flowmo.service.http import job
 from flowmo.service.http.app import create_app
 from flowmo.service.loader import load_runner
 from flowmo.service.models import Models
 from flowmo.service.telemetry.instruments import PrometheusInstruments
 from flowmo.service.telemetry.metrics import Metrics
+from tests.service.fixtures import cpu
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
 
 
+class InTurn:
+    """Encoders are asked in turn, as Ray's router does."""
+
+    def __init__(self, encoders: Sequence[Encoder]) -> None:
+        self._encoders = cycle(encoders)
+        self.encoded = 0
+
+    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
+        self.encoded += 1
+        return await next(self._encoders).encode(pixels, call)
+
+
 class HalfUpdated:
-    """Encoders are asked in turn, as Ray's router does; there is one decoder."""
+    """Several encoders of one model; there is one decoder."""
 
     def __init__(self, encoders: Sequence[LocalEngines], decoder: LocalEngines) -> None:
         self._all = {id(engines): engines for engines in (*encoders, decoder)}
-        self._encoders = cycle(encoders)
+        self.encoder = InTurn([engines.encoder for engines in encoders])
         self._decoder = decoder
-        self.encoded = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._decoder, name)
@@ -45,19 +57,10 @@ class HalfUpdated:
         for engines in self._all.values():
             await engines.close(seconds)
 
-    async def encode(self, pixels: Pixels, call: Call) -> Encoded:
-        self.encoded += 1
-        return await next(self._encoders).encode(pixels, call)
-
-    async def decode(
-        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
-    ) -> Decoded:
-        return await self._decoder.decode(tokens, options, call, watch)
-
 
 @pytest.fixture
 def both(checkpoint: Path, other_checkpoint: Path) -> tuple[LocalEngines, LocalEngines]:
-    old, new = (load_runner(str(path), device="cpu") for path in (checkpoint, other_checkpoint))
+    old, new = (load_runner(cpu(path)) for path in (checkpoint, other_checkpoint))
     return LocalEngines(old, old), LocalEngines(new, new)
 
 
@@ -82,13 +85,13 @@ def test_a_picture_is_encoded_again_until_a_decoder_has_its_weights(
     assert {a.headers["Flowmo-Fingerprint"] for a in answers} == {new.info.fingerprint}
     assert answers[0].content == answers[1].content
     assert batch.json()["items"][0]["status"] == 200
-    assert engines.encoded > 3
+    assert engines.encoder.encoded > 3
 
 
-def test_if_none_ever_has_the_client_is_told(
+def test_if_none_ever_has_the_client_gets_409(
     both: tuple[LocalEngines, LocalEngines], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core, "UPDATE_SECONDS", 0.3)
+    monkeypatch.setattr(job, "UPDATE_SECONDS", 0.3)
     old, new = both
     with TestClient(_app(HalfUpdated([old], new))) as client:
         answer = _ask(client)

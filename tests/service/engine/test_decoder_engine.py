@@ -11,19 +11,19 @@ import pytest
 from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import TokenError
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import Codec
 from flowmo.service.engine.calls import (
     Batching,
     Call,
     Decoded,
     DecodeOptions,
+    DecodeProgress,
     Priority,
-    Progress,
     Watch,
 )
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.schedule import Load
 from flowmo.service.errors import (
     ComputeError,
@@ -32,6 +32,7 @@ from flowmo.service.errors import (
     EngineStoppedError,
     QueueFullError,
 )
+from tests.service.models import pictures_of
 from tests.service.runners import Gated, Recorder, run, some_tokens, until
 
 
@@ -48,12 +49,12 @@ def is_same_picture(one: Pixels, other: Pixels) -> bool:
 
 
 @pytest.fixture
-def gated(runner: CodecRunner) -> Gated:
+def gated(runner: Runner) -> Gated:
     return Gated(runner)
 
 
 def test_pictures_in_random_mixtures_are_those_decoded_alone(
-    runner: CodecRunner, codec: Codec
+    runner: Runner, inference_model: InferenceModel
 ) -> None:
     choice = random.Random(0)
     wanted = []
@@ -70,11 +71,13 @@ def test_pictures_in_random_mixtures_are_those_decoded_alone(
     async def work(engines: LocalEngines) -> None:
         async def one(tokens: Tokens, wish: DecodeOptions) -> Decoded:
             await asyncio.sleep(choice.random() * 0.05)
-            return await engines.decode(tokens, wish)
+            return await engines.decoder.decode(tokens, wish)
 
         results = await asyncio.gather(*(one(*item) for item in wanted))
         for (tokens, wish), came in zip(wanted, results, strict=True):
-            (alone,) = codec.detokenize([tokens], seeds=[wish.seed], sampler=wish.sampler)
+            (alone,) = pictures_of(
+                inference_model, [tokens], seeds=[wish.seed], sampler=wish.sampler
+            )
             assert is_same_picture(came.pixels, alone)
             assert came.sampler == wish.sampler
             assert len(came.timings.steps) == wish.sampler.steps
@@ -89,9 +92,9 @@ def test_pictures_in_random_mixtures_are_those_decoded_alone(
 def test_rows_of_one_tick_are_at_different_steps(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        first = asyncio.create_task(engines.decode(some_tokens(), options(0, 4)))
+        first = asyncio.create_task(engines.decoder.decode(some_tokens(), options(0, 4)))
         await until(gated.entered.is_set)
-        second = asyncio.create_task(engines.decode(some_tokens(), options(1, 3)))
+        second = asyncio.create_task(engines.decoder.decode(some_tokens(), options(1, 3)))
         await until(lambda: engines.decoder.queue_depth == 2)
         gated.gate.set()
         await asyncio.gather(first, second)
@@ -100,12 +103,12 @@ def test_rows_of_one_tick_are_at_different_steps(gated: Gated) -> None:
     run(gated, work)
 
 
-def test_a_guided_step_is_two_rows_of_one_tick(runner: CodecRunner) -> None:
+def test_a_guided_step_is_two_rows_of_one_tick(runner: Runner) -> None:
     gated, recorder = Gated(runner, buckets=[2]), Recorder()
 
     async def work(engines: LocalEngines) -> None:
         sampler = SamplerConfig(steps=2, guidance=3.0, guidance_interval=(0.0, 1e17))
-        await engines.decode(some_tokens(), DecodeOptions(seed=0, sampler=sampler))
+        await engines.decoder.decode(some_tokens(), DecodeOptions(seed=0, sampler=sampler))
         assert [len(times) for times in gated.batches] == [2, 2]
 
     run(gated, work, observer=recorder)
@@ -120,13 +123,13 @@ def test_a_guided_step_is_two_rows_of_one_tick(runner: CodecRunner) -> None:
     ],
 )
 def test_the_oldest_goes_first_and_interactive_work_passes(
-    runner: CodecRunner, priorities: list[Priority], expected: list[int]
+    runner: Runner, priorities: list[Priority], expected: list[int]
 ) -> None:
     gated = Gated(runner, buckets=[2])
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        blocker = asyncio.create_task(engines.decode(some_tokens(), options(99, 1)))
+        blocker = asyncio.create_task(engines.decoder.decode(some_tokens(), options(99, 1)))
         await until(gated.entered.is_set)
         gated.forget()
         ended: list[int] = []
@@ -135,7 +138,7 @@ def test_the_oldest_goes_first_and_interactive_work_passes(
             # Guided throughout, so that one fills the whole tick.
             sampler = SamplerConfig(steps=2, guidance=2.0, guidance_interval=(0.0, 1e17))
             wish = DecodeOptions(seed=seed, sampler=sampler)
-            await engines.decode(some_tokens(), wish, Call(priority=priority))
+            await engines.decoder.decode(some_tokens(), wish, Call(priority=priority))
             ended.append(seed)
 
         tasks = []
@@ -155,9 +158,9 @@ def test_a_client_that_leaves_frees_its_rows_before_the_next_tick(gated: Gated) 
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        leaving = asyncio.create_task(engines.decode(some_tokens(), options(0, 100)))
-        staying = asyncio.create_task(engines.decode(some_tokens(), options(1, 3)))
-        waiting = asyncio.create_task(engines.decode(some_tokens(), options(2, 50)))
+        leaving = asyncio.create_task(engines.decoder.decode(some_tokens(), options(0, 100)))
+        staying = asyncio.create_task(engines.decoder.decode(some_tokens(), options(1, 3)))
+        waiting = asyncio.create_task(engines.decoder.decode(some_tokens(), options(2, 50)))
         await until(gated.entered.is_set)
         await until(lambda: engines.decoder.queue_depth == 3)
         for task in (leaving, waiting):
@@ -179,7 +182,7 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         begin = time.monotonic()
         with pytest.raises(DeadlineUnreachableError, match="the deadline is in") as caught:
-            await engines.decode(
+            await engines.decoder.decode(
                 some_tokens(), options(steps=1000), Call(deadline=time.monotonic() + 0.01)
             )
         assert caught.value.retry_after >= 1
@@ -187,11 +190,11 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once(gated: Gated) -> None:
         assert engines.decoder.queue_depth == 0
         # One that has passed already, too.
         with pytest.raises(DeadlineUnreachableError):
-            await engines.decode(some_tokens(), options(steps=1), Call(deadline=begin))
-        await engines.decode(some_tokens(), options(), Call(deadline=time.monotonic() + 60))
+            await engines.decoder.decode(some_tokens(), options(steps=1), Call(deadline=begin))
+        await engines.decoder.decode(some_tokens(), options(), Call(deadline=time.monotonic() + 60))
 
     run(gated, work, observer=recorder)
-    assert recorder.refusals == [("decode", "deadline")] * 2
+    assert recorder.refusals == [("decoder", "deadline")] * 2
 
 
 def test_work_ahead_counts_towards_the_deadline(gated: Gated) -> None:
@@ -199,7 +202,7 @@ def test_work_ahead_counts_towards_the_deadline(gated: Gated) -> None:
         assert engines.decoder.backlog_seconds == 0.0
         gated.gate.clear()
         tasks = [
-            asyncio.create_task(engines.decode(some_tokens(), options(seed, 900)))
+            asyncio.create_task(engines.decoder.decode(some_tokens(), options(seed, 900)))
             for seed in range(64)
         ]
         await until(lambda: engines.decoder.queue_depth == 64)
@@ -208,7 +211,7 @@ def test_work_ahead_counts_towards_the_deadline(gated: Gated) -> None:
         # It would be met alone, and is not behind all that.
         call = Call(deadline=time.monotonic() + backlog / 2)
         with pytest.raises(DeadlineUnreachableError):
-            await engines.decode(some_tokens(), options(steps=4), call)
+            await engines.decoder.decode(some_tokens(), options(steps=4), call)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,17 +226,17 @@ def test_a_deadline_that_passes_ends_the_decode(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
         with pytest.raises(DeadlineExceededError):
-            await engines.decode(
+            await engines.decoder.decode(
                 some_tokens(), options(steps=4), Call(deadline=time.monotonic() + 0.5)
             )
         gated.gate.set()
-        await engines.decode(some_tokens(), options(1))
+        await engines.decoder.decode(some_tokens(), options(1))
 
     run(gated, work, observer=recorder)
     assert recorder.saved == [3]
 
 
-def test_fewer_steps_are_made_only_with_leave(runner: CodecRunner) -> None:
+def test_fewer_steps_are_made_only_with_leave(runner: Runner) -> None:
     recorder = Recorder()
 
     async def work(engines: LocalEngines) -> None:
@@ -241,14 +244,14 @@ def test_fewer_steps_are_made_only_with_leave(runner: CodecRunner) -> None:
         needed = engines.decoder._completion([], Load(steps=1000, rows=1000))
         call = Call(deadline=time.monotonic() + needed / 2)
         with pytest.raises(DeadlineUnreachableError):
-            await engines.decode(some_tokens(), wish, call)
+            await engines.decoder.decode(some_tokens(), wish, call)
         degraded = engines.decoder._admit(replace(wish, degrade=True), call)
         assert 250 <= degraded.sampler.steps < 1000
         assert replace(degraded.sampler, steps=1000) == wish.sampler
         # Not below a quarter.
         call = Call(deadline=time.monotonic() + needed / 100)
         with pytest.raises(DeadlineUnreachableError):
-            await engines.decode(some_tokens(), replace(wish, degrade=True), call)
+            await engines.decoder.decode(some_tokens(), replace(wish, degrade=True), call)
 
     run(runner, work, observer=recorder)
     assert len(recorder.degradations) == 1
@@ -266,16 +269,18 @@ def test_a_full_engine_refuses(gated: Gated) -> None:
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        tasks = [asyncio.create_task(engines.decode(some_tokens(), options(s))) for s in range(3)]
+        tasks = [
+            asyncio.create_task(engines.decoder.decode(some_tokens(), options(s))) for s in range(3)
+        ]
         await until(lambda: engines.decoder.queue_depth == 3)
         with pytest.raises(QueueFullError, match="3 decodes are inside") as caught:
-            await engines.decode(some_tokens(), options())
+            await engines.decoder.decode(some_tokens(), options())
         assert caught.value.retry_after >= 1
         gated.gate.set()
         await asyncio.gather(*tasks)
 
-    run(gated, work, observer=recorder, max_queue=3)
-    assert recorder.refusals == [("decode", "queue-full")]
+    run(gated, work, observer=recorder, max_queued_requests=3)
+    assert recorder.refusals == [("decoder", "queue-full")]
 
 
 def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
@@ -284,16 +289,16 @@ def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         wrong = Tokens(ids=np.zeros((5, 3), np.int32), group_bits=4)
         with pytest.raises(TokenError):
-            await engines.decode(wrong, options())
+            await engines.decoder.decode(wrong, options())
         gated.error = RuntimeError("an illegal memory access was encountered")
         results = await asyncio.gather(
-            *(engines.decode(some_tokens(), options(seed)) for seed in range(2)),
+            *(engines.decoder.decode(some_tokens(), options(seed)) for seed in range(2)),
             return_exceptions=True,
         )
         assert [type(result) for result in results] == [ComputeError] * 2
         assert "illegal" not in str(results[0])
         gated.error = None
-        assert (await engines.decode(some_tokens(), options())).pixels.shape == (32, 32, 3)
+        assert (await engines.decoder.decode(some_tokens(), options())).pixels.shape == (32, 32, 3)
         assert engines.alive
         assert engines.decoder.queue_depth == 0
 
@@ -301,11 +306,11 @@ def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
     assert recorder.failures == 2
 
 
-def test_progress_and_previews_are_seen(runner: CodecRunner) -> None:
+def test_progress_and_previews_are_seen(runner: Runner) -> None:
     async def work(engines: LocalEngines) -> None:
-        seen: list[Progress] = []
+        seen: list[DecodeProgress] = []
         watch = Watch(on_progress=seen.append, previews={2, 4})
-        decoded = await engines.decode(some_tokens(), options(0, 4), watch=watch)
+        decoded = await engines.decoder.decode(some_tokens(), options(0, 4), watch=watch)
         await asyncio.sleep(0)
         assert [(p.step, p.steps, p.preview is not None) for p in seen] == [
             (1, 4, False),
@@ -324,7 +329,7 @@ def test_progress_and_previews_are_seen(runner: CodecRunner) -> None:
     ("batching", "expected"), [("request", [1, 1, 1, 3, 3]), ("single", [1] * 9)]
 )
 def test_other_disciplines_form_batches_only_when_the_last_has_ended(
-    runner: CodecRunner, batching: Batching, expected: list[int]
+    runner: Runner, batching: Batching, expected: list[int]
 ) -> None:
     # Batches of four at any rate, so that nothing but the discipline splits them.
     gated = Gated(runner, buckets=[4])
@@ -332,10 +337,10 @@ def test_other_disciplines_form_batches_only_when_the_last_has_ended(
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        first = asyncio.create_task(engines.decode(some_tokens(), options(0, 3)))
+        first = asyncio.create_task(engines.decoder.decode(some_tokens(), options(0, 3)))
         await until(gated.entered.is_set)
         others = [
-            asyncio.create_task(engines.decode(some_tokens(), options(seed, 2)))
+            asyncio.create_task(engines.decoder.decode(some_tokens(), options(seed, 2)))
             for seed in (1, 2, 3)
         ]
         await until(lambda: engines.decoder.queue_depth == 4)
@@ -350,12 +355,14 @@ def test_closing_finishes_what_was_submitted(gated: Gated) -> None:
     async def main() -> None:
         engines = LocalEngines(gated, gated)
         engines.start()
-        tasks = [asyncio.create_task(engines.decode(some_tokens(), options(s))) for s in range(4)]
+        tasks = [
+            asyncio.create_task(engines.decoder.decode(some_tokens(), options(s))) for s in range(4)
+        ]
         await asyncio.sleep(0)
         await engines.close()
         assert len(await asyncio.gather(*tasks)) == 4
         with pytest.raises(EngineStoppedError):
-            await engines.decode(some_tokens(), options())
+            await engines.decoder.decode(some_tokens(), options())
 
     asyncio.run(main())
 
@@ -366,7 +373,7 @@ def test_closing_does_not_wait_for_ever(gated: Gated) -> None:
         engines.start()
         await until(lambda: engines.ready)
         gated.gate.clear()
-        task = asyncio.create_task(engines.decode(some_tokens(), options(0, 1000)))
+        task = asyncio.create_task(engines.decoder.decode(some_tokens(), options(0, 1000)))
         await until(lambda: engines.decoder.queue_depth == 1)
         await engines.close(0.1)
         with pytest.raises(EngineStoppedError):
@@ -382,7 +389,7 @@ def test_a_stuck_device_is_seen(gated: Gated, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(engines.device, "_slowest", 0.005)
         assert engines.alive
         gated.gate.clear()
-        task = asyncio.create_task(engines.decode(some_tokens(), options()))
+        task = asyncio.create_task(engines.decoder.decode(some_tokens(), options()))
         await until(lambda: not engines.alive)
         assert engines.device.busy_seconds > 0.05
         gated.gate.set()

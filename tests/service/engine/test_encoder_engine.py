@@ -6,16 +6,17 @@ import time
 import numpy as np
 import pytest
 
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from flowmo.service.engine.calls import Call
 from flowmo.service.engine.local import LocalEngines
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import (
     ComputeError,
     DeadlineUnreachableError,
     EngineStoppedError,
     QueueFullError,
 )
+from tests.service.models import tokens_of
 from tests.service.pictures import gradient
 from tests.service.runners import Gated, Recorder, run, until
 
@@ -23,18 +24,20 @@ PICTURE = gradient(32, 32)
 
 
 @pytest.fixture
-def gated(runner: CodecRunner) -> Gated:
+def gated(runner: Runner) -> Gated:
     return Gated(runner)
 
 
-def test_tokens_are_the_codecs_whoever_shares_the_batch(runner: CodecRunner, codec: Codec) -> None:
+def test_tokens_are_the_models_whoever_shares_the_batch(
+    runner: Runner, inference_model: InferenceModel
+) -> None:
     recorder = Recorder()
 
     async def work(engines: LocalEngines) -> None:
         pictures = [np.roll(PICTURE, shift, axis=1) for shift in range(20)]
-        results = await asyncio.gather(*(engines.encode(picture) for picture in pictures))
+        results = await asyncio.gather(*(engines.encoder.encode(picture) for picture in pictures))
         for picture, encoded in zip(pictures, results, strict=True):
-            (alone,) = codec.tokenize(picture[None])
+            (alone,) = tokens_of(inference_model, picture[None])
             # A code that is zero but for rounding may fall on either side.
             assert (encoded.tokens.ids != alone.ids).mean() <= 0.05
             assert encoded.timings.run > 0
@@ -50,9 +53,9 @@ def test_clients_that_left_are_skipped(gated: Gated) -> None:
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
-        first = asyncio.create_task(engines.encode(PICTURE))
+        first = asyncio.create_task(engines.encoder.encode(PICTURE))
         await until(gated.entered.is_set)
-        others = [asyncio.create_task(engines.encode(PICTURE)) for _ in range(3)]
+        others = [asyncio.create_task(engines.encoder.encode(PICTURE)) for _ in range(3)]
         await until(lambda: engines.encoder.queue_depth == 3)
         others[1].cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -70,28 +73,28 @@ def test_a_full_queue_and_a_hopeless_deadline_are_refused(gated: Gated) -> None:
 
     async def work(engines: LocalEngines) -> None:
         with pytest.raises(DeadlineUnreachableError):
-            await engines.encode(PICTURE, Call(deadline=time.monotonic() - 1))
+            await engines.encoder.encode(PICTURE, Call(deadline=time.monotonic() - 1))
         gated.gate.clear()
-        first = asyncio.create_task(engines.encode(PICTURE))
+        first = asyncio.create_task(engines.encoder.encode(PICTURE))
         await until(gated.entered.is_set)
-        second = asyncio.create_task(engines.encode(PICTURE))
+        second = asyncio.create_task(engines.encoder.encode(PICTURE))
         await until(lambda: engines.encoder.queue_depth == 1)
         with pytest.raises(QueueFullError):
-            await engines.encode(PICTURE)
+            await engines.encoder.encode(PICTURE)
         gated.gate.set()
         await asyncio.gather(first, second)
 
-    run(gated, work, observer=recorder, max_queue=1)
-    assert recorder.refusals == [("encode", "deadline"), ("encode", "queue-full")]
+    run(gated, work, observer=recorder, max_queued_requests=1)
+    assert recorder.refusals == [("encoder", "deadline"), ("encoder", "queue-full")]
 
 
 def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         gated.error = RuntimeError("out of memory")
         with pytest.raises(ComputeError):
-            await engines.encode(PICTURE)
+            await engines.encoder.encode(PICTURE)
         gated.error = None
-        await engines.encode(PICTURE)
+        await engines.encoder.encode(PICTURE)
         assert engines.alive
 
     run(gated, work)
@@ -103,7 +106,7 @@ def test_it_is_ready_after_the_warm_up_only(gated: Gated) -> None:
         engines = LocalEngines(gated, gated)
         engines.start()
         assert engines.alive
-        early = asyncio.create_task(engines.encode(PICTURE))
+        early = asyncio.create_task(engines.encoder.encode(PICTURE))
         await asyncio.sleep(0.05)
         assert not engines.ready
         assert not early.done()
@@ -123,11 +126,11 @@ def test_a_failed_warm_up_refuses_everything(
         engines = LocalEngines(gated, gated)
         engines.start()
         with pytest.raises(EngineStoppedError):
-            await engines.encode(PICTURE)
+            await engines.encoder.encode(PICTURE)
         assert not engines.ready
         assert not engines.alive
         with pytest.raises(EngineStoppedError):
-            await engines.encode(PICTURE)
+            await engines.encoder.encode(PICTURE)
 
     asyncio.run(main())
     assert "no such kernel" in caplog.text

@@ -9,6 +9,7 @@ import torch
 from flowmo.deploy.buckets import powers_of_two
 from flowmo.deploy.threads import available_cores
 from flowmo.model.errors import ConfigError
+from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.sizes import TORCH
 from flowmo.service.loader import load_runner
 
@@ -24,7 +25,7 @@ def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
     kind: str, message: str, checkpoint: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="flowmo.service.loader"):
-        runner = load_runner(str(checkpoint), runner=kind)
+        runner = load_runner(RunnerConfig(checkpoint=str(checkpoint), runner=kind))
     assert runner.info.runner == TORCH
     assert runner.info.is_fallback
     (record,) = caplog.records
@@ -34,7 +35,11 @@ def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
 
 def test_a_served_model_says_what_computes_it(checkpoint: Path, tmp_path: Path) -> None:
     runners = [
-        load_runner(str(checkpoint), runner=kind, engine_cache=tmp_path, build_engines=True)
+        load_runner(
+            RunnerConfig(
+                checkpoint=str(checkpoint), runner=kind, engine_cache=tmp_path, build_engines=True
+            )
+        )
         for kind in (TORCH, "onnxruntime")
     ]
     assert [runner.info.runner for runner in runners] == [TORCH, "onnxruntime"]
@@ -47,15 +52,15 @@ def test_a_served_model_says_what_computes_it(checkpoint: Path, tmp_path: Path) 
 
 def test_unknown_runners_are_named(checkpoint: Path) -> None:
     with pytest.raises(ConfigError, match=r"torch, compiled, .*'fastest'"):
-        load_runner(str(checkpoint), runner="fastest")
+        load_runner(RunnerConfig(checkpoint=str(checkpoint), runner="fastest"))
     with pytest.raises(ConfigError, match="not a module:function that can be imported"):
-        load_runner(str(checkpoint), runner="no_such_module:make")
+        load_runner(RunnerConfig(checkpoint=str(checkpoint), runner="no_such_module:make"))
 
 
 def test_threads_are_measured_when_asked_for(checkpoint: Path) -> None:
     before = torch.get_num_threads()
     try:
-        load_runner(str(checkpoint), threads=0)
+        load_runner(RunnerConfig(checkpoint=str(checkpoint), threads=0))
         assert torch.get_num_threads() in powers_of_two(available_cores())
     finally:
         torch.set_num_threads(before)

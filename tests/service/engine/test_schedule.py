@@ -39,7 +39,7 @@ def test_a_tick_fits_and_has_the_oldest_in_it(rows: list[int], seconds: dict[int
     assert tick.bucket in times.buckets
     assert tick.chosen[0] == 0
     assert list(tick.chosen) == sorted(set(tick.chosen))
-    assert 1 <= sum(rows[place] for place in tick.chosen) <= tick.bucket
+    assert 1 <= sum(rows[index] for index in tick.chosen) <= tick.bucket
 
 
 def test_times_follow_the_machine_and_keep_their_ratio() -> None:
@@ -66,7 +66,7 @@ def test_completion_times() -> None:
     assert completion([], Load(steps=10, rows=20), times) == 15.0
     # Beside one other: ten ticks of two rows.
     assert completion([Load(10, 10)], Load(10, 10), times) == 15.0
-    # Behind two: they keep both places for their 4 and 6 ticks; then ten ticks of its own.
+    # Behind two: they keep both slots for their 4 and 6 ticks; then ten ticks of its own.
     assert completion([Load(4, 4), Load(6, 6)], Load(10, 10), times) == (4 + 10) * 1.5
-    # What is inside, for a request of no work: the first free place.
+    # What is inside, for a request of no work: the first free slot.
     assert completion([Load(4, 4), Load(6, 6)], Load(0, 0), times) == 4 * 1.5

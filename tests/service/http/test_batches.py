@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from flowmo.model.container import MEDIA_TYPE, Container
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.settings import Settings
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.runners import Gated, client_of
@@ -155,7 +155,7 @@ def test_a_request_that_is_wrong_as_a_whole(
     assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
 
 
-def test_items_share_the_engines_batches(runner: CodecRunner) -> None:
+def test_items_share_the_engines_batches(runner: Runner) -> None:
     gated = Gated(runner)
 
     async def main() -> None:
@@ -170,7 +170,7 @@ def test_items_share_the_engines_batches(runner: CodecRunner) -> None:
     asyncio.run(main())
 
 
-def test_more_items_than_the_server_allows(runner: CodecRunner, tmp_path: Path) -> None:
+def test_more_items_than_the_server_allows(runner: Runner, tmp_path: Path) -> None:
     async def main() -> None:
         async with client_of(runner, Settings(max_items=2)) as client:
             files = [("item", ("x", PNG)) for _ in range(3)]

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import ComputeError, DeadlineExceededError
-from flowmo.service.http.cache import Found, Kept, SharedCache
+from flowmo.service.http.cache import CacheEntry, CacheResult, SharedCache
 from flowmo.service.settings import Settings
 from tests.service.runners import Gated, client_of, until
 
-Make = Callable[[], Coroutine[None, None, Kept[str]]]
+Make = Callable[[], Coroutine[None, None, CacheEntry[str]]]
 
 
 class Maker:
@@ -28,7 +28,7 @@ class Maker:
         self.error: Exception | None = None
 
     def of(self, value: str, size: int | None = 1) -> Make:
-        async def make() -> Kept[str]:
+        async def make() -> CacheEntry[str]:
             self.made += 1
             try:
                 await self.gate.wait()
@@ -37,7 +37,7 @@ class Maker:
                 raise
             if self.error is not None:
                 raise self.error
-            return Kept(value=value, size=size)
+            return CacheEntry(value=value, size=size)
 
         return make
 
@@ -50,14 +50,14 @@ def test_it_never_holds_more_than_it_may(requests: list[tuple[int, int]]) -> Non
         for key, wished in requests:
             size = sizes.setdefault(key, wished)
 
-            async def make(key: int = key, size: int = size) -> Kept[int]:
-                return Kept(value=key, size=size)
+            async def make(key: int = key, size: int = size) -> CacheEntry[int]:
+                return CacheEntry(value=key, size=size)
 
             found = await cache.get(key, make)
             assert found.value == key
             assert cache.size <= 100
             # What was asked for last is there.
-            assert await cache.get(key, make) == Found(value=key, outcome="hit")
+            assert await cache.get(key, make) == CacheResult(value=key, outcome="hit")
 
     asyncio.run(main())
 
@@ -95,7 +95,7 @@ def test_several_wait_for_one_and_one_that_leaves_takes_nothing_from_the_others(
         await asyncio.sleep(0)
         maker.gate.set()
         others = await asyncio.gather(*tasks[1:])
-        assert others == [Found(value="x", outcome="shared")] * 3
+        assert others == [CacheResult(value="x", outcome="shared")] * 3
         assert (maker.made, maker.cancelled) == (1, 0)
 
     asyncio.run(main())
@@ -111,7 +111,7 @@ def test_when_all_have_left_the_making_ends_and_a_newcomer_begins_anew() -> None
         await asyncio.wait(tasks)
         newcomer = asyncio.create_task(cache.get("a", maker.of("y")))
         maker.gate.set()
-        assert await newcomer == Found(value="y", outcome="miss")
+        assert await newcomer == CacheResult(value="y", outcome="miss")
         assert (maker.made, maker.cancelled) == (2, 1)
 
     asyncio.run(main())
@@ -129,7 +129,7 @@ def test_the_first_ones_deadline_is_not_the_others() -> None:
         first.gate.set()
         with pytest.raises(DeadlineExceededError):
             await hasty
-        assert await patient == Found(value="y", outcome="miss")
+        assert await patient == CacheResult(value="y", outcome="miss")
 
     asyncio.run(main())
 
@@ -145,14 +145,12 @@ def test_a_failure_is_everybodys_and_is_not_kept() -> None:
             with pytest.raises(ComputeError):
                 await task
         maker.error = None
-        assert await cache.get("a", maker.of("z")) == Found(value="z", outcome="miss")
+        assert await cache.get("a", maker.of("z")) == CacheResult(value="z", outcome="miss")
 
     asyncio.run(main())
 
 
-def test_requests_for_the_same_picture_share_one_decode(
-    runner: CodecRunner, container: bytes
-) -> None:
+def test_requests_for_the_same_picture_share_one_decode(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def ask(client: httpx.AsyncClient, **params: str | int) -> httpx.Response:
@@ -189,7 +187,7 @@ def test_requests_for_the_same_picture_share_one_decode(
     asyncio.run(main())
 
 
-def test_none_is_kept_where_that_was_chosen(runner: CodecRunner, container: bytes) -> None:
+def test_none_is_kept_where_that_was_chosen(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:

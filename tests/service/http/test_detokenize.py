@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 
 from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import Codec
 from tests.service.fixtures import CONFIG
+from tests.service.models import pictures_of
 from tests.service.pictures import as_file, from_file, gradient
 
 CONTAINER = {"Content-Type": MEDIA_TYPE}
 
 
 @pytest.fixture(scope="module")
-def container(codec: Codec) -> bytes:
+def container(inference_model: InferenceModel) -> bytes:
     ids = np.random.default_rng(0).integers(0, 16, (16, 3)).astype(np.int32)
     tokens = Tokens(ids=ids, group_bits=4)
-    fingerprint = codec.info.fingerprint
+    fingerprint = inference_model.fingerprint
     return Container(tokens=tokens, fingerprint=fingerprint, width=32, height=32).to_bytes()
 
 
@@ -27,12 +28,14 @@ def detokenize(http: httpx.Client, container: bytes, **params: Any) -> httpx.Res
     return http.post("/v1/detokenize", content=container, headers=CONTAINER, params=params)
 
 
-def test_the_picture_is_the_models(http: httpx.Client, container: bytes, codec: Codec) -> None:
+def test_the_picture_is_the_models(
+    http: httpx.Client, container: bytes, inference_model: InferenceModel
+) -> None:
     answer = detokenize(http, container, seed=5)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "image/png"
-    (expected,) = codec.detokenize(
-        [Container.from_bytes(container).tokens], seeds=[5], sampler=CONFIG.sampler
+    (expected,) = pictures_of(
+        inference_model, [Container.from_bytes(container).tokens], seeds=[5], sampler=CONFIG.sampler
     )
     assert np.array_equal(from_file(answer.content), expected)
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from flowmo.model.container import MEDIA_TYPE, Container
+from flowmo.model.inference import InferenceModel
 from flowmo.model.tokens import Tokens
-from flowmo.service.codec import Codec
 from flowmo.service.http.problems import ANSWERS
 from tests.service.fixtures import MAX_BODY_BYTES
 from tests.service.pictures import as_file, gradient
@@ -32,18 +32,18 @@ def problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
     assert message["instance"] == f"urn:flowmo:request:{answer.headers['X-Request-ID']}"
     assert message["title"]
     assert message["detail"]
-    assert message["mend"].endswith(".")
+    assert message["hint"].endswith(".")
     return message
 
 
-def ids_of(codec: Codec, value: int = 3) -> list[list[int]]:
-    config = codec.info.config
+def ids_of(inference_model: InferenceModel, value: int = 3) -> list[list[int]]:
+    config = inference_model.config
     return [[value] * config.ids_per_token] * config.code_length
 
 
-def container_of(codec: Codec, fingerprint: str | None = None) -> bytes:
-    tokens = Tokens.from_ids(ids_of(codec), group_bits=4)
-    name = fingerprint or codec.info.fingerprint
+def container_of(inference_model: InferenceModel, fingerprint: str | None = None) -> bytes:
+    tokens = Tokens.from_ids(ids_of(inference_model), group_bits=4)
+    name = fingerprint or inference_model.fingerprint
     return Container(tokens=tokens, fingerprint=name, width=32, height=32).to_bytes()
 
 
@@ -217,16 +217,18 @@ def test_nothing_of_an_upload_is_echoed(http: httpx.Client) -> None:
 # --- tokens -------------------------------------------------------------------------------------
 
 
-def test_containers_of_another_model_are_409(http: httpx.Client, codec: Codec) -> None:
-    data = container_of(codec, fingerprint="0" * 32)
+def test_containers_of_another_model_are_409(
+    http: httpx.Client, inference_model: InferenceModel
+) -> None:
+    data = container_of(inference_model, fingerprint="0" * 32)
     problem(http.post("/v1/detokenize", content=data, headers=BOXED), 409, "container-mismatch")
-    message = {"ids": ids_of(codec), "fingerprint": "0" * 32}
+    message = {"ids": ids_of(inference_model), "fingerprint": "0" * 32}
     answer = http.post("/v1/detokenize", json={"tokens": message})
     problem(answer, 409, "container-mismatch")
 
 
-def test_damaged_containers_are_400(http: httpx.Client, codec: Codec) -> None:
-    data = container_of(codec)
+def test_damaged_containers_are_400(http: httpx.Client, inference_model: InferenceModel) -> None:
+    data = container_of(inference_model)
     flipped = data[:-6] + bytes([data[-6] ^ 1]) + data[-5:]
     for body, code in (
         (b"", "not-a-container"),
@@ -241,16 +243,20 @@ def test_damaged_containers_are_400(http: httpx.Client, codec: Codec) -> None:
         problem(http.post("/v1/detokenize", content=body, headers=BOXED), 400, code)
 
 
-def test_ids_of_a_wrong_shape_or_range_are_422(http: httpx.Client, codec: Codec) -> None:
-    good = ids_of(codec)
+def test_ids_of_a_wrong_shape_or_range_are_422(
+    http: httpx.Client, inference_model: InferenceModel
+) -> None:
+    good = ids_of(inference_model)
     shapes: list[list[list[int]]] = [[], [[]], good[:-1], [*good[:-1], [1]], [*good, [1, 1, 1]]]
-    for ids in (*shapes, ids_of(codec, 16)):
+    for ids in (*shapes, ids_of(inference_model, 16)):
         answer = http.post("/v1/detokenize", json={"tokens": {"ids": ids}})
         problem(answer, 422, "invalid-tokens")
 
 
 @pytest.mark.parametrize("value", [-1, 2**24, 1.5, "3", None, True, 2**70])
-def test_ids_that_are_no_ids_are_422(http: httpx.Client, codec: Codec, value: Any) -> None:
+def test_ids_that_are_no_ids_are_422(
+    http: httpx.Client, inference_model: InferenceModel, value: Any
+) -> None:
     answer = http.post("/v1/detokenize", json={"tokens": {"ids": [[value, 1, 1]]}})
     (error,) = problem(answer, 422, "invalid-fields")["errors"]
     assert error["field"].startswith("body.tokens.ids.0.0")

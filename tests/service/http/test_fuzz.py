@@ -38,9 +38,9 @@ def damaged_files(draw: st.DrawFn) -> bytes:
     """A real file with some bytes changed, cut out or put in."""
     data = bytearray(draw(st.sampled_from(FILES)))
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, len(data)))
+        start = draw(st.integers(0, len(data)))
         length = draw(st.integers(0, 8))
-        data[place : place + length] = draw(st.binary(max_size=8))
+        data[start : start + length] = draw(st.binary(max_size=8))
     return bytes(data)
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import RateLimitedError, UnauthorizedError
 from flowmo.service.http.keys import (
     KeyEntry,
@@ -191,7 +191,7 @@ def test_keys_are_revoked_and_added_while_it_runs(
 ) -> None:
     client, path, log = guarded
     carl = new_key()
-    # As Kubernetes does it: another file takes the place of this one.
+    # As Kubernetes does it: another file replaces this one.
     other = path.with_name("other.toml")
     other.write_text(lines(carl=carl))
     other.replace(path)
@@ -207,15 +207,15 @@ def test_keys_are_revoked_and_added_while_it_runs(
     # What cannot be read changes nothing.
     path.write_text("[carl")
 
-    async def told() -> None:
+    async def refused() -> None:
         await until(lambda: status(carl) == 200 and "keys stay as they were" in log.read_text())
 
-    asyncio.run(told())
+    asyncio.run(refused())
     assert status(carl) == 200
 
 
-def test_a_streamed_answer_holds_its_place_to_the_end(
-    runner: CodecRunner, container: bytes, tmp_path: Path
+def test_a_streamed_answer_counts_as_inside_to_the_end(
+    runner: Runner, container: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "keys.toml"
     path.write_text(lines(anne=ANNE) + "concurrency = 1\n")

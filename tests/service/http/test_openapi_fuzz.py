@@ -55,7 +55,7 @@ def test_every_operation_keeps_what_the_document_promises(server: ServerProcess)
         operation: Any = result.ok()  # type: ignore[union-attr]
         try:
             asked[operation.label] = statuses_of(operation)
-        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (all of them are told at once)
+        except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (all of them are reported at once)
             wrong.append(f"{operation.label}: {error}")
     assert not wrong, "\n\n".join(wrong)
     assert len(asked) == 19
@@ -81,4 +81,4 @@ def test_each_error_has_an_example_of_its_form(http: httpx.Client) -> None:
         for code, example in content["examples"].items():
             assert example["value"]["code"] == code
             assert example["value"]["status"] == int(status)
-            assert example["value"]["mend"]
+            assert example["value"]["hint"]

@@ -12,7 +12,7 @@ import pytest
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
-from flowmo.service.engine.runner import CodecRunner
+from flowmo.service.engine.runner import Runner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
 from tests.service.runners import Gated, client_of
@@ -118,10 +118,10 @@ def test_what_fails_before_the_first_step_is_an_ordinary_error(
         "/v1/detokenize", content=container, headers=HEADERS, params=params | {"previews": 0}
     )
     assert wrong.status_code == 422
-    assert value(http, "flowmo_admitted_requests") == 0
+    assert value(http, "flowmo_requests_admitted") == 0
 
 
-def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> None:
+def test_what_fails_later_is_an_event(runner: Runner, container: bytes) -> None:
     gated = Gated(runner)
 
     async def main() -> None:
@@ -138,7 +138,7 @@ def test_what_fails_later_is_an_event(runner: CodecRunner, container: bytes) -> 
             assert [name for name, _ in came] == ["progress"] * 3 + ["error"]
             assert came[-1][1]["code"] == "compute-failed"
             assert came[-1][1]["status"] == 500
-            assert "flowmo_admitted_requests 0.0" in (await client.get("/metrics")).text
+            assert "flowmo_requests_admitted 0.0" in (await client.get("/metrics")).text
 
     asyncio.run(main())
 
@@ -151,4 +151,4 @@ def test_a_client_that_leaves_its_stream_frees_its_rows(
     with detokenize_by_socket(server, container, query) as connection:
         assert b"200 OK" in connection.recv(65536)
     wait_for(http, "flowmo_steps_saved_total", saved + 1, model="nano", reason="cancelled")
-    assert value(http, "flowmo_admitted_requests") == 0
+    assert value(http, "flowmo_requests_admitted") == 0

@@ -10,8 +10,9 @@ from PIL import Image
 from flowmo.imaging.fit import fit_image
 from flowmo.imaging.reading import read_image
 from flowmo.model.container import MEDIA_TYPE, Container
-from flowmo.service.codec import Codec
+from flowmo.model.inference import InferenceModel
 from tests.service.fixtures import CONFIG
+from tests.service.models import tokens_of
 from tests.service.pictures import as_file, gradient
 
 PICTURE = gradient()
@@ -24,17 +25,19 @@ def tokenize(http: httpx.Client, data: bytes = PNG, **params: str) -> httpx.Resp
     )
 
 
-def test_the_answer_has_the_models_tokens(http: httpx.Client, codec: Codec) -> None:
+def test_the_answer_has_the_models_tokens(
+    http: httpx.Client, inference_model: InferenceModel
+) -> None:
     answer = tokenize(http)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "application/json"
     message = answer.json()
     fitted = fit_image(read_image(PNG, side=32), 32)
-    (expected,) = codec.tokenize(fitted.pixels[None])
+    (expected,) = tokens_of(inference_model, fitted.pixels[None])
     assert message["tokens"] == {
         "ids": expected.ids.tolist(),
         "model": "nano",
-        "fingerprint": codec.info.fingerprint,
+        "fingerprint": inference_model.fingerprint,
         "code_length": 16,
         "token_bits": 12,
         "group_bits": 4,

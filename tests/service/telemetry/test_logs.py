@@ -74,8 +74,8 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
         wrong = client.post("/v1/tokenize", content=b"no", headers=HEADERS)
         assert wrong.status_code == 415
         assert client.get("/v1/models").status_code == 401
-    told = lines(log)
-    good, bad, stranger = (line for line in told if line["logger"] == "flowmo.access")
+    found = lines(log)
+    good, bad, stranger = (line for line in found if line["logger"] == "flowmo.access")
     assert good["level"] == "INFO"
     assert {name: good[name] for name in ("method", "path", "route", "status", "key")} == {
         "method": "POST",
@@ -92,8 +92,8 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
     assert stranger["status"] == 401
     assert "key" not in stranger
     # Uvicorn's own lines are among them, and the machines' questions are not.
-    assert any(line["logger"].startswith("uvicorn") for line in told)
-    assert not any(line.get("route") == "/readyz" for line in told)
+    assert any(line["logger"].startswith("uvicorn") for line in found)
+    assert not any(line.get("route") == "/readyz" for line in found)
     text = log.read_text()
     assert KEY not in text
     assert "12345" not in text
@@ -175,4 +175,4 @@ def test_a_stranger_cannot_write_lines(caplog: pytest.LogCaptureFixture) -> None
 def test_an_unknown_format_is_a_usage_error() -> None:
     result = flowmo("serve", "--log-format", "xml")
     assert result.returncode == 2
-    assert "log_format" in result.stderr
+    assert "--log-format (FLOWMO_LOG_FORMAT)" in result.stderr

@@ -35,10 +35,10 @@ REPLICAS = {"flowmo:replicas_healthy:sum", "flowmo:replicas_target:max",
 
 @pytest.fixture(scope="module")
 def keyed(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with few places, and with keys."""
+    """A server that admits few requests, and has keys."""
     digest = hashlib.sha256(KEY.encode()).hexdigest()
     environment = os.environ | {"FLOWMO_API_KEYS": f"team:{digest}"}
-    arguments = [f"--checkpoint={checkpoint}", "--queue-size=4", "--threads=1"]
+    arguments = [f"--checkpoint={checkpoint}", "--max-concurrent-requests=4", "--threads=1"]
     log = tmp_path_factory.mktemp("keyed") / "server.log"
     with ServerProcess(arguments, log=log, environment=environment) as process:
         yield process

@@ -84,7 +84,6 @@ def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_pat
         steps=2,
         batch_size=4,
         log_interval=1,
-        losses=replace(first.losses, sample_mse=1.0),
         optimizer=replace(first.optimizer, eps=1e-3),
     )
     guided = replace(base.model, sampler=replace(base.model.sampler, guidance=1.0))
@@ -93,7 +92,9 @@ def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_pat
         ("post-train", {"post_train": replace(base.post_train, steps=2)}),
         ("distill", {"model": guided, "distill": replace(base.distill, teacher_steps=3)}),
     ):
-        runs.append(replace(base, task=task, output=str(tmp_path / task), **changes))
+        weights = replace(base.losses, sample_mse=1.0)
+        output = str(tmp_path / task)
+        runs.append(replace(base, task=task, output=output, losses=weights, **changes))
     sharded = [replace(run, output=f"{run.output}-sharded", parallel="fsdp") for run in runs]
     low = replace(sharded[0], output=str(tmp_path / "bf16"), precision="bf16")
     group = Processes([*sharded, low], tmp_path / "group")

@@ -63,7 +63,7 @@ def test_interrupted_twice_and_resumed_is_the_uninterrupted_run(
 ) -> None:
     config = run_config(
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine"),
-        steps=300,
+        steps=150,
         log_interval=1,
         output=str(tmp_path / "interrupted"),
     )
@@ -76,14 +76,14 @@ def test_interrupted_twice_and_resumed_is_the_uninterrupted_run(
         before = step
         stopped, step = _finish(process)
         assert stopped == "interrupted"
-        assert before < step < 300
+        assert before < step < 150
         assert (Path(config.output) / "export").is_dir()
-    assert _finish(_start(config)) == ("finished", 300)
+    assert _finish(_start(config)) == ("finished", 150)
 
     straight = replace(config, output=str(tmp_path / "straight"))
-    assert _finish(_start(straight)) == ("finished", 300)
+    assert _finish(_start(straight)) == ("finished", 150)
     states = [
-        load_checkpoint(Path(c.output) / "checkpoints" / "step_000000300").tensors()
+        load_checkpoint(Path(c.output) / "checkpoints" / "step_000000150").tensors()
         for c in (config, straight)
     ]
     assert states[0].keys() == states[1].keys()

@@ -1,0 +1,139 @@
+"""Work that replicas do: tried again when one dies, given up at its deadline."""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from ray.exceptions import ObjectLostError, RayActorError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+
+from flowmo.service.cluster.messages import RemoteError
+from flowmo.service.engine.calls import Call
+from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.errors import (
+    DeadlineExceededError,
+    EngineStoppedError,
+    OtherWeightsError,
+    QueueFullError,
+)
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# How often a piece of work is given to another replica when its own has died. Encoding and seeded
+# decoding give the same result again, so nothing is done twice to any effect.
+RETRIES = 2
+# Seconds between the tries of work that waits for a replica with its weights.
+UPDATE_PAUSE = 0.1
+_DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
+
+
+class RemoteCalls:
+    """The work that one gateway has given to the replicas of one model.
+
+    Args:
+        info: The model as its replicas described it when the gateway started.
+        ask: Asks a replica what its model is now.
+
+    Attributes:
+        info: The model as a replica described it last.
+        inside: The number of pictures that this gateway waits for.
+        closed: Whether the gateway has given up its replicas.
+    """
+
+    def __init__(self, info: ModelInfo, ask: Callable[[], Awaitable[ModelInfo]]) -> None:
+        self.info = info
+        self.inside = 0
+        self.closed = False
+        self._ask = ask
+        self._asking: asyncio.Task[None] | None = None
+
+    def ask_again(self) -> None:
+        """Learn in the background what the model is now: a rolling update is under way."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._learn())
+
+    async def _learn(self) -> None:
+        try:
+            self.info = await self._ask()
+        except Exception as error:  # noqa: BLE001  (the next replica that is asked may answer)
+            logger.warning("the decoder did not say what it is: %s", error)
+
+    async def close(self, seconds: float) -> None:
+        """Wait for the work inside, for at most ``seconds``."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.inside:  # noqa: ASYNC110  (once, at the end)
+                    await asyncio.sleep(0.02)
+        self.closed = True
+
+    async def until_done(
+        self, once: Callable[[], Awaitable[T | RemoteError]], call: Call, patience: float = 0.0
+    ) -> T:
+        """Have a piece of work done by whichever replica can.
+
+        Args:
+            once: Asks one replica to do it.
+            call: The deadline at which the work is given up.
+            patience: The seconds to wait, in a rolling update, for a replica with the weights that
+                the work is for.
+
+        Raises:
+            DeadlineExceededError: No replica had done it by the deadline.
+            QueueFullError: No replica takes more work.
+            EngineStoppedError: Every replica that tried has died.
+            Exception: What the replica itself refused it with.
+        """
+        self.inside += 1
+        until = time.monotonic() + patience
+        try:
+            async with asyncio.timeout(
+                None if math.isinf(call.deadline) else max(0.0, call.remaining)
+            ):
+                result = await _retried(once)
+                # In a rolling update, replicas of these weights may be there, or come.
+                while _is_of_other_weights(result) and time.monotonic() < until:
+                    self.ask_again()
+                    await asyncio.sleep(UPDATE_PAUSE)
+                    result = await _retried(once)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                "the replicas had not done the work by the deadline"
+            ) from None
+        except BackPressureError:
+            raise QueueFullError("the replicas' queue is full") from None
+        except (*_DEAD, DeploymentUnavailableError) as error:
+            logger.error("no replica did the work", exc_info=error)  # noqa: TRY400
+            raise EngineStoppedError(
+                "the replicas that did the work have died; try again"
+            ) from None
+        finally:
+            self.inside -= 1
+        if isinstance(result, RemoteError):
+            raise result.error
+        return result
+
+
+def _is_of_other_weights(result: object) -> bool:
+    return isinstance(result, RemoteError) and isinstance(result.error, OtherWeightsError)
+
+
+async def _retried(once: Callable[[], Awaitable[T]]) -> T:
+    for attempt in itertools.count():
+        try:
+            return await once()
+        except _DEAD as error:
+            if attempt == RETRIES:
+                raise
+            logger.warning("a replica has died (%s); another does its work", type(error).__name__)
+    raise AssertionError

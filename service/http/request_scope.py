@@ -1,0 +1,32 @@
+"""What one request holds from its admission until its answer has been sent."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Self
+
+from starlette.requests import Request
+
+from flowmo.service.engine.calls import Call
+
+
+@dataclass(frozen=True, slots=True)
+class RequestScope:
+    """One admitted request and what it holds, as a context manager.
+
+    Attributes:
+        request: The request as the client sent it.
+        call: The request's deadline and priority.
+        resources: What is released at the end of the scope: the admission, and the models in use.
+            An answer that is still being made when the route returns takes them over with
+            ``resources.pop_all()``.
+    """
+
+    request: Request
+    call: Call
+    resources: ExitStack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.resources.close()
