@@ -85,6 +85,7 @@ def stage_config(
         gpu: Whether there is one, which wants larger batches.
         assignments: Changes ``FIELD=VALUE``, or ``RECIPE:FIELD=VALUE`` of this recipe alone.
         init: The checkpoint that the run begins with; None is the recipe's own.
+        networks: The folder of the fetched perceptual networks; None leaves the recipe's file.
     """
     own = [one.removeprefix(f"{name}:") for one in assignments if _is_for(name, one)]
     changes = {
