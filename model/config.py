@@ -18,6 +18,7 @@ from flowmo.model.strict import from_dict, to_dict
 Schedule = Literal["power", "linear", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
 TokenPositions = Literal["diagonal", "grid"]
+Prediction = Literal["velocity", "image"]
 
 DEFAULT_STEPS = 25
 DEFAULT_RHO = 0.25
@@ -231,6 +232,12 @@ class FlowMoConfig:
         token_positions: rotary positions of the latent tokens. ``diagonal`` is the published
             (i, i, i); ``grid`` spreads them over the image as sqrt(K) x sqrt(K) points, which
             ties each token to a place and learns in a small fraction of the steps.
+        prediction: what the decoder computes. ``velocity`` is the published form; an ``image`` x
+            means the velocity (x_t - x) / max(t, 0.05), and the noise need not pass through the
+            transformer.
+        head: channels of convolutions that add to the pixels of the decoder's patches
+            (:mod:`flowmo.model.head`), at each scale from the coarsest to the image's own; empty
+            is the published form, none.
         quantizer: ``lfq`` (signs) or ``gaussian`` (continuous posterior, no tokens to transmit).
         sampler: what decoding does when nobody asks for anything else.
 
@@ -248,6 +255,8 @@ class FlowMoConfig:
     group_bits: int
     quantizer: QuantizerKind = "lfq"
     token_positions: TokenPositions = "diagonal"
+    prediction: Prediction = "velocity"
+    head: tuple[int, ...] = ()
     sampler: SamplerConfig = SamplerConfig()
 
     def __post_init__(self) -> None:
@@ -282,6 +291,17 @@ class FlowMoConfig:
             self.token_positions == "diagonal" or isqrt(self.code_length) ** 2 == self.code_length,
             f"token_positions='grid' needs a square code_length, got {self.code_length}",
         )
+        _require(
+            self.prediction in get_args(Prediction),
+            f"prediction must be one of {get_args(Prediction)}, got {self.prediction!r}",
+        )
+        for channels in self.head:
+            _require_positive_int("FlowMoConfig", head=channels)
+        _require(
+            self.patch_size % self._head_shrink == 0,
+            f"a head of {len(self.head)} scales needs a patch_size divisible by "
+            f"{self._head_shrink}, got {self.patch_size}",
+        )
 
     def __repr__(self) -> str:
         encoder, decoder = self.encoder, self.decoder
@@ -311,6 +331,16 @@ class FlowMoConfig:
     def patch_dim(self) -> int:
         """3 p^2: numbers in one patch."""
         return 3 * self.patch_size**2
+
+    @property
+    def decoder_patch_dim(self) -> int:
+        """Numbers that the decoder's transformer gives for one patch: 3 p^2, and a head's map."""
+        channels = self.head[0] if self.head else 0
+        return self.patch_dim + channels * (self.patch_size // self._head_shrink) ** 2
+
+    @property
+    def _head_shrink(self) -> int:
+        return int(2 ** max(len(self.head) - 1, 0))
 
     @property
     def code_dim(self) -> int:

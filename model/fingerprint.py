@@ -77,7 +77,11 @@ def _identity(config: FlowMoConfig) -> dict[str, Any]:
 
 def _without_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    return {name: value for name, value in values.items() if value != defaults[name]}
+    return {
+        name: value
+        for name, value in values.items()
+        if (tuple(value) if isinstance(value, list) else value) != defaults[name]
+    }
 
 
 def _json(value: object) -> bytes:

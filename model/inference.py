@@ -22,7 +22,7 @@ from flowmo.model.flowmo import FlowMo
 from flowmo.model.image_tensors import check_images
 from flowmo.model.inference_network import InferenceDecoder, InferenceEncoder, Modulator, place
 from flowmo.model.network import decoder_shape, encoder_shape, patch_grid, with_mask
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, ids_to_signs, signs
 from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
 from flowmo.model.tokens import Tokens
@@ -74,13 +74,17 @@ class InferenceModel:
         self.fingerprint: str = model.fingerprint()
         self.dtype, self.device = dtype, torch.device(device)
         self.encoder = InferenceEncoder(model.encoder)
-        self.decoder = InferenceDecoder(model.decoder)
+        image = model.config.prediction == "image"
+        self.decoder = InferenceDecoder(
+            model.decoder, head=model.head, patch_size=model.config.patch_size, image=image
+        )
         for half in (self.encoder, self.decoder):
             place(half, self.device, dtype)
         self._steps: Steps | None = None
         self._rotary: dict[tuple[bool, int, int], Tensor] = {}
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
-        self._modulator: Modulator | None = Modulator(model.decoder).to(self.device, dtype)
+        self._modulator: Modulator | None = Modulator(model.decoder, image=image)
+        self._modulator.to(self.device, dtype)
         if times is not None:
             self._rows.update(self._compute_modulation(times))
             self._modulator = None
@@ -231,10 +235,8 @@ class InferenceModel:
         if self._steps is not None:
             rows = modulation.expand(x.shape[0], -1)
             return self._steps.velocity(x.to(self.device), condition, rows)
-        patches = patchify(x.to(self.device, self.dtype), self.config.patch_size)
         table = self.rotary(encoder=False, grid=grid)
-        out: Tensor = self.decoder(patches, condition, modulation, table)
-        return unpatchify(out.float(), self.config.patch_size, grid)
+        return self.decoder.velocity(x.to(self.device), condition, modulation, table)
 
     @torch.inference_mode()
     def decode(

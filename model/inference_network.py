@@ -11,11 +11,15 @@ Shape legend: B rows, N patches, K latent tokens, L = K + N, d width, H heads, C
 M numbers of modulation a row.
 """
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowmo.model.attention import attention
+from flowmo.model.head import Head, in_two_parts, rate, to_pixels
+from flowmo.model.patches import patchify
 from flowmo.model.rotary import apply_rotary
 from flowmo.model.transformer import (
     RMS_NORM_EPS,
@@ -164,10 +168,17 @@ class InferenceDecoder(nn.Module):
 
     Args:
         decoder: The training form; its weights are copied, dead parts and modulation are not.
+        head: The decoder's head, if it has one; copied, too.
+        patch_size: p.
+        image: Whether the network predicts the image, not the velocity.
     """
 
-    def __init__(self, decoder: Transformer) -> None:
+    def __init__(
+        self, decoder: Transformer, *, head: Head | None, patch_size: int, image: bool
+    ) -> None:
         super().__init__()
+        self.head = None if head is None else copy.deepcopy(head).requires_grad_(False)
+        self.patch_size, self.image = patch_size, image
         depth = len(decoder.double_blocks)
         self.depth, self.width = depth, decoder.img_in.out_features
         self.img_in, self.txt_in = _frozen(decoder.img_in), _frozen(decoder.txt_in)
@@ -180,7 +191,7 @@ class InferenceDecoder(nn.Module):
     def forward(
         self, patches: Tensor, condition: Tensor, modulation: Tensor, table: Tensor
     ) -> Tensor:
-        """Compute the velocity of patches.
+        """Compute what the transformer says of patches.
 
         Args:
             patches: [B, N, 3p^2].
@@ -189,16 +200,37 @@ class InferenceDecoder(nn.Module):
             table: The rotary table of L positions.
 
         Returns:
-            [B, N, 3p^2].
+            [B, N, 3p^2], and more numbers a patch for a head.
         """
         split = self.depth * 12 * self.width
         blocks = modulation[:, :split].unflatten(1, (self.depth, 2, 6, 1, -1)).movedim(0, 3)
-        final = modulation[:, split:].unflatten(1, (2, 1, -1)).movedim(0, 1)
+        final = modulation[:, split : split + 2 * self.width]
+        final = final.unflatten(1, (2, 1, -1)).movedim(0, 1)
         img, txt = self.img_in(patches), self.txt_in(condition)
         for i, block in enumerate(self.blocks):
             img, txt = block(img, txt, table, blocks[i])
         out: Tensor = self.out(layer_norm(_modulated(img, final, 0)))
         return out
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor, table: Tensor) -> Tensor:
+        """Compute the velocity at a state.
+
+        Args:
+            x: The state, [B, 3, H, W].
+            condition: As of :meth:`forward`, in the weights' dtype.
+            modulation: As of :meth:`forward`, in the weights' dtype.
+            table: As of :meth:`forward`.
+
+        Returns:
+            Float32 [B, 3, H, W].
+        """
+        noisy = x.to(condition.dtype)
+        patches = self(patchify(noisy, self.patch_size), condition, modulation, table)
+        said = to_pixels(patches, noisy, self.head, self.patch_size).float()
+        if not self.image:
+            return said
+        per_time = modulation[:, -2:].float().sum(1)[:, None, None, None]
+        return (x.float() - said) * per_time
 
 
 class Modulator(nn.Module):
@@ -208,10 +240,13 @@ class Modulator(nn.Module):
 
     Args:
         decoder: The training form; its modulation and time weights are copied.
+        image: Whether the network predicts the image: rows then end with
+            :func:`flowmo.model.head.rate`.
     """
 
-    def __init__(self, decoder: Transformer) -> None:
+    def __init__(self, decoder: Transformer, *, image: bool = False) -> None:
         super().__init__()
+        self.image = image
         self.time_layers = nn.ModuleList(
             _frozen(layer) for layer in (decoder.time_in.in_layer, decoder.time_in.out_layer)
         )
@@ -233,7 +268,8 @@ class Modulator(nn.Module):
         Returns:
             Float32 [R, M]: depth x (img, txt) x (attention, MLP) x 3, then that of the final layer.
             The three are shift, scale, gate; scales are kept as 1 + scale, which is what the
-            network multiplies by.
+            network multiplies by. A rate is two numbers at the end, to be added: one would be
+            coarse in bfloat16.
         """
         vec = time_embedding(t)
         for i, layer in enumerate(self.time_layers):
@@ -242,6 +278,8 @@ class Modulator(nn.Module):
         unit = torch.tensor([0.0, 1.0, 0.0] * 2, device=t.device)[:, None]
         parts = [_linear32(layer, vec).unflatten(1, (6, -1)) + unit for layer in self.layers]
         parts.append(_linear32(self.final, vec).unflatten(1, (2, -1)) + unit[:2])
+        if self.image:
+            parts.append(in_two_parts(rate(t.float()), torch.bfloat16))
         return torch.cat([part.flatten(1) for part in parts], dim=1)
 
 

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import ConfigError
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.head import Head, rate, to_pixels
+from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, signs, straight_through
 from flowmo.model.transformer import Transformer, TransformerShape
 
@@ -18,6 +19,7 @@ def encoder_shape(config: FlowMoConfig) -> TransformerShape:
     return TransformerShape(
         transformer=config.encoder,
         img_dim=config.patch_dim,
+        img_out_dim=config.patch_dim,
         txt_in_dim=config.code_dim,
         txt_out_dim=config.code_dim,
         token_positions=config.token_positions,
@@ -29,6 +31,7 @@ def decoder_shape(config: FlowMoConfig) -> TransformerShape:
     return TransformerShape(
         transformer=config.decoder,
         img_dim=config.patch_dim,
+        img_out_dim=config.decoder_patch_dim,
         txt_in_dim=config.token_bits + 1,
         txt_out_dim=config.token_bits + 1,
         token_positions=config.token_positions,
@@ -71,6 +74,7 @@ class FlowMoNetwork(nn.Module):
         self.config = config
         self.encoder = Transformer(encoder_shape(config))
         self.decoder = Transformer(decoder_shape(config))
+        self.head = Head(config.head) if config.head else None
 
     def encode(self, images: Tensor) -> Tensor:
         """The code of images (SPEC "Encode").
@@ -118,5 +122,8 @@ class FlowMoNetwork(nn.Module):
         grid = patch_grid(x, self.config.patch_size)
         times = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(x.shape[0])
         patches = patchify(x, self.config.patch_size)
-        out: Tensor = self.decoder(patches, condition, grid, times).img
-        return unpatchify(out, self.config.patch_size, grid)
+        out = self.decoder(patches, condition, grid, times).img
+        said = to_pixels(out, x, self.head, self.config.patch_size)
+        if self.config.prediction == "velocity":
+            return said
+        return (x - said.to(x.dtype)) * rate(times)[:, None, None, None].to(x.dtype)

@@ -45,6 +45,7 @@ class TransformerShape:
 
     transformer: TransformerConfig
     img_dim: int
+    img_out_dim: int
     txt_in_dim: int
     txt_out_dim: int
     token_positions: TokenPositions
@@ -241,7 +242,7 @@ class Transformer(nn.Module):
         self.img_in = nn.Linear(shape.img_dim, config.width)
         self.txt_in = nn.Linear(shape.txt_in_dim, config.width)
         self.double_blocks = nn.ModuleList(DoubleStreamBlock(config) for _ in range(config.depth))
-        self.final_layer_img = FinalLayer(config.width, shape.img_dim)
+        self.final_layer_img = FinalLayer(config.width, shape.img_out_dim)
         self.final_layer_txt = FinalLayer(config.width, shape.txt_out_dim)
 
     def forward(
@@ -256,7 +257,7 @@ class Transformer(nn.Module):
             t: [B] in [0, 1], or None for the encoder.
 
         Returns:
-            img [B, N, 3p^2] and txt [B, K, D_out].
+            img [B, N, 3p^2] (and what a head takes) and txt [B, K, D_out].
         """
         vec = None if t is None else self.time_in(t)
         table = joint_rotary(self.shape, txt.shape[1], grid).to(patches.device)

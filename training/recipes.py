@@ -73,7 +73,13 @@ def tiny_demo() -> TrainConfig:
     return TrainConfig(
         # The velocity is learned best near t = 1; more steps lean on the rest and add up its error.
         model=replace(preset("tiny"), sampler=SamplerConfig(steps=4, guidance=1.0)),
-        data=DataConfig(min_crop_scale=0.8, cache="memory", workers=0),
+        data=DataConfig(
+            min_crop_scale=0.25,
+            colour_jitter=0.2,
+            repeat_by_area=True,
+            cache="memory",
+            workers=0,
+        ),
         optimizer=OptimizerConfig(
             learning_rate=1.5e-3,
             parametrization="standard",
@@ -136,6 +142,39 @@ def distill() -> TrainConfig:
     )
 
 
+def tiny_sharp() -> TrainConfig:
+    """The demo checkpoint with a head, as images, and with a perceptual loss (decision 0023).
+
+    It begins with what ``python -m flowmo.training.checkpointing.grow`` made of a checkpoint of
+    ``tiny-demo``, and needs a file of ``python -m flowmo.training.perceptual.fetch``. Most of the
+    times are near 1, and one step is what the model decodes with.
+    """
+    config = tiny_demo()
+    return replace(
+        config,
+        init="runs/grown",
+        model=replace(
+            config.model,
+            prediction="image",
+            head=(64, 32, 16),
+            sampler=SamplerConfig(steps=1, guidance=1.0),
+        ),
+        optimizer=replace(
+            config.optimizer, learning_rate=5e-4, head_rate=4.0, warmup_steps=50, decay_from=0.4
+        ),
+        losses=replace(config.losses, perceptual=0.05, flow_full_from=0.5),
+        perceptual=PerceptualConfig(
+            network="vgg-edge", weights="networks/vgg-edge.safetensors", blocks=3, window=64
+        ),
+        time_shift=10.0,
+        condition_dropout=0.05,
+        ema_decay=0.998,
+        output="runs/tiny-sharp",
+        steps=1_000_000,
+        max_minutes=300.0,
+    )
+
+
 def tiny_post_train() -> TrainConfig:
     """The demo checkpoint after stage 1A: chains of 4 steps, squared error instead of ResNet-50."""
     return replace(
@@ -175,6 +214,7 @@ def finetune() -> TrainConfig:
     """
     config = replace(
         tiny_demo(),
+        data=DataConfig(min_crop_scale=0.8, cache="memory", workers=0),
         optimizer=replace(tiny_demo().optimizer, learning_rate=2e-4, decay_from=0.3),
         time_shift=5.0,
         output="runs/finetune",
@@ -189,6 +229,7 @@ def finetune() -> TrainConfig:
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "tiny-demo": tiny_demo,
+    "tiny-sharp": tiny_sharp,
     "tiny-post-train": tiny_post_train,
     "tiny-distill": tiny_distill,
     "finetune": finetune,

@@ -1,17 +1,19 @@
 """Train the demo checkpoint, all stages, in one call or in several that each end in time.
 
-    python -m flowmo.training.data.demo --out DATA --size 160
-    python -m benchmarks.gpu.train_demo --data 'DATA/*.tar' --run RUN --out OUT \
-        --minutes 12,3,3 --call-minutes 9
+    python -m flowmo.training.data.demo --form pictures --size 128 --out DATA
+    python -m flowmo.training.perceptual.fetch --out NETWORKS
+    python -m benchmarks.gpu.train_demo --data 'DATA/*.tar' --networks NETWORKS --run RUN \
+        --out OUT --minutes 10,8 --call-minutes 9
 
---minutes is of pre-training, post-training and distillation; 0 leaves a stage out. Calling it again
-continues the stage that is not finished, exactly. Once all are, OUT has ``run.json`` (how each
-stage ended, its held-out figures), ``results.tar`` (a folder a stage: reconstruction report,
-picture, log, losses, config) and the checkpoint of the stage that reconstructs best, cut into parts
-of at most --part-mib (join them with ``cat model.safetensors.*``). They are few files, since a
-borrowed machine may send back only so many.
+--minutes is of the recipes tiny-demo and tiny-sharp, between which the decoder is given a head and
+a readout of images (training.checkpointing.grow). Calling it again continues the stage that is not
+finished, exactly. Once both are, OUT has ``run.json`` (how each stage ended, its held-out figures),
+``results.tar`` (a folder a stage: reconstruction report, picture, log, losses, config) and the
+checkpoint of the last stage, cut into parts of at most --part-mib (join them with
+``cat model.safetensors.*``). They are few files, since a borrowed machine may send back only so
+many.
 
-At tiny size on a CPU: --minutes 0.2,0.1,0.1 --set model.decoder.depth=1 --set batch_size=4 --set
+At tiny size on a CPU: --minutes 0.2,0.1 --set model.decoder.depth=1 --set batch_size=4 --set
 sample_count=2.
 """
 
@@ -31,6 +33,7 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.loss_curve import draw
 from benchmarks.reconstruction import write_report
+from flowmo.model.flowmo import FlowMo
 from flowmo.training import (
     TrainConfig,
     TrainResult,
@@ -40,9 +43,11 @@ from flowmo.training import (
     start_from,
     train,
 )
+from flowmo.training.checkpointing.grow import crops_of, fit_images, with_a_head
+from flowmo.training.perceptual.fetch import VGG_EDGE
 
 MIB = 2**20
-RECIPES = ("tiny-demo", "tiny-post-train", "tiny-distill")
+RECIPES = ("tiny-demo", "tiny-sharp")
 # What a large GPU wants of the CPU recipes: whole batches, compiled, decoding in workers.
 GPU_DEFAULTS = {
     "batch_size": "256",
@@ -55,7 +60,8 @@ GPU_DEFAULTS = {
     "checkpoint_minutes": "4",
     "tensorboard": "false",
 }
-GPU_LEARNING_RATES = {"tiny-demo": "1e-3", "tiny-post-train": "3e-4", "tiny-distill": "3e-4"}
+GPU_LEARNING_RATES = {"tiny-demo": "1e-3", "tiny-sharp": "5e-4"}
+_FIT_CROPS = 512
 
 
 def stage_config(
@@ -67,6 +73,7 @@ def stage_config(
     gpu: bool,
     assignments: Sequence[str],
     init: Path | None = None,
+    networks: Path | None = None,
 ) -> TrainConfig:
     """A recipe of the demo checkpoint, annealed over a budget of minutes of training.
 
@@ -78,6 +85,7 @@ def stage_config(
         gpu: Whether there is one, which wants larger batches.
         assignments: Changes ``FIELD=VALUE``, or ``RECIPE:FIELD=VALUE`` of this recipe alone.
         init: The checkpoint that the run begins with; None is the recipe's own.
+        networks: The folder of the fetched perceptual networks; None leaves the recipe's file.
     """
     own = [one.removeprefix(f"{name}:") for one in assignments if _is_for(name, one)]
     changes = {
@@ -89,6 +97,8 @@ def stage_config(
         **parse_assignments(own),
     }
     config = recipe(name)
+    if networks is not None and config.perceptual.network == "vgg-edge":
+        changes["perceptual.weights"] = str(networks / VGG_EDGE)
     if init is not None:  # the sizes are the checkpoint's, whatever the assignments say
         config = start_from(config, str(init))
         changes = {field: text for field, text in changes.items() if not field.startswith("model.")}
@@ -99,6 +109,15 @@ def _is_for(name: str, assignment: str) -> bool:
     """Whether a change is of all recipes or of this one."""
     recipe_name, colon, _ = assignment.partition("=")[0].partition(":")
     return not colon or recipe_name == name
+
+
+def grown(checkpoint: Path, data: Sequence[str], folder: Path) -> Path:
+    """What ``tiny-sharp`` begins with, made of a checkpoint unless it is there already."""
+    if not (folder / "config.json").exists():
+        model = with_a_head(FlowMo.from_pretrained(checkpoint), recipe("tiny-sharp").model.head)
+        crops = crops_of(data, model.config, count=_FIT_CROPS, least_scale=0.25)
+        fit_images(model, crops).save_pretrained(folder, dtype=torch.float32)
+    return folder
 
 
 def split_file(path: Path, out: Path, part_bytes: int) -> list[Path]:
@@ -134,11 +153,13 @@ def collect(finished: Sequence[tuple[TrainConfig, TrainResult]], out: Path, part
     scores: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for config, result in finished:
-            scores[config.task] = report(config, result, Path(temporary, config.task))
+            name = Path(config.output).name
+            scores[name] = report(config, result, Path(temporary, name))
         with tarfile.open(out / "results.tar", "w") as tar:
             tar.add(temporary, arcname="results")
-    best = max(scores, key=lambda stage: scores[stage])
-    (chosen,) = (_weights(result) for config, result in finished if config.task == best)
+    # The last stage's is the one to look at, whatever its PSNR: it was trained for that.
+    config, result = finished[-1]
+    best, chosen = Path(config.output).name, _weights(result)
     split_file(chosen / "model.safetensors", out, part)
     shutil.copy(chosen / "config.json", out / "config.json")
     write_state(out, finished, scores, best)
@@ -152,12 +173,12 @@ def write_state(
 ) -> None:
     """``run.json``: how far each stage is."""
     stages = {
-        config.task: {
+        Path(config.output).name: {
             **asdict(result),
             "checkpoint": result.checkpoint.name,
             "export": result.export.name,
             "best": None if result.best is None else result.best.name,
-            "held_out_psnr": scores.get(config.task),
+            "held_out_psnr": scores.get(Path(config.output).name),
         }
         for config, result in runs
     }
@@ -169,9 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the command line, train, and collect the results when the budget is used up."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.train_demo")
     parser.add_argument("--data", action="append", required=True, help="tars; repeatable")
+    parser.add_argument("--networks", type=Path, required=True, help="the fetched ones")
     parser.add_argument("--run", type=Path, required=True, help="the runs' folder, kept by calls")
     parser.add_argument("--out", type=Path, required=True, help="where results go")
-    parser.add_argument("--minutes", default="12,3,3", help="budget of each stage over all calls")
+    parser.add_argument("--minutes", default="10,8", help="budget of each stage over all calls")
     parser.add_argument("--call-minutes", type=float, default=9.0, help="limit of this call")
     parser.add_argument("--part-mib", type=float, default=15.0)
     parser.add_argument("--set", action="append", default=[], metavar="[RECIPE:]FIELD=VALUE")
@@ -180,8 +202,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ends = time.monotonic() + 60 * options.call_minutes
     runs: list[tuple[TrainConfig, TrainResult]] = []
     for name, minutes in zip(RECIPES, map(float, options.minutes.split(",")), strict=True):
-        if minutes == 0:
-            continue
+        init = None
+        if runs:
+            init = grown(_weights(runs[-1][1]), options.data, options.run / "grown")
         config = stage_config(
             name,
             options.data,
@@ -189,7 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             minutes=minutes,
             gpu=torch.cuda.is_available(),
             assignments=options.set,
-            init=_weights(runs[-1][1]) if runs else None,
+            init=init,
+            networks=options.networks,
         )
         left = max(0.0, ends - time.monotonic()) / 60
         result = train(config, resume=True, call_minutes=left)

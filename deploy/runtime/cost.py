@@ -5,7 +5,7 @@ below 2 % of it. Bytes are those of weights and of what lies between the operato
 fuses all it can.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowmo.deploy.graphs import Half
 from flowmo.model.config import FlowMoConfig, TransformerConfig
@@ -172,19 +172,52 @@ def cost_of(config: FlowMoConfig, rows: int, *, bytes_a_value: int = 2) -> Cost:
             dead="img",
             bytes_a_value=bytes_a_value,
         ),
-        decoder=_half(
-            config.decoder,
-            rows=rows,
-            patches=patches,
-            code=config.code_length,
-            inputs=((patches, config.patch_dim), (config.code_length, config.token_bits + 1)),
-            output=(patches, config.patch_dim),
-            dead="txt",
+        decoder=_with_head(
+            _half(
+                config.decoder,
+                rows=rows,
+                patches=patches,
+                code=config.code_length,
+                inputs=((patches, config.patch_dim), (config.code_length, config.token_bits + 1)),
+                output=(patches, config.decoder_patch_dim),
+                dead="txt",
+                bytes_a_value=bytes_a_value,
+            ),
+            config,
             bytes_a_value=bytes_a_value,
         ),
         forwards=count_forwards(config.sampler),
         modulation_parameters=modulation * (width * width + width) + time_mlp,
         bytes_a_value=bytes_a_value,
+    )
+
+
+def _with_head(cost: HalfCost, config: FlowMoConfig, *, bytes_a_value: int) -> HalfCost:
+    """A decoder's cost and that of its head's convolutions (:class:`flowmo.model.head.Head`)."""
+    if not config.head:
+        return cost
+    # Of each convolution: channels in and out, side of the kernel, side of the map.
+    convolutions: list[tuple[int, int, int, int]] = []
+    side = config.image_size
+    for i in reversed(range(len(config.head))):
+        channels = config.head[i]
+        convolutions += [(channels, channels, 3, side)] * 2
+        if i:
+            convolutions.append((config.head[i - 1], 4 * channels, 1, side // 2))
+        side //= 2
+    last = config.head[-1]
+    convolutions += [(6, last, 3, config.image_size), (last, 3, 3, config.image_size)]
+    weights = sum(i * o * k * k + o for i, o, k, _ in convolutions)
+    products = sum(i * o * k * k * s * s for i, o, k, s in convolutions)
+    # Each reads its input and writes its output; SiLU and sums of neighbours are fused or small.
+    values = sum((i + o) * s * s for i, o, _, s in convolutions)
+    widest = max((i + o) * s * s for i, o, _, s in convolutions)
+    return replace(
+        cost,
+        parameters=cost.parameters + weights,
+        linear_flops=cost.linear_flops + 2 * cost.rows * products,
+        activation_bytes=cost.activation_bytes + cost.rows * values * bytes_a_value,
+        live_bytes=max(cost.live_bytes, cost.rows * widest * bytes_a_value),
     )
 
 

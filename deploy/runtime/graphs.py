@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
-from flowmo.model.patches import patchify, unpatchify
+from flowmo.model.patches import patchify
 
 Half = Literal["encoder", "decoder"]
 HALVES: tuple[Half, ...] = get_args(Half)
@@ -62,9 +62,7 @@ class DecoderStepGraph(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
         """See the class."""
-        patches = patchify(x.to(self.dtype), self.config.patch_size)
-        out: Tensor = self.network(patches, condition, modulation, self.table)
-        return unpatchify(out.float(), self.config.patch_size, grid_of(self.config))
+        return self.network.velocity(x, condition, modulation, self.table)
 
 
 def grid_of(config: FlowMoConfig) -> tuple[int, int]:

@@ -14,8 +14,8 @@ def train_command(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="finetune (of the shipped model); tiny-demo, tiny-post-train, tiny-distill; "
-            "fewer-params, lo, hi, continuous, post-train, distill.",
+            help="finetune (of the shipped model); tiny-demo, tiny-sharp, tiny-post-train, "
+            "tiny-distill; fewer-params, lo, hi, continuous, post-train, distill.",
         ),
     ],
     data: Annotated[

@@ -1,12 +1,14 @@
 """The cost report against counted operations and parameters, and against the reference figures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowmo.deploy.cost import GPUS, HalfCost, cost_of
 from flowmo.deploy.graphs import HALVES, Half, example, graph_of
-from flowmo.model.config import FlowMoConfig, preset
+from flowmo.model.config import FlowMoConfig, Prediction, preset
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
@@ -40,6 +42,21 @@ def test_parameters_are_those_that_are_there(small: InferenceModel, half: Half) 
     held = sum(p.numel() for p in network.parameters())
     held += sum(b.numel() for b in network.buffers())
     assert half_of(small.config, half, 4).parameters == held
+
+
+@pytest.mark.parametrize("prediction", ["velocity", "image"])
+def test_a_heads_convolutions_are_counted(small: InferenceModel, prediction: Prediction) -> None:
+    config = replace(small.config, head=(8, 6, 4), prediction=prediction)
+    model = InferenceModel(FlowMo(config))
+    inputs = example(model, "decoder", 3)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        graph_of(model, "decoder")(*inputs)
+    cost = cost_of(config, 3).decoder
+    assert cost.flops == counter.get_total_flops()
+    held = sum(p.numel() for p in model.decoder.parameters())
+    held += sum(b.numel() for b in model.decoder.buffers())
+    assert cost.parameters == held
+    assert cost.activation_bytes > cost_of(small.config, 3).decoder.activation_bytes
 
 
 def test_modulation_parameters_are_those_of_the_modulator(small_checkpoint: str) -> None:

@@ -1,7 +1,9 @@
 """Exported halves compute what PyTorch does, and say whose they are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -13,6 +15,7 @@ from flowmo.deploy.graphs import HALVES, Half
 from flowmo.deploy.onnx_files import OnnxFile, file_name
 from flowmo.deploy.onnx_runtime import OnnxSession, OnnxSteps
 from flowmo.model.errors import CompilationError
+from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import time_grid
 
@@ -30,6 +33,16 @@ def test_parity_configurations_within_1e_4(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("half", HALVES)
 def test_tiny_within_1e_4(tiny: InferenceModel, half: Half, tmp_path: Path) -> None:
     assert largest_difference(export(tiny, tmp_path, half), tiny) <= 1e-4
+
+
+@pytest.mark.parametrize("changes", [{"head": (8, 4)}, {"prediction": "image", "head": (8, 4)}])
+def test_a_head_and_predicted_images_within_1e_4(
+    small: InferenceModel, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = InferenceModel(FlowMo(replace(small.config, **changes)))
+    for half in HALVES:
+        assert largest_difference(export(model, tmp_path, half), model, batches=(1, 3)) <= 1e-4
 
 
 def test_both_forms_of_attention_are_right_and_what_they_say(

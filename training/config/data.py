@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flowmo.training.config.checks import at_least, one_of, require
+from flowmo.training.config.checks import at_least, one_of, require, share
 
 Crop = Literal["random", "centre"]
 Cache = Literal["none", "memory"]
@@ -24,6 +24,10 @@ class DataConfig:
         min_crop_scale: the side of a random crop is uniform between this share of the image's
             shorter side and all of it. 1 is the plain "resize the shorter side, crop a square".
         horizontal_flip: mirror half of the samples (never with a ``centre`` crop).
+        colour_jitter: largest relative change of contrast and saturation of a random crop, and,
+            smaller, of brightness and colour balance; 0 changes nothing.
+        repeat_by_area: a picture is in an epoch as many times as crops of the model's size cover
+            it. It needs ``cache=memory``.
         cache: ``memory`` decodes every image once, at the start, and keeps it as uint8 with the
             shorter side at most ceil(image size / min_crop_scale).
         cache_limit_gib: refuse to start when the cache would need more (GiB).
@@ -42,6 +46,8 @@ class DataConfig:
     crop: Crop = "random"
     min_crop_scale: float = 1.0
     horizontal_flip: bool = True
+    colour_jitter: float = 0.0
+    repeat_by_area: bool = False
     cache: Cache = "none"
     cache_limit_gib: float = 8.0
     workers: int = 4
@@ -57,6 +63,11 @@ class DataConfig:
             f"data.min_crop_scale must lie in (0, 1], got {self.min_crop_scale!r}",
         )
         at_least(0, workers=self.workers, max_corrupt=self.max_corrupt)
+        share(**{"data.colour_jitter": self.colour_jitter})
+        require(
+            not self.repeat_by_area or self.cache == "memory",
+            "data.repeat_by_area needs data.cache=memory: pictures' sizes are known only then",
+        )
         require(
             self.cache_limit_gib > 0,
             f"data.cache_limit_gib must be positive, got {self.cache_limit_gib!r}",

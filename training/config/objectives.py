@@ -3,9 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from flowmo.training.config.checks import at_least, one_of, require
+from flowmo.training.config.checks import at_least, one_of, require, share
 
-PerceptualNetwork = Literal["none", "lpips-vgg", "resnet50-logits"]
+PerceptualNetwork = Literal[
+    "none", "lpips-vgg", "resnet50-logits", "vgg-edge", "efficientnet-lite0"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +19,9 @@ class LossWeights:
 
     Args:
         flow: The weight of the mean squared velocity error; all tasks.
+        flow_full_from: The time below which the squared error is weighted by (t / it)^2, which
+            makes it one of the image; 0 weights all times alike. An error of a predicted image is
+            divided by t^2, and at small t nothing else would be learned.
         entropy: lambda_ent of lookup-free quantization; ``pretrain`` (Table 1).
         commitment: lambda_commit of lookup-free quantization; ``pretrain`` (Table 1).
         kl: The weight of the Gaussian posterior's KL in nats an image; ``pretrain`` (our choice:
@@ -35,6 +40,7 @@ class LossWeights:
     """
 
     flow: float = 1.0
+    flow_full_from: float = 0.0
     entropy: float = 0.0025
     commitment: float = 0.000625
     kl: float = 1e-6
@@ -53,11 +59,18 @@ class PerceptualConfig:
     """The frozen network that says how different two images look.
 
     Args:
-        network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B), or
-            ``none``: the perceptual terms are left out.
+        network: ``lpips-vgg`` (stage 1A and distillation), ``resnet50-logits`` (stage 1B),
+            ``vgg-edge`` or ``efficientnet-lite0`` (distances of features of networks that the
+            package index carries, :mod:`flowmo.training.perceptual.fetch`), or ``none``: the
+            perceptual terms are left out.
         weights: ``library`` fetches or finds them as torchvision does; otherwise the file of
             torchvision's weights (``vgg16-397923af.pth``, ``resnet50-0676ba61.pth``, or safetensors
-            of the same names). ``random`` is for tests: it measures nothing that people see.
+            of the same names). ``vgg-edge`` and ``efficientnet-lite0`` need the file that was
+            fetched. ``random`` is for tests: it measures nothing that people see.
+        blocks: How many of the first of the five blocks of ``vgg-edge`` are used.
+        window: stage 1A compares a square of so many pixels, a multiple of 8, at a place that is
+            drawn for each micro-batch; 0 compares whole images.
+        below: stage 1A compares an image with its one-step estimate only where t is at most this.
 
     Raises:
         ConfigError: no such network.
@@ -65,10 +78,19 @@ class PerceptualConfig:
 
     network: PerceptualNetwork = "none"
     weights: str = "library"
+    blocks: int = 5
+    window: int = 0
+    below: float = 1.0
 
     def __post_init__(self) -> None:
         one_of("perceptual.network", self.network, PerceptualNetwork)
         require(self.weights != "", "perceptual.weights must not be empty")
+        require(1 <= self.blocks <= 5, f"perceptual.blocks must be 1 to 5, got {self.blocks!r}")
+        require(
+            self.window >= 0 and self.window % 8 == 0,
+            f"perceptual.window must be 0 or a positive multiple of 8, got {self.window!r}",
+        )
+        share(**{"perceptual.below": self.below})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

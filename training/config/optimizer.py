@@ -27,6 +27,7 @@ class OptimizerConfig:
         parametrization: ``mup`` scales hidden and readout matrices with width; ``standard`` does
             not (see docs/decisions/0016).
         base_width: width at which both parametrizations agree.
+        head_rate: factor on the rate of a decoder's head, which a grown model learns from nothing.
         fix_weight_norm: rescale block matrices to their initial Frobenius norm after each step.
         initial_gate: value of the residual gates before the first step; 0 is adaLN-zero.
         schedule: ``constant`` (the paper), or a decay that is ``linear`` or ``cosine``.
@@ -48,6 +49,7 @@ class OptimizerConfig:
     grad_clip: float | None = 1.0
     parametrization: Parametrization = "mup"
     base_width: int = DEFAULT_BASE_WIDTH
+    head_rate: float = 1.0
     fix_weight_norm: bool = True
     initial_gate: float = 0.0
     schedule: Schedule = "constant"
@@ -66,6 +68,10 @@ class OptimizerConfig:
         require(
             len(self.betas) == 2 and all(0 <= b < 1 for b in self.betas),
             f"optimizer.betas must be two numbers in [0, 1), got {self.betas!r}",
+        )
+        require(
+            math.isfinite(self.head_rate) and self.head_rate > 0,
+            f"optimizer.head_rate must be positive, got {self.head_rate!r}",
         )
         require(self.eps > 0, f"optimizer.eps must be positive, got {self.eps!r}")
         require(

@@ -37,6 +37,7 @@ TASK_OPTIONS = (
     "init",
     "losses",
     "optimizer.base_width",
+    "optimizer.head_rate",
     "optimizer.initial_gate",
     "optimizer.parametrization",
     "perceptual",

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, Sampler
 
 from flowmo.imaging.reading import ImageError, Pixels
 from flowmo.training.config import DataConfig
+from flowmo.training.data.augmentation import repeats
 from flowmo.training.data.images import (
     augment,
     channels_first,
@@ -81,11 +82,21 @@ class CropDataset(Dataset[Sample]):
         self._config = config
         self._seed = seed
         self._decoded = decoded
+        # Places of an epoch to pictures; with repeats there are more places.
+        self._pictures = np.arange(len(index))
+        if config.repeat_by_area:
+            if decoded is None:
+                raise DataError("data.repeat_by_area needs decoded images; got none")
+            counts = [
+                1 if image is None else repeats(image.shape[0], image.shape[1], size)
+                for image in decoded
+            ]
+            self._pictures = np.repeat(self._pictures, counts)
         self._order_epoch = -1
         self._order: np.ndarray = np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._pictures)
 
     def place(self, position: int) -> Place:
         """Epoch and offset of a position."""
@@ -127,16 +138,22 @@ class CropDataset(Dataset[Sample]):
     def _sample(self, place: Place, load: Callable[[int], Pixels | None]) -> Sample:
         unreadable: list[int] = []
         while len(unreadable) <= min(self._config.max_corrupt, len(self) - 1):
-            i = self._index_at(place.epoch, (place.offset + len(unreadable)) % len(self))
+            offset = (place.offset + len(unreadable)) % len(self)
+            i = self._index_at(place.epoch, offset)
             image = load(i)
             if image is not None:
-                entropy = [self._seed, place.epoch, i, _AUGMENT_STREAM]
+                # What distinguishes a sample from the others of its epoch.
+                which = self._place_at(place.epoch, offset)
+                entropy = [self._seed, place.epoch, which, _AUGMENT_STREAM]
                 crop = augment(image, self._size, self._config, np.random.default_rng(entropy))
                 return Sample(torch.from_numpy(crop), tuple(unreadable))
             unreadable.append(i)
         raise corrupt_error(self._index, unreadable, self._config)
 
     def _index_at(self, epoch: int, offset: int) -> int:
+        return int(self._pictures[self._place_at(epoch, offset)])
+
+    def _place_at(self, epoch: int, offset: int) -> int:
         if epoch != self._order_epoch:
             generator = np.random.default_rng([self._seed, epoch, 0, _ORDER_STREAM])
             self._order, self._order_epoch = generator.permutation(len(self)), epoch

@@ -12,6 +12,7 @@ import numpy as np
 from flowmo.imaging.fit import read_square, resize_square, shrink
 from flowmo.imaging.reading import Pixels, read_image
 from flowmo.training.config import DataConfig
+from flowmo.training.data.augmentation import jitter_colours
 
 MAX_PIXELS = 178_000_000
 """Of an image that is trained or measured on. Such files are the user's own, not a stranger's, so
@@ -78,6 +79,8 @@ def augment(image: Pixels, size: int, config: DataConfig, generator: np.random.G
     side = max(side, min(short, size))  # a crop is not enlarged if the image has the pixels
     y, x = int(top * (height - side + 1)), int(left * (width - side + 1))
     crop = resize_square(image[y : y + side, x : x + side], size)
+    if config.colour_jitter > 0:
+        crop = jitter_colours(crop, config.colour_jitter, generator)
     if config.horizontal_flip and mirror < 0.5:
         crop = crop[:, ::-1]
     return channels_first(crop)

@@ -3,14 +3,26 @@
 Architectures and weights are torchvision's, LPIPS' own layers torchmetrics' (docs/decisions/0021).
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowmo.model.errors import ConfigError
 from flowmo.training.config import PerceptualConfig
 from flowmo.training.libraries import library
+from flowmo.training.perceptual.efficientnet_lite import EfficientNetLite0
+from flowmo.training.perceptual.feature_distance import FeatureDistance
 from flowmo.training.perceptual.lpips import Lpips
-from flowmo.training.perceptual.weights import RANDOM, put_weights, randomize, read_weights
+from flowmo.training.perceptual.vgg_edge import VggEdge
+from flowmo.training.perceptual.weights import (
+    LIBRARY,
+    RANDOM,
+    put_weights,
+    randomize,
+    read_weights,
+)
 
 # The mean and standard deviation of ImageNet's pixels, for images in [-1, 1].
 _MEAN, _STD = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -101,5 +113,37 @@ def perceptual_network(config: PerceptualConfig, device: torch.device) -> nn.Mod
     """
     if config.network == "none":
         return None
+    if config.network == "vgg-edge" or config.network == "efficientnet-lite0":
+        distance = feature_distance(config.network, config.weights, blocks=config.blocks)
+        return distance.to(device)
     kind = LpipsLoss if config.network == "lpips-vgg" else ResNetLogits
     return kind(config.weights).to(device)
+
+
+def feature_distance(
+    network: Literal["vgg-edge", "efficientnet-lite0"], source: str, *, blocks: int = 5
+) -> FeatureDistance:
+    """The distance that a fetched network gives.
+
+    Args:
+        network: The network's name.
+        source: The file that :mod:`flowmo.training.perceptual.fetch` wrote, or ``random``.
+        blocks: How many of the first blocks of ``vgg-edge`` are used.
+
+    Raises:
+        ConfigError: the file cannot be read or is of another network, or is not named.
+    """
+    with torch.random.fork_rng(devices=[]):
+        features = VggEdge(blocks) if network == "vgg-edge" else EfficientNetLite0()
+    if source == RANDOM:
+        randomize(features)
+    else:
+        if source == LIBRARY:
+            raise ConfigError(
+                f"no library fetches the weights of {network}: write them with `python -m "
+                f"flowmo.training.perceptual.fetch --out networks` and set perceptual.weights to "
+                f"networks/{network}.safetensors"
+            )
+        state = read_weights(source, dict, name=network, url=source)
+        put_weights(features, state, name=network, source=source)
+    return FeatureDistance(features)

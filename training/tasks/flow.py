@@ -29,6 +29,8 @@ class Draws(NamedTuple):
         spacing: u of stage 1B's times, uniform [B, n] in [0, 1); else None.
         target: the teacher's samples from ``start``, [B, 3, S, S] in [-1, 1], in distillation;
             else None.
+        place: Where a window lies in the images, uniform [B, 2] in [0, 1), of which a micro-batch
+            uses the first; None where whole images are compared.
     """
 
     t: Tensor
@@ -38,6 +40,7 @@ class Draws(NamedTuple):
     start: Tensor | None = None
     spacing: Tensor | None = None
     target: Tensor | None = None
+    place: Tensor | None = None
 
 
 class Perceptual(Protocol):
@@ -122,13 +125,15 @@ def draw(config: TrainConfig, generators: Generators, *, chain_steps: int | None
     n, model, device = config.batch_size, config.model, generators.device
     shape = (n, 3, model.image_size, model.image_size)
     code_shape = (n, model.code_length, model.token_bits)
-    posterior = start = spacing = None
+    posterior = start = spacing = place = None
     if model.quantizer == "gaussian":
         posterior = torch.randn(code_shape, generator=generators["posterior"], device=device)
     if chain_steps is not None:
         start = torch.randn(shape, generator=generators["chain"], device=device)
         spacing = torch.rand((n, chain_steps), generator=generators["chain"], device=device)
     dropped = torch.rand(n, generator=generators["dropout"], device=device)
+    if config.perceptual.window > 0:
+        place = torch.rand((n, 2), generator=generators["dropout"], device=device)
     return Draws(
         t=shift_times(
             fat_logit_normal(n, generators["time"], uniform_share=config.uniform_share),
@@ -139,6 +144,7 @@ def draw(config: TrainConfig, generators: Generators, *, chain_steps: int | None
         posterior=posterior,
         start=start,
         spacing=spacing,
+        place=place,
     )
 
 
@@ -161,7 +167,11 @@ def flow_loss(
     x_t, v = interpolate(images, draws.noise, draws.t)
     v_hat = model.velocity(x_t, draws.t, condition).float()
     estimate = x_t - draws.t[:, None, None, None] * v_hat
-    return LossTerm("flow", (v - v_hat).square().mean(), weights.flow), estimate
+    error = v - v_hat
+    if weights.flow_full_from > 0:
+        share = (draws.t / weights.flow_full_from).clamp(max=1.0)
+        error = error * share[:, None, None, None]
+    return LossTerm("flow", error.square().mean(), weights.flow), estimate
 
 
 class Quantized(NamedTuple):

@@ -29,7 +29,8 @@ Role = Literal["input", "hidden", "readout", "vector"]
 # Their input dimension does not grow with the width.
 _INPUTS = ("img_in", "txt_in", "time_in.in_layer")
 # Their output dimension does not.
-_READOUTS = ("final_layer_img.linear", "final_layer_txt.linear")
+_READOUTS = ("final_layer_img.linear", "final_layer_txt.linear", "out")
+_PATCH_READOUT = "decoder.final_layer_img.linear"
 # The only readout that training starts from a non-zero value: from a zero code every sign would
 # be the same. Velocity 0 on the other hand is the best constant guess.
 _CODE_READOUT = "encoder.final_layer_txt.linear"
@@ -49,8 +50,8 @@ def role(name: str, parameter: Tensor) -> Role:
 
 def width_ratio(name: str, config: FlowMoConfig, optimizer: OptimizerConfig) -> float:
     """r of the half of the network that holds the parameter; 1 if not in muP."""
-    if optimizer.parametrization == "standard":
-        return 1.0
+    if optimizer.parametrization == "standard" or name.startswith("head."):
+        return 1.0  # a head's channels do not grow with the width
     half = config.encoder if name.startswith("encoder.") else config.decoder
     return half.width / optimizer.base_width
 
@@ -87,11 +88,18 @@ def initialize(
             std = 1.0 if owner.endswith(".txt_in") else 0.0
             _normal(parameter, std, generator)
         else:
-            std = 1.0 / math.sqrt(parameter.shape[1])
+            std = 1.0 / math.sqrt(parameter[0].numel())
             if role(name, parameter) == "readout":
                 ratio = width_ratio(name, config, optimizer)
                 std = std / math.sqrt(ratio) if owner == _CODE_READOUT else 0.0
             _normal(parameter, std, generator)
+            if name == "head.pixels.weight":
+                # The noise would drown what else the head sees, and it would learn to say nothing.
+                parameter[:, 3:] = 0.0
+            if owner == _PATCH_READOUT and config.head:
+                # Its last rows feed the head, whose own readout starts at 0.
+                rest = parameter[config.patch_dim :]
+                _normal(rest, 1.0 / math.sqrt(parameter.shape[1]), generator)
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
@@ -120,4 +128,5 @@ def _multipliers(
 ) -> Iterator[tuple[nn.Parameter, float]]:
     for name, parameter in model.named_parameters():
         scaled = role(name, parameter) in ("hidden", "readout")
-        yield parameter, 1 / width_ratio(name, config, optimizer) if scaled else 1.0
+        multiplier = 1 / width_ratio(name, config, optimizer) if scaled else 1.0
+        yield parameter, multiplier * (optimizer.head_rate if name.startswith("head.") else 1.0)

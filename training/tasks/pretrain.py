@@ -1,9 +1,10 @@
 """Stage 1A: flow loss, quantizer losses, perceptual loss of the one-step estimate (SPEC)."""
 
+import torch
 from torch import Tensor
 
 from flowmo.model.flowmo import FlowMo
-from flowmo.training.config import AnyTrainConfig, LossWeights
+from flowmo.training.config import AnyTrainConfig, LossWeights, PerceptualConfig
 from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize
 from flowmo.training.tasks.objective import LossTerm, Objective
@@ -21,6 +22,7 @@ def stage_1a(
     draws: Draws,
     weights: LossWeights,
     perceptual: Perceptual | None = None,
+    options: PerceptualConfig | None = None,
 ) -> Objective:
     """Flow loss, quantizer losses and perceptual loss of one micro-batch.
 
@@ -30,14 +32,36 @@ def stage_1a(
         draws: this micro-batch's random numbers.
         weights: The weights of the terms.
         perceptual: compares the image with its one-step estimate x_t - t v; None leaves that out.
+        options: which part of the images is compared, and at which times; all by default.
     """
     quantized, terms, watched = quantize(model, images, draws, weights)
     flow, estimate = flow_loss(model, images, quantized, draws, weights)
     terms = (flow, *terms)
     if perceptual is not None and weights.perceptual > 0:
-        term = LossTerm("perceptual", perceptual(estimate, images), weights.perceptual)
+        compared = _compared(estimate, images, draws, options or PerceptualConfig())
+        term = LossTerm("perceptual", perceptual(*compared), weights.perceptual)
         terms = (*terms, term)
     return Objective(terms=terms, watched=watched)
+
+
+def _compared(
+    estimate: Tensor, images: Tensor, draws: Draws, options: PerceptualConfig
+) -> tuple[Tensor, Tensor]:
+    """What of the estimates and images the perceptual network sees."""
+    if options.below < 1.0:  # the distance of an image to itself is 0, and has no gradient
+        near = (draws.t <= options.below)[:, None, None, None]
+        estimate = torch.where(near, estimate, images)
+    if draws.place is None:
+        return estimate, images
+    # At multiples of 8 pixels, and gathered: a slice at a drawn place would wait for the device.
+    side = min(options.window, images.shape[2])
+    start = (draws.place[0] * ((images.shape[2] - side) // 8 + 1)).long() * 8
+    span = torch.arange(side, device=images.device)
+    rows, columns = start[0] + span, start[1] + span
+    return (
+        estimate.index_select(2, rows).index_select(3, columns),
+        images.index_select(2, rows).index_select(3, columns),
+    )
 
 
 class PretrainTask(TokenizerTask):
@@ -62,4 +86,7 @@ class PretrainTask(TokenizerTask):
 
     def objective(self, model: FlowMo, inputs: Tensor, draws: Draws) -> Objective:
         """See :func:`stage_1a`."""
-        return stage_1a(model, inputs, draws, self.config.losses, self.perceptual)
+        config = self.config
+        return stage_1a(
+            model, inputs, draws, config.losses, self.perceptual, options=config.perceptual
+        )

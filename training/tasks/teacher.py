@@ -71,6 +71,8 @@ class Teacher:
                         config.data.crop,
                         config.data.min_crop_scale,
                         config.data.horizontal_flip,
+                        config.data.colour_jitter,
+                        config.data.repeat_by_area,
                     ],
                 },
             )

@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ from flowmo.training.data.demo.parts import write_parts
 from flowmo.training.data.demo.pictures import UnusablePictureError, open_picture
 from flowmo.training.data.demo.qt_resources import QtResourceError, read_qt_resources
 from flowmo.training.data.demo.sources import Selection, SourcePackage, read_sources
+from flowmo.training.data.demo.whole import shrunk_to_its_worth
 from flowmo.training.data.held_out import held_out_photographs
 from flowmo.training.data.index import ImageIndex
 from flowmo.training.errors import DataError
@@ -472,6 +474,7 @@ def test_the_manifest_counts_what_was_dropped_and_names_the_terms(
     assert manifest["dropped_crops"]["near-duplicate"] > 0
     assert manifest["settings"] == {
         "size": SIZE,
+        "form": "crops",
         "quality": 90,
         "part_bytes": 45_000_000,
         "seed": 0,
@@ -518,6 +521,71 @@ def test_a_finished_data_set_is_left_alone_and_a_changed_one_replaced(
         "manifest.json",
         "part-000.tar",
     ]
+
+
+def test_whole_pictures_are_kept_at_the_size_of_their_worth(cache: Path, tmp_path: Path) -> None:
+    manifest = build(cache, tmp_path / "out", config={"form": "pictures"})
+    contents = tar_contents(tmp_path / "out")
+    assert len(contents) == len(manifest["crops"]) == len(manifest["pictures"])
+    sizes = {}
+    for data, (index, *box) in zip(contents.values(), manifest["crops"], strict=True):
+        assert box == [0, 0, 0]
+        picture = manifest["pictures"][index]
+        assert picture["crops"] == 1
+        with Image.open(io.BytesIO(data)) as image:
+            sizes[picture["path"]] = image.size
+    assert sizes == {
+        "usr/share/1.png": (192, 128),  # four crops wide
+        "usr/share/2.jpg": (192, 128),
+        "usr/share/stamp.png": (SIZE, SIZE),  # two crops at most, so no larger than one
+    }
+
+
+@given(st.integers(20, 4000), st.integers(20, 4000), st.integers(1, 300))
+def test_a_pictures_worth_bounds_its_size(width: int, height: int, most: int) -> None:
+    picture = Image.new("RGB", (width, height))
+    small = shrunk_to_its_worth(picture, SIZE, most_crops=most)
+    assert min(small.size) <= max(4 * SIZE, min(SIZE, width, height))
+    assert min(small.size) >= min(SIZE, width, height)
+    assert small.width <= width
+    assert small.height <= height
+    if min(small.size) > SIZE:  # a pixel of rounding on each side
+        assert (small.width - 1) * (small.height - 1) <= most / 4 * SIZE**2
+
+
+def test_pictures_of_held_out_packages_are_put_aside(cache: Path, tmp_path: Path) -> None:
+    make_package(
+        cache,
+        "copies",
+        {
+            "usr/share/copy.png": encoded(photograph(2).resize((150, 100))),
+            "usr/share/other.png": encoded(photograph(9)),
+        },
+    )
+    sources = (
+        source("copies", "*.png"),
+        replace(source("walls", "*.png", "*.jpg", exclude=("*/screenshot*",)), held_out=True),
+    )
+    manifest = build(cache, tmp_path / "out", sources=sources)
+    assert [record["name"] for record in manifest["packages"]] == ["copies"]
+    assert {picture["path"] for picture in manifest["pictures"]} == {"usr/share/other.png"}
+    assert manifest["dropped_pictures"]["held out"] == 1
+    folder = tmp_path / "out" / "held-out"
+    names = {"walls-1.png", "walls-2.png", "walls-same-as-2.png", "walls-icon.png"}
+    assert manifest["held_out"] == dict.fromkeys(names, "walls")
+    assert {path.name for path in folder.iterdir()} == names
+    with Image.open(folder / "walls-1.png") as picture:
+        assert np.array_equal(np.asarray(picture), np.asarray(photograph(1)))
+
+
+def test_four_packages_are_held_out() -> None:
+    held_out = {package.name for package in read_sources() if package.held_out}
+    assert held_out == {
+        "lomiri-wallpapers-16.04",
+        "lomiri-wallpapers-20.04",
+        "lxqt-themes",
+        "palapeli-data",
+    }
 
 
 def test_the_trainer_reads_the_parts(cache: Path, tmp_path: Path) -> None:
@@ -582,9 +650,17 @@ def test_the_command_builds_and_reports_errors(
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 4}, {"quality": 101}, {"part_bytes": 0}, {"seed": -1}, {"size": 4096}]
+    "wrong",
+    [
+        {"size": 4},
+        {"quality": 101},
+        {"part_bytes": 0},
+        {"seed": -1},
+        {"size": 4096},
+        {"form": "squares"},
+    ],
 )
-def test_settings_out_of_range_are_errors(wrong: dict[str, int]) -> None:
+def test_settings_out_of_range_are_errors(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         DemoDataConfig(**wrong)
 

@@ -1,5 +1,6 @@
 """muP: roles and rates by the table, and the coordinate check that shows that they are right."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -150,3 +151,29 @@ def test_coordinate_check(parametrization: Parametrization) -> None:
         else:
             assert narrow < base < wide, name
             assert wide > 1.8 * narrow, name
+
+
+def test_a_head_has_a_rate_of_its_own_and_starts_as_nothing(micro_model: FlowMoConfig) -> None:
+    config = replace(micro_model, head=(8, 4))
+    model = FlowMo(config)
+    optimizer = OptimizerConfig(parametrization="mup", base_width=64, head_rate=4.0)
+    initialize(model, config, optimizer, seed=0)
+    rates = {
+        id(parameter): group.multiplier
+        for group in parameter_groups(model, config, optimizer)
+        for parameter in group.parameters
+    }
+    for name, parameter in model.named_parameters():
+        if name.startswith("head."):
+            assert rates[id(parameter)] == 4.0
+            is_last = name == "head.out.weight"
+            assert bool(parameter.any()) == (parameter.ndim > 1 and not is_last), name
+    pixels = model.get_parameter("head.pixels.weight")
+    assert pixels[:, :3].any()
+    assert not pixels[:, 3:].any()  # of the noisy image
+    hidden = model.get_parameter("decoder.double_blocks.0.img_mlp.0.weight")
+    assert rates[id(hidden)] == 2.0  # of width 32 at a base of 64
+    readout = model.get_parameter("decoder.final_layer_img.linear.weight")
+    assert not readout[: config.patch_dim].any()
+    spread = readout[config.patch_dim :].std().item()
+    assert spread == pytest.approx(config.decoder.width**-0.5, rel=0.1)

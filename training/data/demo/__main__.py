@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 from flowmo.model.errors import FlowMoError
 from flowmo.training.data.demo.build import build_demo_data
-from flowmo.training.data.demo.manifest import DemoDataConfig
+from flowmo.training.data.demo.manifest import DemoDataConfig, Form
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the data set")
     parser.add_argument("--size", type=int, default=default["size"], help="side of a crop, pixels")
+    parser.add_argument(
+        "--form",
+        choices=get_args(Form),
+        default=default["form"],
+        help="whole pictures, of which training cuts crops of SIZE anew each time, or fixed crops",
+    )
     parser.add_argument("--quality", type=int, default=default["quality"], help="of WebP, 0 to 100")
     parser.add_argument(
         "--part-bytes", type=int, default=default["part_bytes"], help="largest size of a tar"
@@ -40,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options.out,
             DemoDataConfig(
                 size=options.size,
+                form=options.form,
                 quality=options.quality,
                 part_bytes=options.part_bytes,
                 seed=options.seed,

@@ -13,6 +13,7 @@ from flowmo.model.files import replacing_contents
 from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.collection import Collection
 from flowmo.training.data.demo.cutting import CutTask, cut_picture
+from flowmo.training.data.demo.held_out import write_held_out
 from flowmo.training.data.demo.manifest import (
     MANIFEST,
     DemoDataConfig,
@@ -27,8 +28,9 @@ from flowmo.training.data.held_out import held_out_photographs
 from flowmo.training.errors import DataError
 
 LICENCES = "licences"
+HELD_OUT = "held-out"
 
-_RULES = 2  # raised whenever the same packages and settings would give other crops
+_RULES = 3  # raised whenever the same packages and settings would give other crops
 
 _log = logging.getLogger(__name__)
 
@@ -75,12 +77,20 @@ def build_demo_data(
         _log.info("%s is up to date", out)
         return out / MANIFEST
     with (
-        replacing_contents(out, key=MANIFEST, stale=("part-*.tar", LICENCES)) as new,
+        replacing_contents(out, key=MANIFEST, stale=("part-*.tar", LICENCES, HELD_OUT)) as new,
         ThreadPoolExecutor(workers) as pool,
     ):
+        # First, so that copies of them in other packages are recognized.
+        held_out = {
+            file: package.name
+            for source, package in packages
+            if source.held_out
+            for file in write_held_out(collection, source, package, new / HELD_OUT)
+        }
         records = tuple(
             _add_package(collection, source, package, config, folder=new, pool=pool)
             for source, package in packages
+            if not source.held_out
         )
         if not collection.crops:
             raise DataError(
@@ -95,6 +105,7 @@ def build_demo_data(
             packages=records,
             skipped_packages=skipped,
             pictures=tuple(collection.pictures),
+            held_out=held_out,
             dropped_pictures=dict(sorted(collection.dropped_pictures.items())),
             dropped_crops=dict(sorted(collection.dropped_crops.items())),
             parts=tuple(parts),
@@ -187,6 +198,7 @@ def _tasks(
                 data=data,
                 selection=selection,
                 size=config.size,
+                form=config.form,
                 quality=config.quality,
                 seed=config.seed,
             )

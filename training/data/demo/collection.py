@@ -33,8 +33,12 @@ class Collection:
         self._seen_crops = SeenHashes()
         self._held_out = SeenHashes()
         for photograph in held_out:
-            for image in (photograph, _centred_square(photograph)):
-                self._held_out.add_if_new(difference_hash(image), 0)
+            self.hold_out(photograph)
+
+    def hold_out(self, photograph: Image.Image) -> None:
+        """Keep out what looks like this photograph from now on."""
+        for image in (photograph, _centred_square(photograph)):
+            self._held_out.add_if_new(difference_hash(image), 0)
 
     def add(self, picture: CutPicture) -> None:
         """Take what is new of a picture's crops."""

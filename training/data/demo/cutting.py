@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
+from PIL import Image
 
 from flowmo.training.data.demo.crops import (
+    Box,
     Crop,
     SeenHashes,
     candidate_boxes,
@@ -18,8 +20,10 @@ from flowmo.training.data.demo.crops import (
     encode_crop,
     most_crops,
 )
+from flowmo.training.data.demo.manifest import Form
 from flowmo.training.data.demo.pictures import UnusablePictureError, open_picture
 from flowmo.training.data.demo.sources import Selection
+from flowmo.training.data.demo.whole import shrunk_to_its_worth
 
 _TRIES = 3  # boxes looked at for each crop that a picture may give
 
@@ -34,6 +38,7 @@ class CutTask:
         data: the file's bytes.
         selection: that the file belongs to.
         size: side of the crops, pixels.
+        form: Whether to cut crops, or to keep the picture whole.
         quality: The quality of the WebP files, 0 ... 100.
         seed: The seed of all random choices, with the package and the path.
     """
@@ -43,6 +48,7 @@ class CutTask:
     data: bytes
     selection: Selection
     size: int
+    form: Form
     quality: int
     seed: int
 
@@ -74,6 +80,8 @@ def cut_picture(task: CutTask) -> CutPicture:
         picture = open_picture(task.data, kind=kind, generator=generator)
     except UnusablePictureError as error:
         return CutPicture(package=task.package, path=task.path, rejected=str(error))
+    if task.form == "pictures":
+        return _kept_whole(task, picture)
     limit = most_crops(*picture.size, task.size, limit=task.selection.most_crops)
     boxes = candidate_boxes(*picture.size, task.size, kind=kind, generator=generator)
     crops: list[Crop] = []
@@ -103,4 +111,26 @@ def cut_picture(task: CutTask) -> CutPicture:
         rejected=None if tried else "too small",
         crops=tuple(crops),
         dropped=dict(dropped),
+    )
+
+
+def _kept_whole(task: CutTask, picture: Image.Image) -> CutPicture:
+    """The whole picture as the only crop, no larger than what it is worth."""
+    small = shrunk_to_its_worth(picture, task.size, most_crops=task.selection.most_crops)
+    rejected = "too small" if min(small.size) < task.size else None
+    # Judged at the size of a crop, since large pictures are soft at their own.
+    amount = detail(small.resize((task.size, task.size), Image.Resampling.BOX))
+    crops: tuple[Crop, ...] = ()
+    if amount is not None and rejected is None:
+        box = Box(0, 0, 0)
+        crops = (encode_crop(small, box, amount_of_detail=amount, quality=task.quality),)
+    return CutPicture(
+        package=task.package,
+        path=task.path,
+        width=picture.width,
+        height=picture.height,
+        hash=difference_hash(picture),
+        rejected=rejected,
+        crops=crops,
+        dropped={} if crops or rejected else {"flat": 1},
     )

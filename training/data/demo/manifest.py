@@ -3,12 +3,15 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal, get_args
 
 from flowmo.model.errors import ConfigError
 from flowmo.model.strict import to_dict
 from flowmo.training.data.demo.parts import Part
 
 MANIFEST = "manifest.json"
+
+Form = Literal["crops", "pictures"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +20,8 @@ class DemoDataConfig:
 
     Args:
         size: side of the crops, pixels.
+        form: ``crops`` are cut once, here; ``pictures`` are whole ones, shrunk, of which training
+            cuts crops of ``size`` pixels anew each time.
         quality: The quality of the WebP files, 0 ... 100.
         part_bytes: no tar is larger.
         seed: The seed of crops, backgrounds of cut-outs, and order.
@@ -26,6 +31,7 @@ class DemoDataConfig:
     """
 
     size: int = 256
+    form: Form = "crops"
     quality: int = 90
     part_bytes: int = 45_000_000
     seed: int = 0
@@ -33,6 +39,8 @@ class DemoDataConfig:
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 2048:
             raise ConfigError(f"size is {self.size}; crops have a side of 16 to 2048 pixels")
+        if self.form not in get_args(Form):
+            raise ConfigError(f"form is {self.form!r}; it is one of {', '.join(get_args(Form))}")
         if not 0 <= self.quality <= 100:
             raise ConfigError(f"quality is {self.quality}; WebP's goes from 0 to 100")
         if self.part_bytes < 1:
@@ -74,8 +82,10 @@ class Manifest:
     """What a data set holds and where it comes from.
 
     ``crops`` has a row (index in ``pictures``, x, y, side in the picture's pixels) for each image,
-    in the order of the images' names. The ``dropped_`` fields count pictures and crops that were
-    not kept, by reason; ``skipped_packages`` says why a package was not had.
+    in the order of the images' names; the side of a whole picture is 0. ``held_out`` names the
+    files of the folder ``held-out`` and the packages they are of. The ``dropped_`` fields count
+    pictures and crops that were not kept, by reason; ``skipped_packages`` says why a package was
+    not had.
     """
 
     fingerprint: str
@@ -83,6 +93,7 @@ class Manifest:
     packages: tuple[PackageRecord, ...]
     skipped_packages: dict[str, str]
     pictures: tuple[PictureRecord, ...]
+    held_out: dict[str, str]
     dropped_pictures: dict[str, int]
     dropped_crops: dict[str, int]
     parts: tuple[Part, ...]

@@ -50,6 +50,8 @@ class SourcePackage:
     name: str
     version: str
     selections: tuple[Selection, ...]
+    held_out: bool = False
+    """Whether its pictures are for judging models only, and never trained on."""
 
     def selection(self, path: str) -> Selection | None:
         """The first selection that a file belongs to, if any."""
