@@ -104,8 +104,8 @@ class Client:
         """Ask for the tokens of an image.
 
         Args:
-            image: The path of an image file (JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF), its bytes, an
-                array uint8 [H, W, 3], or Pillow's image; of any size.
+            image: The path of an image file, its bytes, an array uint8 [H, W, 3], or Pillow's
+                image; of any size. Files are JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.
             fit: How it becomes the model's square.
             **options: See :class:`CallOptions`.
 
