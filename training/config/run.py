@@ -245,8 +245,8 @@ class TrainConfig(Generic[C_co]):
                 raise ConfigError(
                     f"the task {self.task!r}, set up like this, ignores {name} = {value!r}{others}."
                     f" Leave {name} at its default, {default!r}"
-                    f"{', set it to 0' if name.startswith('losses.') else ''}, or choose what makes "
-                    f"use of it"
+                    f"{', set it to 0' if name.startswith('losses.') else ''}, or choose what "
+                    f"makes use of it"
                 )
 
     def to_dict(self) -> dict[str, Any]:
