@@ -238,12 +238,16 @@ class TrainConfig(Generic[C_co]):
         task.check(self)
         read = task.reads(self)
         for name, (value, default) in changed_options(self).items():
-            if not _covers(read, name):
+            # A weight of 0 asks for nothing that could be missed.
+            is_off = name.startswith("losses.") and value == 0
+            if not _covers(read, name) and not is_off:
                 alike = sorted(one for one in read if one.split(".")[0] == name.split(".")[0])
                 others = f"; of {name.split('.')[0]} it reads {', '.join(alike)}" if alike else ""
                 raise ConfigError(
                     f"the task {self.task!r}, set up like this, ignores {name} = {value!r}{others}."
-                    f" Leave {name} at its default, {default!r}, or choose what makes use of it"
+                    f" Leave {name} at its default, {default!r}"
+                    f"{', set it to 0' if name.startswith('losses.') else ''}, or choose what "
+                    f"makes use of it"
                 )
 
     def to_dict(self) -> dict[str, Any]:

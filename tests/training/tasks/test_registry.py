@@ -59,7 +59,7 @@ def test_tasks_have_names_and_classes() -> None:
     ("task", "changes", "ignored"),
     [
         ("pretrain", {"losses": LossWeights(sample_mse=1.0)}, "losses.sample_mse = 1.0"),
-        ("pretrain", {"losses": LossWeights(teacher_l1=0.0)}, "losses.teacher_l1 = 0.0"),
+        ("pretrain", {"losses": LossWeights(teacher_l1=0.5)}, "losses.teacher_l1 = 0.5"),
         ("pretrain", {"losses": LossWeights(kl=1.0)}, "losses.kl = 1.0"),
         ("pretrain", {"losses": LossWeights(perceptual=1.0)}, "losses.perceptual = 1.0"),
         (
@@ -106,6 +106,7 @@ def test_an_option_that_the_task_ignores_is_refused(
     [
         ("pretrain", {"perceptual": LPIPS, "losses": LossWeights(perceptual=1.0)}),
         ("pretrain", {"losses": LossWeights(entropy=0.5, commitment=0.5)}),
+        ("pretrain", {"losses": LossWeights(teacher_l1=0.0)}),  # there is no term to be missed
         (
             "post-train",
             {"encoder_freeze_step": None, "losses": LossWeights(entropy=1.0)},
