@@ -5,6 +5,7 @@ are divided by their length over the channels, and their squared differences ave
 map's places and summed over the maps. Distances of different networks are on different scales.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 _EPSILON = 1e-6
 
 
-class Features(nn.Module):
+class Features(nn.Module, ABC):
     """A frozen network that gives several maps of an image."""
 
+    @abstractmethod
     def maps(self, images: Tensor) -> Iterator[Tensor]:
         """[B, 3, H, W] in [-1, 1] to maps [B, C, h, w], from the finest to the coarsest."""
-        raise NotImplementedError
 
 
 class FeatureDistance(nn.Module):

@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmo.imaging.reading import Pixels
+from flowmo.model.errors import ConfigError
 from flowmo.training.config import AnyTrainConfig
 from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.objective import Objective
@@ -201,7 +202,10 @@ class Task(ABC, Generic[M, B, I, D]):
             CheckpointError: There is none.
             ConfigError: This task begins with none.
         """
-        raise NotImplementedError
+        del config
+        raise ConfigError(
+            f"the task {cls.name!r} begins with no checkpoint, got {checkpoint!r}; leave --init out"
+        )
 
     @classmethod
     def lineage(cls, config: AnyTrainConfig) -> str:
@@ -310,7 +314,9 @@ class Task(ABC, Generic[M, B, I, D]):
         Returns:
             Means by metric, ``config.validation.metric`` among them.
         """
-        raise NotImplementedError
+        del model
+        # A config whose task names no metric cannot ask for validation.
+        raise AssertionError(f"the task {self.name!r} names no metric to validate by")
 
     def score(self, values: Mapping[str, float]) -> float:
         """The deciding metric of :meth:`validate` as a number that is better when higher."""

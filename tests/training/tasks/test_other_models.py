@@ -23,6 +23,7 @@ from flowmo.training.config import (
 )
 from flowmo.training.loop.trainer import TrainResult, train
 from flowmo.training.overrides import override
+from flowmo.training.tasks.registry import start_from
 from tests.training.processes import ARM, Processes, log_of, tensors_of
 from tests.training.tasks import counting
 from tests.training.tasks.counting import TableConfig, load_table
@@ -147,6 +148,8 @@ def test_what_it_cannot_use_is_refused(tmp_path: Path) -> None:
         replace(config, task="pretrain")
     with pytest.raises(ConfigError, match=r"metric must be one of \['accuracy'\] .*, got 'psnr'"):
         replace(config, validation=ValidationConfig(interval=1))
+    with pytest.raises(ConfigError, match="'table' begins with no checkpoint, got 'tiny'"):
+        start_from(config, "tiny")
 
 
 def test_a_run_is_not_resumed_as_another_task(tmp_path: Path) -> None:
