@@ -32,7 +32,8 @@ def serve_command(
     ray_config: Annotated[
         Path | None,
         typer.Option(
-            help="A `serve deploy` file, whose replicas, models and limits hold; implies --ray.",
+            help="A `serve deploy` file, whose replicas, models and limits hold; API keys of the "
+            "command line or the environment win over its own. Implies --ray.",
             exists=True,
             dir_okay=False,
             rich_help_panel="Ray",
@@ -53,7 +54,7 @@ def serve_command(
 
 def _serve_here(settings: "Settings") -> None:
     listener = listen(settings.host, settings.port)
-    check_access(settings, listener)
+    check_access(settings, listener.getsockname()[0])
     # Imported here, so that mistakes in options do not wait for torch.
     import uvicorn
 

@@ -74,6 +74,22 @@ class Service:
         resources.enter_context(self.limiter.admit(size, backlog_seconds=backlog))
         return RequestScope(request, call, resources)
 
+    @property
+    def max_token_values(self) -> int:
+        """The values of the longest token set of any model, as lists of ids in JSON."""
+        configs = [served.engines.info.config for served in self.models]
+        return max(config.code_length * (config.ids_per_token + 1) for config in configs) + 1
+
+    @property
+    def max_tensor_values(self) -> int:
+        """The values of the largest tensors of one inference request in JSON.
+
+        As many rows as there may be of the larger of tokens and pixels, each in lists of its own.
+        """
+        sizes = [served.engines.info.image_size for served in self.models]
+        pixels = max(size * (4 * size + 1) for size in sizes)
+        return self.settings.max_items * (max(self.max_token_values, pixels) + 1)
+
     def render_metrics(self) -> bytes:
         """All series as they are now, in Prometheus' text format."""
         self.metrics.sample(self.models, self.limiter)

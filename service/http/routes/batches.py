@@ -36,7 +36,7 @@ from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import ServiceOf, decode_options, explained, problems
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import containered, model_for, tokens_for
-from flowmo.service.http.wire import FitMessage, TokensMessage, UploadMessage
+from flowmo.service.http.wire import FitMessage, TokensBody, TokensMessage, UploadMessage
 
 router = APIRouter(prefix="/v1", tags=["batches"])
 
@@ -162,6 +162,7 @@ async def _run(
             field=field,
             seconds=settings.body_seconds,
             max_items=settings.max_items,
+            max_values=service.max_token_values if issubclass(kind, TokensBody) else 0,
         )
         found = await until_disconnect(request, outcomes(batch, lambda item: work(scope, item)))
     return _answer(service, request, found, answer)

@@ -152,7 +152,8 @@ async def infer(
     served = service.models.choose(version)
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
-        parsed = await asyncio.to_thread(parse, body, header_length)
+        most = service.max_tensor_values
+        parsed = await asyncio.to_thread(parse, body, header_length, max_values=most)
         job = Job.begin(service, scope, served)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))

@@ -117,7 +117,9 @@ async def detokenize(
     media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
     seconds = service.settings.body_seconds
     with service.admit(request) as scope:
-        body = await bodies.read_tokens(request, query, seconds=seconds)
+        body = await bodies.read_tokens(
+            request, query, seconds=seconds, max_values=service.max_token_values
+        )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
         tokens = tokens_for(body.sent, job.info)
