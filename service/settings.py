@@ -78,6 +78,21 @@ class Settings(RunnerConfig, BaseSettings):
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
     )
+    max_header_bytes: int = setting(
+        Panel.NETWORK,
+        "The largest request line and headers together, in bytes; more get 431.",
+        default=32 * 1024,
+        ge=1024,
+    )
+    header_seconds: float = setting(
+        Panel.NETWORK, "The longest time for a request's headers to arrive.", default=10.0, gt=0
+    )
+    send_seconds: float = setting(
+        Panel.NETWORK,
+        "The longest time that a client may leave an answer unread; then it is cut off.",
+        default=30.0,
+        gt=0,
+    )
     max_concurrent_requests: int = setting(
         Panel.LIMITS,
         "Requests inside at once; more get 429.",

@@ -59,6 +59,7 @@ def _serve_here(settings: "Settings") -> None:
     import uvicorn
 
     from flowmo.service.http.app import create_app
+    from flowmo.service.http.connections import ConnectionLimits, limited_protocol
     from flowmo.service.loader import open_models
     from flowmo.service.telemetry.instruments import PrometheusInstruments
     from flowmo.service.telemetry.logs import log_config
@@ -68,8 +69,14 @@ def _serve_here(settings: "Settings") -> None:
     export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
+    limits = ConnectionLimits(
+        header_bytes=settings.max_header_bytes,
+        header_seconds=settings.header_seconds,
+        send_seconds=settings.send_seconds,
+    )
     config = uvicorn.Config(
         create_app(models, metrics, settings),
+        http=limited_protocol(limits),
         log_level=settings.log_level,
         log_config=log_config(settings.log_format, settings.log_level),
         access_log=False,
