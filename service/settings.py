@@ -150,8 +150,18 @@ class Settings(RunnerConfig, BaseSettings):
     drain_seconds: float = setting(
         Panel.LIMITS, "The longest wait for requests at shutdown.", default=30.0, ge=0
     )
-    image_threads: int = setting(
-        Panel.ENGINE, "Image files decoded or encoded at once.", default=2, ge=1
+    image_threads: int | None = setting(
+        Panel.ENGINE,
+        "Image files read at once, each in a process of its own, and written at once.",
+        default=None,
+        unset="one a processor, 2 to 16",
+        ge=1,
+    )
+    image_seconds: float = setting(
+        Panel.LIMITS,
+        "The longest time to decode an uploaded image; then its process is ended.",
+        default=10.0,
+        gt=0,
     )
     cache_bytes: int = setting(
         Panel.ENGINE,

@@ -10,6 +10,7 @@ from flowmo.service.engine.calls import Priority
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.deadlines import call_of
+from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.middleware import declared_bytes
 from flowmo.service.http.picture import Picture
@@ -32,7 +33,8 @@ class Service:
 
     Attributes:
         pictures: Decoded pictures as files, for requests that repeat.
-        image_threads: The threads that read and write image files.
+        image_readers: The processes that read uploaded image files.
+        image_threads: The threads that write image files.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
-        self.image_threads = ImageThreads(settings.image_threads)
+        at_once = settings.image_threads or usable_processors()
+        self.image_readers = ImageReaders(at_once, settings.image_seconds)
+        self.image_threads = ImageThreads(at_once)
 
     def admit(self, request: Request, *, priority: Priority = "interactive") -> RequestScope:
         """Admit a request, before its body is read.

@@ -13,7 +13,7 @@ from pydantic import (
 )
 
 from flowmo.imaging.fit import DEFAULT_FIT, Fit, FitReport
-from flowmo.imaging.reading import DecodedImage
+from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import DEFAULT_QUALITY
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.container import Container
@@ -256,7 +256,7 @@ class UploadMessage(_Message):
     animated: bool = Field(description="There were further frames; only the first was used.")
 
     @classmethod
-    def of(cls, image: DecodedImage) -> Self:
+    def of(cls, image: SquareImage) -> Self:
         """The upload as a message."""
         return cls(
             width=image.width, height=image.height, format=image.format, animated=image.animated
