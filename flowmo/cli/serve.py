@@ -62,10 +62,12 @@ def _serve_here(settings: "Settings") -> None:
     from flowmo.service.http.connections import ConnectionLimits, limited_protocol
     from flowmo.service.loader import open_models
     from flowmo.service.telemetry.instruments import PrometheusInstruments
-    from flowmo.service.telemetry.logs import log_config
+    from flowmo.service.telemetry.logs import configure_logs
     from flowmo.service.telemetry.metrics import Metrics
     from flowmo.service.telemetry.tracing import export_spans
 
+    # Before anything is loaded, which may have something to say.
+    configure_logs(settings.log_format, settings.log_level)
     export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
@@ -78,7 +80,7 @@ def _serve_here(settings: "Settings") -> None:
         create_app(models, metrics, settings),
         http=limited_protocol(limits),
         log_level=settings.log_level,
-        log_config=log_config(settings.log_format, settings.log_level),
+        log_config=None,  # it is configured already
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),

@@ -89,7 +89,9 @@ def create_app(
     for router in (tokens.router, batches.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
+    )
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)

@@ -12,7 +12,7 @@ from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.deadlines import call_of
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
-from flowmo.service.http.middleware import declared_bytes
+from flowmo.service.http.middleware import declared_bytes, watch_body
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.models import Models
@@ -71,11 +71,16 @@ class Service:
             margin=settings.deadline_margin_seconds,
             priority=priority,
         )
-        declared = declared_bytes(request.headers)
-        size = settings.max_body_bytes if declared is None else declared
         backlog = max(served.engines.backlog_seconds for served in self.models)
         resources = ExitStack()
-        resources.enter_context(self.limiter.admit(size, backlog_seconds=backlog))
+        admission = resources.enter_context(
+            self.limiter.admit(
+                declared_bytes(request.headers) or 0,
+                backlog_seconds=backlog,
+                body_seconds=settings.body_seconds,
+            )
+        )
+        watch_body(request.scope, admission)
         return RequestScope(request, call, resources)
 
     @property

@@ -88,6 +88,7 @@ async def server_metadata() -> dict[str, Any]:
     return {"name": "flowmo-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
     """Whether the process should go on living, as /healthz."""
@@ -96,6 +97,7 @@ async def live(service: ServiceOf) -> dict[str, bool]:
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses=error_responses(503))
 async def ready(service: ServiceOf) -> dict[str, bool]:
     """Whether to send requests here, as /readyz."""

@@ -61,6 +61,12 @@ def _free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
+def _node() -> str:
+    """This machine's address as other machines know it."""
+    host: str = get_node_ip_address()  # type: ignore[no-untyped-call]
+    return host
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
     port = _free_port()
@@ -112,7 +118,7 @@ def test_serve_deploy_answers_other_machines_with_keys_alone(
     settings = application["args"]["settings"]
     application["args"] = _small(checkpoint, **settings)
     path = tmp_path / "serve.yaml"
-    here, beyond = (f"http://{host}:{port}" for host in ("127.0.0.1", get_node_ip_address()))
+    here, beyond = (f"http://{host}:{port}" for host in ("127.0.0.1", _node()))
 
     def deployed(expected: int) -> None:
         path.write_text(yaml.safe_dump(config))

@@ -172,6 +172,14 @@ def test_ordinary_requests_are_not_in_the_way(strict: ServerProcess) -> None:
             threading.Event().wait(2.5)  # idle, longer than headers may take
 
 
+def test_health_is_told_to_who_asks_for_headers_alone(strict: ServerProcess) -> None:
+    with httpx.Client(base_url=strict.url, timeout=60) as client:
+        for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            alone, whole = client.head(path), client.get(path)
+            assert (alone.status_code, alone.content) == (200, b"")
+            assert alone.headers["Content-Length"] == str(len(whole.content))
+
+
 def test_all_unfinished_headers_together_are_bounded_and_small_ones_are_spared() -> None:
     """Sixteen MiB, of which no server process can be asked here without thousands of sockets."""
 
