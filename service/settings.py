@@ -78,6 +78,21 @@ class Settings(RunnerConfig, BaseSettings):
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
     )
+    max_header_bytes: int = setting(
+        Panel.NETWORK,
+        "The largest request line and headers together, in bytes; more get 431.",
+        default=32 * 1024,
+        ge=1024,
+    )
+    header_seconds: float = setting(
+        Panel.NETWORK, "The longest time for a request's headers to arrive.", default=10.0, gt=0
+    )
+    send_seconds: float = setting(
+        Panel.NETWORK,
+        "The longest time that a client may leave an answer unread; then it is cut off.",
+        default=30.0,
+        gt=0,
+    )
     max_concurrent_requests: int = setting(
         Panel.LIMITS,
         "Requests inside at once; more get 429.",
@@ -135,8 +150,18 @@ class Settings(RunnerConfig, BaseSettings):
     drain_seconds: float = setting(
         Panel.LIMITS, "The longest wait for requests at shutdown.", default=30.0, ge=0
     )
-    image_threads: int = setting(
-        Panel.ENGINE, "Image files decoded or encoded at once.", default=2, ge=1
+    image_threads: int | None = setting(
+        Panel.ENGINE,
+        "Image files read at once, each in a process of its own, and written at once.",
+        default=None,
+        unset="one a processor, 2 to 16",
+        ge=1,
+    )
+    image_seconds: float = setting(
+        Panel.LIMITS,
+        "The longest time to decode an uploaded image; then its process is ended.",
+        default=10.0,
+        gt=0,
     )
     cache_bytes: int = setting(
         Panel.ENGINE,

@@ -34,21 +34,19 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def check_access(settings: "Settings", listener: socket.socket) -> None:
-    """Refuse to let everybody in by oversight.
+def check_access(settings: "Settings", host: str) -> None:
+    """Say at the start that the application would refuse everybody from other machines.
 
     Args:
-        settings: The settings, which say whether there are keys.
-        listener: The bound socket; closed when access is refused.
+        settings: The settings that the application is served with.
+        host: The address that is listened on, e.g. ``0.0.0.0``.
 
     Raises:
         typer.BadParameter: Other machines reach the address, and there are no keys.
     """
-    host = listener.getsockname()[0]
     if settings.api_keys or settings.api_keys_file or settings.allow_anonymous:
         return
     if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
-        listener.close()
         raise typer.BadParameter(
             f"{host} is reached from other machines, and there are no API keys: name a file with "
             f"--api-keys-file (flowmo keys new makes its lines), or say --allow-anonymous"

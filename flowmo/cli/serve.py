@@ -32,7 +32,8 @@ def serve_command(
     ray_config: Annotated[
         Path | None,
         typer.Option(
-            help="A `serve deploy` file, whose replicas, models and limits hold; implies --ray.",
+            help="A `serve deploy` file, whose replicas, models and limits hold; API keys of the "
+            "command line or the environment win over its own. Implies --ray.",
             exists=True,
             dir_okay=False,
             rich_help_panel="Ray",
@@ -53,24 +54,33 @@ def serve_command(
 
 def _serve_here(settings: "Settings") -> None:
     listener = listen(settings.host, settings.port)
-    check_access(settings, listener)
+    check_access(settings, listener.getsockname()[0])
     # Imported here, so that mistakes in options do not wait for torch.
     import uvicorn
 
     from flowmo.service.http.app import create_app
+    from flowmo.service.http.connections import ConnectionLimits, limited_protocol
     from flowmo.service.loader import open_models
     from flowmo.service.telemetry.instruments import PrometheusInstruments
-    from flowmo.service.telemetry.logs import log_config
+    from flowmo.service.telemetry.logs import configure_logs
     from flowmo.service.telemetry.metrics import Metrics
     from flowmo.service.telemetry.tracing import export_spans
 
+    # Before anything is loaded, which may have something to say.
+    configure_logs(settings.log_format, settings.log_level)
     export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
+    limits = ConnectionLimits(
+        header_bytes=settings.max_header_bytes,
+        header_seconds=settings.header_seconds,
+        send_seconds=settings.send_seconds,
+    )
     config = uvicorn.Config(
         create_app(models, metrics, settings),
+        http=limited_protocol(limits),
         log_level=settings.log_level,
-        log_config=log_config(settings.log_format, settings.log_level),
+        log_config=None,  # it is configured already
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),

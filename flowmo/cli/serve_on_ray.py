@@ -9,8 +9,12 @@ from flowmo.cli.listening import check_access, listen, url_of
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowmo.service.cluster.config import ClusterConfig
     from flowmo.service.settings import Settings
+
+ACCESS = {"api_keys", "api_keys_file", "allow_anonymous"}
 
 
 def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
@@ -18,7 +22,12 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
 
     Args:
         settings: The settings of ``flowmo serve``.
-        config_file: A file whose models and limits hold instead of those of ``settings``.
+        config_file: A file whose models and limits hold instead of those of ``settings``; who may
+            ask is what ``settings`` say, if they say it.
+
+    Raises:
+        typer.BadParameter: The address is taken, the file cannot be used, or what it says would let
+            nobody in from the machines that reach the address.
     """
     try:
         import ray  # noqa: F401
@@ -28,14 +37,20 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
         ) from None
     # Ray's proxies bind the address again: what is learnt here is that it is free.
     listener = listen(settings.host, settings.port)
-    check_access(settings, listener)
     url, (host, port) = url_of(listener), listener.getsockname()[:2]
     listener.close()
     from flowmo.service.cluster.config import ClusterConfig
     from flowmo.service.cluster.serving import run
 
     def read() -> ClusterConfig:
-        return ClusterConfig.of_settings(settings) if config_file is None else _read(config_file)
+        access = _access_of(settings)
+        if config_file is not None:
+            config = _read(config_file, access)
+        else:
+            config = ClusterConfig.of_settings(settings.model_copy(update=access))
+        # What is served, not what was asked for.
+        check_access(config.gateway_settings(), host)
+        return config
 
     models = ", ".join(read().models)
     run(
@@ -46,7 +61,16 @@ def serve_on_ray(settings: "Settings", config_file: Path | None) -> None:
     )
 
 
-def _read(path: Path) -> "ClusterConfig":
+def _access_of(settings: "Settings") -> dict[str, Any]:
+    """What somebody has set of who may ask; files by names that hold in any folder."""
+    given = settings.model_dump(include=ACCESS & settings.model_fields_set)
+    if given.get("api_keys_file") is not None:
+        given["api_keys_file"] = given["api_keys_file"].absolute()
+    return given
+
+
+def _read(path: Path, access: "Mapping[str, Any]") -> "ClusterConfig":
+    """Read a ``serve deploy`` file; ``access`` wins over what it says."""
     import yaml
     from pydantic import ValidationError
 
@@ -55,7 +79,9 @@ def _read(path: Path) -> "ClusterConfig":
     try:
         document: Any = yaml.safe_load(path.read_text())
         (application,) = document["applications"]
-        return ClusterConfig.model_validate(application["args"])
+        args = dict(application["args"])
+        args["settings"] = {**(args.get("settings") or {}), **access}
+        return ClusterConfig.model_validate(args)
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         problems = (
             "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

@@ -1,6 +1,7 @@
 """The options of ``flowmo serve``: made of the fields of ``Settings``, so that both agree."""
 
 import inspect
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,11 +66,17 @@ def given_settings(context: typer.Context) -> "Settings":
     from flowmo.service.setting import unknown_variables
     from flowmo.service.settings import Settings
 
-    for sentence in unknown_variables(Settings, os.environ):
-        typer.secho(f"warning: {sentence}", err=True, fg=typer.colors.YELLOW)
     given: Mapping[str, Any] = context.meta[_GIVEN]
     with usage_errors():
-        return Settings(**given)
+        settings = Settings(**given)
+    for sentence in unknown_variables(Settings, os.environ):
+        if settings.log_format == "json":  # as every line of that log
+            typer.echo(
+                json.dumps({"level": "WARNING", "logger": _GIVEN, "message": sentence}), err=True
+            )
+        else:
+            typer.secho(f"warning: {sentence}", err=True, fg=typer.colors.YELLOW)
+    return settings
 
 
 @contextmanager

@@ -32,7 +32,8 @@ PROXY_MARGIN_SECONDS = 0.25
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
 # Settings of a single process that are a model's here, or the proxies'.
-_NOT_A_GATEWAYS = {*RunnerConfig.model_fields, "models", "host", "port"}
+_CONNECTIONS = {"host", "port", "max_header_bytes", "header_seconds", "send_seconds"}
+_NOT_A_GATEWAYS = {*RunnerConfig.model_fields, "models", *_CONNECTIONS}
 _POLICY = "flowmo.service.cluster.backlog:BacklogPolicy"
 
 
@@ -138,8 +139,8 @@ class ClusterConfig(_Config):
     def _limits_are_known(self) -> Self:
         if elsewhere := sorted(_NOT_A_GATEWAYS.intersection(self.settings)):
             raise ValueError(
-                f"settings.{elsewhere[0]}: a gateway computes nothing and binds no port; set it in "
-                f"models.NAME or in http_options"
+                f"settings.{elsewhere[0]}: a gateway computes nothing and holds no "
+                f"connections; set it in models.NAME, in http_options or at the edge"
             )
         try:
             self.gateway_settings()

@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -63,7 +62,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        Image.init()  # else the first picture of each format pays for loading its plugin
         models.start()
         if in_cluster:
             async with service.sampling():
@@ -72,6 +70,7 @@ def create_app(
             async with reload_on_hangup(reload):
                 yield
         await models.close(settings.drain_seconds)
+        await service.image_readers.close()
         await asyncio.to_thread(flush_spans)
 
     app = FastAPI(
@@ -90,7 +89,9 @@ def create_app(
     for router in (tokens.router, batches.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
+    )
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)

@@ -21,15 +21,8 @@ from flowmo.service.errors import (
     MalformedBodyError,
     UnsupportedBodyError,
 )
-from flowmo.service.http.bodies import (
-    FORM,
-    JSON,
-    field_problems,
-    media_type_of,
-    read_body,
-    read_form,
-    shown,
-)
+from flowmo.service.http.bodies import FORM, JSON, media_type_of, read_body, read_form, shown
+from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, check_structure, field_problems
 
 _COUNTS = frozenset({"succeeded", "failed"})
 I = TypeVar("I", bound=BaseModel)  # noqa: E741  (an item)
@@ -78,6 +71,7 @@ async def read_batch(
     field: str,
     seconds: float,
     max_items: int,
+    max_values: int = 0,
 ) -> Batch[I]:
     """Read the items of a request.
 
@@ -88,6 +82,7 @@ async def read_batch(
         field: The field of ``kind`` that a file of a form becomes.
         seconds: The longest time for the body to arrive.
         max_items: The most items of one request.
+        max_values: The most values that one item may have in JSON beside its options.
 
     Raises:
         RequestError: The request as a whole cannot be used.
@@ -97,8 +92,9 @@ async def read_batch(
     media_type = media_type_of(request)
     if media_type == JSON:
         data = await read_body(request, seconds)
-        # In a thread: tens of megabytes of JSON must not hold up everybody else.
-        items, given = await asyncio.to_thread(_parse, data, max_items)
+        most = (max_items + 1) * MAX_OPTION_VALUES + max_items * max_values
+        # In a thread: tens of megabytes of base64 must not hold up everybody else.
+        items, given = await asyncio.to_thread(_parse, data, max_items, most)
         where = "body"
     elif media_type == FORM:
         form = await read_form(request, seconds, max_files=max_items)
@@ -115,7 +111,8 @@ async def read_batch(
     return Batch(kind, options.model_dump(exclude_unset=True), items)
 
 
-def _parse(data: bytes, max_items: int) -> tuple[list[object], dict[str, object]]:
+def _parse(data: bytes, max_items: int, most: int) -> tuple[list[object], dict[str, object]]:
+    check_structure(data, most)
     try:
         body = from_json(data, allow_inf_nan=False)
     except ValueError:

@@ -21,11 +21,11 @@ from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.container import Container
 from flowmo.service.errors import (
     BodyTimeoutError,
-    FieldProblem,
     InvalidFieldsError,
     MalformedBodyError,
     UnsupportedBodyError,
 )
+from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, field_problems, parse_json
 from flowmo.service.http.wire import DetokenizeBody, DetokenizeOptions, ImageBody, TokensMessage
 
 JSON = "application/json"
@@ -66,7 +66,7 @@ async def read_image(
     """
     media_type = media_type_of(request)
     if media_type == JSON:
-        # In a thread: tens of megabytes of JSON must not hold up everybody else.
+        # In a thread: tens of megabytes of base64 must not hold up everybody else.
         message = await asyncio.to_thread(parse_json, body_type, await read_body(request, seconds))
         given = message.model_dump(exclude_unset=True, exclude={"image"})
         return ImageRequest(message.image, _merged(query, given, "body"))
@@ -90,7 +90,7 @@ class TokensRequest:
 
 
 async def read_tokens(
-    request: Request, query: DetokenizeOptions, *, seconds: float
+    request: Request, query: DetokenizeOptions, *, seconds: float, max_values: int
 ) -> TokensRequest:
     """Read tokens as a container or as JSON, and the options that hold.
 
@@ -98,6 +98,7 @@ async def read_tokens(
         request: A request whose body has not been read.
         query: The options from the query string; the body's win.
         seconds: The longest time for the body to arrive.
+        max_values: The most values that the tokens may be in JSON.
 
     Raises:
         RequestError: The body cannot be used; the subclass says why.
@@ -105,9 +106,9 @@ async def read_tokens(
     """
     media_type = media_type_of(request)
     if media_type == JSON:
-        body = await asyncio.to_thread(
-            parse_json, DetokenizeBody, await read_body(request, seconds)
-        )
+        data = await read_body(request, seconds)
+        most = max_values + MAX_OPTION_VALUES
+        body = await asyncio.to_thread(parse_json, DetokenizeBody, data, most=most)
         given = body.model_dump(exclude_unset=True, exclude=set(body.not_options))
         return TokensRequest(body.sent(), _merged(query, given, "body"))
     if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
@@ -116,37 +117,6 @@ async def read_tokens(
         f"tokens come as {CONTAINER_MEDIA_TYPE}, {BINARY} or {JSON}; "
         f"Content-Type says {shown(media_type)}"
     )
-
-
-def parse_json(kind: type[O], data: bytes) -> O:
-    """Parse a message from JSON text.
-
-    Raises:
-        MalformedBodyError: The text is not JSON.
-        InvalidFieldsError: The text is JSON, but not such a message.
-    """
-    try:
-        return kind.model_validate_json(data)
-    except ValidationError as error:
-        if any(item["type"] == "json_invalid" for item in error.errors(include_input=False)):
-            raise MalformedBodyError("the body is not valid JSON") from None
-        raise InvalidFieldsError(field_problems(error, "body")) from None
-
-
-def field_problems(error: ValidationError, where: str) -> list[FieldProblem]:
-    """List what pydantic found, without any of the input.
-
-    Args:
-        error: The error that pydantic raised.
-        where: The part of the request that was validated, e.g. ``body``.
-    """
-    return [
-        FieldProblem(
-            field=".".join((where, *(str(part)[:64] for part in item["loc"][:8]))),
-            message=item["msg"],
-        )
-        for item in error.errors(include_url=False, include_context=False, include_input=False)[:16]
-    ]
 
 
 def _merged(query: O, given: Mapping[str, object], where: str) -> O:

@@ -1,4 +1,4 @@
-"""Threads that decode and encode image files, away from the event loop."""
+"""Threads that encode image files, away from the event loop."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ class ImageThreads:
     Used from the event loop's thread only.
 
     Args:
-        limit: How many images may be decoded or encoded at once, at least 1.
+        limit: How many images may be encoded at once, at least 1.
     """
 
     def __init__(self, limit: int) -> None:
@@ -26,7 +26,7 @@ class ImageThreads:
         """Run ``work`` in a thread as soon as a slot is free.
 
         Args:
-            work: A function that decodes or encodes one image.
+            work: A function that encodes one image.
             stage: The name under which ``clock`` counts the work's time.
             clock: The clock of the request that needs the result.
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Self
 
-from flowmo.imaging.fit import Fit, fit_image
-from flowmo.imaging.reading import Pixels, read_image
+from flowmo.imaging.fit import Fit
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.worker import SquareImage, SquareRequest
 from flowmo.imaging.writing import ImageFormat, encode_image
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import UPDATE_SECONDS, Decoded, DecodeOptions
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import DeadlineExceededError, OtherWeightsError
 from flowmo.service.http.cache import CacheEntry, CacheResult
-from flowmo.service.http.picture import Picture, Upload
+from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.stage_clock import StageClock
@@ -55,7 +56,7 @@ class Job:
         """The model's shapes, weights and device."""
         return self.engines.info
 
-    async def read(self, data: bytes, fit: Fit) -> Upload:
+    async def read(self, data: bytes, fit: Fit) -> SquareImage:
         """Decode an uploaded file and fit it to the model's square.
 
         Args:
@@ -64,14 +65,13 @@ class Job:
 
         Raises:
             ImageError: The file is no image that can be used.
+            DeadlineExceededError: It was not read by the request's deadline.
         """
-        size, limit = self.info.image_size, self._service.settings.max_pixels
-
-        def work() -> Upload:
-            image = read_image(data, max_pixels=limit, side=size)
-            return Upload(image, fit_image(image, size, fit))
-
-        return await self._service.image_threads.run(work, "decode_image", self.clock)
+        request = SquareRequest(
+            max_pixels=self._service.settings.max_pixels, size=self.info.image_size, fit=fit
+        )
+        readers = self._service.image_readers
+        return await readers.read(data, request, self.clock, self._scope.call)
 
     async def encode(self, pixels: Pixels) -> Tokens:
         """Encode a picture; :attr:`fingerprint` names the weights that did it from now on.

@@ -7,17 +7,20 @@ import asyncio
 import re
 import time
 import uuid
+from contextlib import nullcontext
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from flowmo.service.errors import BodyTooLargeError
+from flowmo.service.http.admission import Admission
 from flowmo.service.telemetry import logs
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import in_trace
 
 REQUEST_ID_HEADER = "X-Request-ID"
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_ADMISSION = "admission"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 # How long an answered client may go on sending before the connection is cut.
@@ -103,11 +106,13 @@ class BodyLimit:
     Args:
         app: The application that answers.
         max_bytes: The most bytes of one body.
+        send_seconds: The longest time that a client may leave an answer unread.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, send_seconds: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._send_seconds = send_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -119,13 +124,25 @@ class BodyLimit:
         async def send_then_linger(message: Message) -> None:
             is_last = message["type"] == "http.response.body" and not message.get("more_body")
             if not is_last or not body.is_coming:
-                await send(message)
+                admission = body.admission
+                with nullcontext() if admission is None else admission.sending(self._send_seconds):
+                    await send(message)
                 return
             await send({**message, "more_body": True})
             await body.discard()
             await send({"type": "http.response.body", "body": b""})
 
         await self._app(scope, body.receive, send_then_linger)
+
+
+def watch_body(scope: Scope, admission: Admission) -> None:
+    """Have the bytes of a request's body reserved as they arrive.
+
+    Args:
+        scope: The request's ASGI scope, which passed :class:`BodyLimit`.
+        admission: What the request has inside.
+    """
+    scope["state"][_ADMISSION] = admission
 
 
 def declared_bytes(headers: Headers) -> int | None:
@@ -137,6 +154,7 @@ def declared_bytes(headers: Headers) -> int | None:
 class _Body:
     def __init__(self, scope: Scope, receive: Receive, max_bytes: int) -> None:
         headers = Headers(scope=scope)
+        self._scope = scope
         self._receive = receive
         self._max_bytes = max_bytes
         self._declared = declared_bytes(headers) or 0
@@ -151,6 +169,12 @@ class _Body:
         """Whether the client is probably still sending."""
         return not self._complete and (self._begun or not self._asks_first)
 
+    @property
+    def admission(self) -> Admission | None:
+        """What the request has inside, once it has been admitted."""
+        admission: Admission | None = self._scope.get("state", {}).get(_ADMISSION)
+        return admission
+
     async def receive(self) -> Message:
         if self._declared > self._max_bytes:
             raise BodyTooLargeError(
@@ -161,6 +185,10 @@ class _Body:
             raise BodyTooLargeError(
                 f"more than the {self._max_bytes:,} bytes came that are accepted"
             )
+        if (admission := self.admission) is not None:
+            admission.arrived(len(message.get("body", b"")))
+            if self._complete:
+                admission.complete()
         return message
 
     async def discard(self) -> None:

@@ -10,8 +10,9 @@ from flowmo.service.engine.calls import Priority
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.deadlines import call_of
+from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
-from flowmo.service.http.middleware import declared_bytes
+from flowmo.service.http.middleware import declared_bytes, watch_body
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.models import Models
@@ -32,7 +33,8 @@ class Service:
 
     Attributes:
         pictures: Decoded pictures as files, for requests that repeat.
-        image_threads: The threads that read and write image files.
+        image_readers: The processes that read uploaded image files.
+        image_threads: The threads that write image files.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
-        self.image_threads = ImageThreads(settings.image_threads)
+        at_once = settings.image_threads or usable_processors()
+        self.image_readers = ImageReaders(at_once, settings.image_seconds)
+        self.image_threads = ImageThreads(at_once)
 
     def admit(self, request: Request, *, priority: Priority = "interactive") -> RequestScope:
         """Admit a request, before its body is read.
@@ -67,12 +71,33 @@ class Service:
             margin=settings.deadline_margin_seconds,
             priority=priority,
         )
-        declared = declared_bytes(request.headers)
-        size = settings.max_body_bytes if declared is None else declared
         backlog = max(served.engines.backlog_seconds for served in self.models)
         resources = ExitStack()
-        resources.enter_context(self.limiter.admit(size, backlog_seconds=backlog))
+        admission = resources.enter_context(
+            self.limiter.admit(
+                declared_bytes(request.headers) or 0,
+                backlog_seconds=backlog,
+                body_seconds=settings.body_seconds,
+            )
+        )
+        watch_body(request.scope, admission)
         return RequestScope(request, call, resources)
+
+    @property
+    def max_token_values(self) -> int:
+        """The values of the longest token set of any model, as lists of ids in JSON."""
+        configs = [served.engines.info.config for served in self.models]
+        return max(config.code_length * (config.ids_per_token + 1) for config in configs) + 1
+
+    @property
+    def max_tensor_values(self) -> int:
+        """The values of the largest tensors of one inference request in JSON.
+
+        As many rows as there may be of the larger of tokens and pixels, each in lists of its own.
+        """
+        sizes = [served.engines.info.image_size for served in self.models]
+        pixels = max(size * (4 * size + 1) for size in sizes)
+        return self.settings.max_items * (max(self.max_token_values, pixels) + 1)
 
     def render_metrics(self) -> bytes:
         """All series as they are now, in Prometheus' text format."""

@@ -1,6 +1,5 @@
 """The JSON and the query parameters of requests and answers."""
 
-import base64
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -14,13 +13,14 @@ from pydantic import (
 )
 
 from flowmo.imaging.fit import DEFAULT_FIT, Fit, FitReport
-from flowmo.imaging.reading import DecodedImage
+from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import DEFAULT_QUALITY
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerMismatchError, TokenError
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.http.json_bodies import from_base64
 
 MAX_GUIDANCE = 20.0
 MAX_RHO = 100.0
@@ -140,7 +140,7 @@ def _base64(value: object) -> object:
     if not isinstance(value, str):
         return value  # refused by the field's own type
     try:
-        return base64.b64decode("".join(value.split()), validate=True)
+        return from_base64(value)
     except ValueError:
         raise ValueError("not base64 (standard alphabet, padded, no data: URL)") from None
 
@@ -256,7 +256,7 @@ class UploadMessage(_Message):
     animated: bool = Field(description="There were further frames; only the first was used.")
 
     @classmethod
-    def of(cls, image: DecodedImage) -> Self:
+    def of(cls, image: SquareImage) -> Self:
         """The upload as a message."""
         return cls(
             width=image.width, height=image.height, format=image.format, animated=image.animated

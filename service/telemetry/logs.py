@@ -4,8 +4,12 @@ Bodies, keys and query strings are in none of them.
 """
 
 import logging
+import logging.config
+import sys
+import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +18,7 @@ from flowmo.service.telemetry.tracing import trace_id
 
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+logger = logging.getLogger(__name__)
 access = logging.getLogger("flowmo.access")
 
 # Asked every few seconds by machines.
@@ -78,6 +83,30 @@ def stages_of(server_timing: str) -> dict[str, float]:
     """The milliseconds of each stage, from a ``Server-Timing`` header that this server wrote."""
     entries = (entry.strip().partition(";dur=") for entry in server_timing.split(","))
     return {name: float(value) for name, _, value in entries if value}
+
+
+def configure_logs(format: LogFormat, level: str) -> None:
+    """Send to the log whatever this process would write to stderr, from now on.
+
+    Warnings, and errors that nobody caught, come as log lines too: where each line is read as JSON,
+    one that is not is lost.
+
+    Args:
+        format: The form of the lines.
+        level: The least severe level that is shown, in lower case.
+    """
+    logging.config.dictConfig(log_config(format, level))
+    logging.captureWarnings(True)
+
+    def uncaught(
+        kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not issubclass(kind, KeyboardInterrupt | SystemExit):
+            logger.critical("an error that nobody caught", exc_info=(kind, error, trace))
+
+    sys.excepthook = uncaught
+    threading.excepthook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+    sys.unraisablehook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
 def log_config(format: LogFormat, level: str) -> dict[str, Any]:

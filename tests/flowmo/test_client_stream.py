@@ -159,7 +159,7 @@ def test_what_fails_on_its_way_is_a_refusal(runner: Runner, container: bytes) ->
         app = app_of(gated)
         async with (
             app.router.lifespan_context(app),
-            AsyncClient("http://test", transport=httpx.ASGITransport(app)) as client,
+            AsyncClient("http://127.0.0.1", transport=httpx.ASGITransport(app)) as client,
         ):
             while not await client.is_ready():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)

@@ -253,6 +253,7 @@ def test_the_serve_config_of_h100_is_that_of_deploy_beside_its_pods() -> None:
     shared = yaml.safe_load((ROOT / "deploy" / "ray" / "serve.yaml").read_text(encoding="utf-8"))
     ours, theirs = ray_rules.arguments(own), ray_rules.arguments(shared)
     assert ours["settings"].pop("api_keys_file") == "/keys/keys.toml"
+    assert theirs["settings"].pop("api_keys_file") == "/etc/flowmo/keys.toml"
     model = ours["models"]["lo"]
     assert (model.pop("runner"), model.pop("engine_cache")) == ("tensorrt", "/engines")
     for half in (ours["gateway"], model["encoder"], model["decoder"]):

@@ -138,7 +138,7 @@ async def client_of(
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client,
     ):
         if wait:
             while (await client.get("/readyz")).status_code != 200:  # noqa: ASYNC110

@@ -254,7 +254,7 @@ def test_a_cluster_of_settings_has_their_models_and_limits() -> None:
             "settings.max_concurrent_requests: expected an integer of at least 1, got 0",
         ),
         ({"max_batch": 4}, "settings.max_batch: a gateway computes nothing"),
-        ({"port": 80}, "settings.port: a gateway computes nothing and binds no port"),
+        ({"port": 80}, "settings.port: a gateway computes nothing and holds no connections"),
     ],
 )
 def test_limits_of_a_cluster_are_checked_by_name(settings: dict[str, Any], message: str) -> None:

@@ -11,7 +11,7 @@ from flowmo.imaging.writing import ImageFormat
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
-from flowmo.service.http.bodies import field_problems
+from flowmo.service.http.json_bodies import field_problems
 from flowmo.service.http.oip.tensors import BYTES, NUMBERS, InferRequest, Parsed, Tensor
 from flowmo.service.http.wire import FitOptions, QualityOptions, SamplingOptions
 

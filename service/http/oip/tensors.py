@@ -15,13 +15,19 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
 from flowmo.service.errors import InvalidFieldsError, TensorError
-from flowmo.service.http.bodies import field_problems
+from flowmo.service.http.json_bodies import (
+    MAX_OPTION_VALUES,
+    MAX_VALUES,
+    check_structure,
+    field_problems,
+)
 
 NUMBERS = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "UINT64": "<u8"}
 BYTES = "BYTES"
 # Far above any request that a body may hold; they bound the work that a hostile shape makes.
 MAX_ELEMENTS = 2**27
 MAX_DIMENSIONS = 8
+MAX_BYTES_ELEMENTS = 4096
 _LENGTH = struct.Struct("<I")
 
 Parameter = bool | int | float | str
@@ -94,12 +100,13 @@ class Parsed:
     tensors: Mapping[str, Tensor]
 
 
-def parse(body: bytes, header_length: str | None) -> Parsed:
+def parse(body: bytes, header_length: str | None, *, max_values: int = MAX_VALUES) -> Parsed:
     """Parse the body of a request.
 
     Args:
         body: The whole body.
         header_length: The value of ``Inference-Header-Content-Length``; None is JSON only.
+        max_values: The most values that the JSON may have beside options.
 
     Raises:
         TensorError: The tensors do not fit their headers.
@@ -113,8 +120,10 @@ def parse(body: bytes, header_length: str | None) -> Parsed:
                 f"got {header_length[:20]!r}"
             )
         length = int(header_length)
+    text = body if length == len(body) else body[:length]
+    check_structure(text, max_values + MAX_OPTION_VALUES)
     try:
-        request = InferRequest.model_validate_json(body[:length])
+        request = InferRequest.model_validate_json(text)
     except ValidationError as error:
         raise InvalidFieldsError(field_problems(error, "body")) from None
     rest = memoryview(body)[length:]
@@ -170,6 +179,10 @@ def _from_bytes(header: InputHeader, data: memoryview) -> Tensor:
 
 
 def _elements(header: InputHeader, data: memoryview, count: int) -> list[bytes]:
+    if count > MAX_BYTES_ELEMENTS:
+        raise TensorError(
+            f"{header.name}: {count} elements are announced, at most {MAX_BYTES_ELEMENTS} are read"
+        )
     found: list[bytes] = []
     at = 0
     while at < len(data) and len(found) < count:

@@ -8,6 +8,7 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES, ImageFormat
 from flowmo.service.engine.calls import DecodeOptions
 from flowmo.service.http.batch_wire import (
@@ -31,12 +32,12 @@ from flowmo.service.http.cache import CacheResult
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.openapi import schema_ref
-from flowmo.service.http.picture import Picture, Upload
+from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import ServiceOf, decode_options, explained, problems
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import containered, model_for, tokens_for
-from flowmo.service.http.wire import FitMessage, TokensMessage, UploadMessage
+from flowmo.service.http.wire import FitMessage, TokensBody, TokensMessage, UploadMessage
 
 router = APIRouter(prefix="/v1", tags=["batches"])
 
@@ -80,7 +81,7 @@ async def tokenize_batch(
         return TokenizeItemAnswer(
             status=HTTPStatus.OK,
             model=job.name,
-            upload=UploadMessage.of(upload.image),
+            upload=UploadMessage.of(upload),
             fit=FitMessage.of(upload.fitted.report),
             container=container,
             tokens=message,
@@ -162,6 +163,7 @@ async def _run(
             field=field,
             seconds=settings.body_seconds,
             max_items=settings.max_items,
+            max_values=service.max_token_values if issubclass(kind, TokensBody) else 0,
         )
         found = await until_disconnect(request, outcomes(batch, lambda item: work(scope, item)))
     return _answer(service, request, found, answer)
@@ -172,13 +174,13 @@ def _picture(
     options: DecodeOptions,
     format: ImageFormat,
     found: CacheResult[Picture],
-    upload: Upload | None = None,
+    upload: SquareImage | None = None,
 ) -> PictureItemAnswer:
     sampler, asked = found.value.sampler, options.sampler.steps
     return PictureItemAnswer(
         status=HTTPStatus.OK,
         model=job.name,
-        upload=None if upload is None else UploadMessage.of(upload.image),
+        upload=None if upload is None else UploadMessage.of(upload),
         fit=None if upload is None else FitMessage.of(upload.fitted.report),
         media_type=_MEDIA_TYPES[format],
         image=_base64(found.value.data),

@@ -10,6 +10,7 @@ router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses=problems(503))
 async def healthz(service: ServiceOf) -> dict[str, str]:
     """Whether the process should go on living: 503 when its device thread has ended."""
@@ -18,6 +19,7 @@ async def healthz(service: ServiceOf) -> dict[str, str]:
     return {"status": "ok"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems(503))
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """Whether to send requests here: 503 until the warm-up is done."""

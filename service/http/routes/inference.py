@@ -88,6 +88,7 @@ async def server_metadata() -> dict[str, Any]:
     return {"name": "flowmo-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
 
 
+@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
     """Whether the process should go on living, as /healthz."""
@@ -96,6 +97,7 @@ async def live(service: ServiceOf) -> dict[str, bool]:
     return {"live": True}
 
 
+@router.head("/health/ready", include_in_schema=False)
 @router.get("/health/ready", responses=error_responses(503))
 async def ready(service: ServiceOf) -> dict[str, bool]:
     """Whether to send requests here, as /readyz."""
@@ -152,7 +154,8 @@ async def infer(
     served = service.models.choose(version)
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
-        parsed = await asyncio.to_thread(parse, body, header_length)
+        most = service.max_tensor_values
+        parsed = await asyncio.to_thread(parse, body, header_length, max_values=most)
         job = Job.begin(service, scope, served)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))

@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from pydantic import BaseModel
 
 from flowmo.imaging.formats import MEDIA_TYPES
+from flowmo.imaging.worker import SquareImage
 from flowmo.model.config import SamplerConfig
 from flowmo.service.engine.calls import DecodeOptions
 from flowmo.service.engine.model_info import ModelInfo
@@ -15,7 +16,6 @@ from flowmo.service.errors import FieldProblem, InvalidFieldsError
 from flowmo.service.http.job import Job
 from flowmo.service.http.middleware import request_id_of
 from flowmo.service.http.openapi import schema_ref
-from flowmo.service.http.picture import Upload
 from flowmo.service.http.problems import (
     ANSWERS,
     INTERNAL,
@@ -88,7 +88,7 @@ def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str
     return headers
 
 
-def upload_headers(upload: Upload) -> dict[str, str]:
+def upload_headers(upload: SquareImage) -> dict[str, str]:
     """The headers that say what was uploaded and how it was fitted."""
     report = upload.fitted.report
     return {

@@ -67,7 +67,7 @@ async def tokenize(
     with service.admit(request) as scope:
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
         job = Job.begin(service, scope, service.models.choose(sent.options.model))
-        upload = await job.read(sent.data, sent.options.fit)
+        upload = await until_disconnect(request, job.read(sent.data, sent.options.fit))
         tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
     headers = model_headers(job) | upload_headers(upload)
     headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
@@ -77,7 +77,7 @@ async def tokenize(
         )
     answer = TokenizeAnswer(
         tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
-        upload=UploadMessage.of(upload.image),
+        upload=UploadMessage.of(upload),
         fit=FitMessage.of(upload.fitted.report),
     )
     return Response(answer.model_dump_json(), headers=headers, media_type=media_type)
@@ -117,7 +117,9 @@ async def detokenize(
     media_type = choose(request.headers.get("accept"), (*IMAGE_OFFERS, streaming.MEDIA_TYPE))
     seconds = service.settings.body_seconds
     with service.admit(request) as scope:
-        body = await bodies.read_tokens(request, query, seconds=seconds)
+        body = await bodies.read_tokens(
+            request, query, seconds=seconds, max_values=service.max_token_values
+        )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
         tokens = tokens_for(body.sent, job.info)
@@ -151,7 +153,7 @@ async def reconstruct(
         wanted = sent.options
         job = Job.begin(service, scope, service.models.choose(wanted.model))
         options = decode_options(service, job.info, wanted)
-        upload = await job.read(sent.data, wanted.fit)
+        upload = await until_disconnect(request, job.read(sent.data, wanted.fit))
         format = OUTPUT_MEDIA_TYPES[media_type]
         work = job.reconstruct(upload.fitted.pixels, options, format, wanted.quality)
         found = await until_disconnect(request, work)

@@ -77,7 +77,7 @@ def test_a_picture_is_encoded_again_until_a_decoder_has_its_weights(
 ) -> None:
     old, new = both
     engines = HalfUpdated([old, old, new], new)
-    with TestClient(_app(engines)) as client:
+    with TestClient(_app(engines), base_url="http://127.0.0.1") as client:
         client.get("/readyz")
         answers = [_ask(client) for _ in range(2)]
         batch = client.post("/v1/reconstruct/batch", files=[("item", ("a", PNG))])
@@ -93,6 +93,6 @@ def test_if_none_ever_has_the_client_gets_409(
 ) -> None:
     monkeypatch.setattr(job, "UPDATE_SECONDS", 0.3)
     old, new = both
-    with TestClient(_app(HalfUpdated([old], new))) as client:
+    with TestClient(_app(HalfUpdated([old], new)), base_url="http://127.0.0.1") as client:
         answer = _ask(client)
     assert (answer.status_code, answer.json()["code"]) == (409, "other-weights")

@@ -240,6 +240,37 @@ def test_a_streamed_answer_counts_as_inside_to_the_end(
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("address", "settings", "status"),
+    [
+        ("127.0.0.1", Settings(), 200),
+        ("[::1]", Settings(), 200),
+        ("192.0.2.2", Settings(), 401),
+        ("[2001:db8::2]", Settings(), 401),
+        ("localhost.example.org", Settings(), 401),
+        ("192.0.2.2", Settings(allow_anonymous=True), 200),
+        ("192.0.2.2", Settings(api_keys=f"anne:{digest_of(ANNE)}"), 200),
+    ],
+)
+def test_an_application_without_keys_answers_its_own_machine_alone(
+    runner: Runner, address: str, settings: Settings, status: int
+) -> None:
+    """Whatever serves it: the address is the server's own end of the connection."""
+
+    async def main() -> None:
+        async with client_of(runner, settings) as client:
+            client.base_url = f"http://{address}"
+            for path in ("/v1/models", "/v2/models/tokenize"):
+                # No header makes a stranger local.
+                headers = bearer(ANNE) | {"Host": "127.0.0.1", "X-Forwarded-For": "127.0.0.1"}
+                answer = await client.get(path, headers=headers)
+                assert answer.status_code == status, answer.text
+                assert status == 200 or "no API keys" in answer.text
+            assert (await client.get("/readyz")).status_code == 200
+
+    asyncio.run(main())
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 

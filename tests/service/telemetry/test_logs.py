@@ -16,6 +16,7 @@ from flowmo.cli.server_process import ServerProcess
 from flowmo.service.http.keys import digest_of, new_key
 from flowmo.service.telemetry.logs import log_answer
 from tests.flowmo.test_cli import flowmo
+from tests.service.clusters import wait_until
 from tests.service.pictures import as_file, gradient
 
 PNG = as_file(gradient())
@@ -97,6 +98,35 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
     text = log.read_text()
     assert KEY not in text
     assert "12345" not in text
+
+
+def test_what_goes_wrong_is_a_line_of_json_too(checkpoint: Path, tmp_path: Path) -> None:
+    """A misspelt variable, a warning of a library, and an error that ends a thread."""
+    log = tmp_path / "server.log"
+    site = tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(
+        "import threading, sys\n"
+        "if 'serve' in sys.argv or sys.argv[0] == '-m':\n"
+        "    def fail():\n"
+        "        import warnings\n"
+        "        warnings.warn('a library warns')\n"
+        "        raise RuntimeError('a thread fails')\n"
+        "    threading.Timer(8.0, fail).start()\n"
+    )
+    environment = os.environ | {
+        "FLOWMO_LOG_FORMAT": "json",
+        "FLOWMO_MAX_BODY_BYTE": "1",
+        "PYTHONPATH": os.pathsep.join([str(site), os.environ["PYTHONPATH"]]),
+    }
+    arguments = [f"--checkpoint={checkpoint}", "--threads=1"]
+    with ServerProcess(arguments, log=log, environment=environment):
+        wait_until(lambda: "a thread fails" in log.read_text())
+    text = [line["message"] for line in lines(log)]
+    assert any("did you mean FLOWMO_MAX_BODY_BYTES" in message for message in text)
+    assert any("a library warns" in message for message in text)
+    (failed,) = (line for line in lines(log) if "nobody caught" in line["message"])
+    assert "a thread fails" in failed["exc_info"]
 
 
 def test_spans_of_a_request_and_its_stages_reach_the_collector(
