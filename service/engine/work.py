@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from flowmo.service.engine.calls import Call
+from flowmo.service.engine.schedule import BucketTimes
 from flowmo.service.errors import (
     DeadlineExceededError,
     DeadlineUnreachableError,
@@ -102,6 +103,21 @@ def queue_full(inside: str, seconds: float) -> QueueFullError:
 def stopped() -> EngineStoppedError:
     """Make the error of work that no device thread will ever do."""
     return EngineStoppedError("the device thread has ended; the server must be restarted")
+
+
+def without_bucket(times: BucketTimes, bucket: int, *, least: int) -> BucketTimes | None:
+    """The buckets that are left when a batch of one was too large for the device's memory.
+
+    Args:
+        times: The buckets that are used now.
+        bucket: The bucket of the batch that did not fit.
+        least: The rows that a batch must be able to have.
+
+    Returns:
+        The smaller buckets with their times; None if none of them holds ``least`` rows.
+    """
+    smaller = {b: times.seconds(b) for b in times.buckets if b < bucket}
+    return BucketTimes(smaller) if smaller and max(smaller) >= least else None
 
 
 async def result_by_deadline(work: Work[T]) -> T:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
+import torch
 from fastapi import FastAPI
 
 from flowmo.imaging.reading import Pixels
@@ -39,6 +40,7 @@ class Gated:
         self.entered = threading.Event()
         self.error: Exception | None = None
         self.fail_after: int | None = None
+        self.fits: int | None = None
         self.batches: list[tuple[float, ...]] = []
         self.encoded: list[int] = []
         self.begun: list[int] = []
@@ -53,6 +55,7 @@ class Gated:
     def encode(self, pixels: Pixels) -> list[Tokens]:
         self.encoded.append(len(pixels))
         self._pass()
+        self._allocate(len(pixels))
         return self._runner.encode(pixels)
 
     def check(self, tokens: Tokens) -> None:
@@ -69,8 +72,9 @@ class Gated:
         if self.fail_after is not None:
             self.fail_after -= 1
             if self.fail_after < 0:
-                raise RuntimeError("an illegal memory access was encountered")
+                raise RuntimeError("a kernel failed")
         self._pass()
+        self._allocate(len(x))
         return self._runner.velocity(x, times, condition)
 
     def pixels(self, x: "Tensor") -> Pixels:
@@ -82,6 +86,11 @@ class Gated:
         assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
+
+    def _allocate(self, rows: int) -> None:
+        """Fail as PyTorch does where a batch of more than ``fits`` rows finds no memory."""
+        if self.fits is not None and rows > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def forget(self) -> None:
         """Clear the record, of the warm-up for example."""

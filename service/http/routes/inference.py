@@ -91,8 +91,8 @@ async def server_metadata() -> dict[str, Any]:
 @router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
     """Whether the process should go on living, as /healthz."""
-    if not service.models.alive:
-        raise NotReadyError("a device thread has ended")
+    if (complaint := service.models.complaint) is not None:
+        raise NotReadyError(complaint)
     return {"live": True}
 
 
