@@ -193,7 +193,15 @@ class DecoderEngine:
             )
             bisect.insort(self._works, work, key=lambda w: w.order)
             self._device.changed.notify_all()
-        return await result_by_deadline(work)
+        return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
+
+    def _requeue(self, work: _Work, call: Call) -> None:
+        """Give work that more have come to wait for the place that its new call deserves."""
+        with self._device.changed:
+            if work in self._works:
+                self._works.remove(work)
+                work.call = call
+                bisect.insort(self._works, work, key=lambda w: w.order)
 
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
         """Choose the options that new work is taken with, or refuse it. The lock is held."""

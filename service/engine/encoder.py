@@ -108,7 +108,11 @@ class EncoderEngine:
             self._admit(call)
             self._waiting.append(work)
             self._device.changed.notify_all()
-        return await result_by_deadline(work)
+
+        def requeue(raised: Call) -> None:
+            work.call = raised  # pictures are encoded in the order of their arrival
+
+        return await result_by_deadline(work, requeue)
 
     def _admit(self, call: Call) -> None:
         seconds = self._seconds(len(self._waiting) + 1)

@@ -1,9 +1,6 @@
 """What one request has done with one model."""
 
-import asyncio
-import math
 import time
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Self
 
@@ -11,10 +8,15 @@ from flowmo.imaging.fit import Fit, fit_image
 from flowmo.imaging.reading import Pixels, read_image
 from flowmo.imaging.writing import ImageFormat, encode_image
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import UPDATE_SECONDS, Decoded, DecodeOptions
+from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Watch
 from flowmo.service.engine.model_info import ModelInfo
-from flowmo.service.errors import DeadlineExceededError, OtherWeightsError
-from flowmo.service.http.cache import CacheEntry, CacheResult
+from flowmo.service.engine.shared_calls import until_deadline
+from flowmo.service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    OtherWeightsError,
+)
+from flowmo.service.http.cache import CacheEntry, CacheResult, Make
 from flowmo.service.http.picture import Picture, Upload
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.service import Service
@@ -132,48 +134,74 @@ class Job:
                 in time.
         """
 
-        async def make() -> CacheEntry[Picture]:
-            decoded = await self.pixels(tokens, options)
-            data = await self.render(decoded.pixels, format, quality)
-            # One with fewer steps is not what the next request asks for.
-            whole = decoded.sampler == options.sampler
-            size = len(data) + tokens.ids.nbytes + _ENTRY_BYTES
-            return CacheEntry(value=Picture(data, decoded.sampler), size=size if whole else None)
+        async def make(call: Call) -> CacheEntry[Picture]:
+            value = await self._picture(
+                tokens, replace(options, degrade=False), call, format, quality
+            )
+            size = len(value.data) + tokens.ids.nbytes + _ENTRY_BYTES
+            return CacheEntry(value=value, size=size)
 
-        # Who waits how long makes no other picture.
-        key_options = replace(options, patience=UPDATE_SECONDS)
-        key = (self.fingerprint, tokens.ids.tobytes(), key_options, format, quality)
-        remaining = self._scope.call.remaining
+        call = self._scope.call
+        # What makes no other picture is not in it: who waits how long, and who would take less.
+        key = (self.fingerprint, tokens.ids.tobytes(), options.seed, options.sampler)
         until = time.monotonic() + options.patience
         try:
-            async with asyncio.timeout(None if math.isinf(remaining) else remaining):
-                result = await self._cached(key, make, until)
+            async with until_deadline(call):
+                try:
+                    result = await self._cached((*key, format, quality), make, options, until)
+                except DeadlineUnreachableError:
+                    if not options.degrade:
+                        raise
+                    # Of fewer steps: for this request alone, and never kept.
+                    value = await self._picture(tokens, options, call, format, quality)
+                    result = CacheResult(value=value, outcome="miss")
         except TimeoutError:
             raise DeadlineExceededError("the picture was not made by the deadline") from None
         self._service.metrics.cached(self.name, result.outcome, self._service.pictures.size)
         return result
 
     async def _cached(
-        self,
-        key: tuple[object, ...],
-        make: Callable[[], Coroutine[None, None, CacheEntry[Picture]]],
-        until: float,
+        self, key: tuple[object, ...], make: Make[Picture], options: DecodeOptions, until: float
     ) -> CacheResult[Picture]:
+        call = self._scope.call
         while True:
             try:
-                return await self._service.pictures.get(key, make)
+                return await self._service.pictures.get(key, make, call, impatient=options.degrade)
             except OtherWeightsError:  # another request that was making it may give up sooner
                 if time.monotonic() >= until:
                     raise
 
-    async def pixels(self, tokens: Tokens, options: DecodeOptions) -> Decoded:
-        """Decode a token set to pixels, past the cache.
+    async def _picture(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call,
+        format: ImageFormat,
+        quality: int,
+    ) -> Picture:
+        decoded = await self.pixels(tokens, options, call)
+        return Picture(await self.render(decoded.pixels, format, quality), decoded.sampler)
+
+    async def pixels(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call | None = None,
+        watch: Watch | None = None,
+    ) -> Decoded:
+        """Decode a token set to pixels, past the cache, with the weights of :attr:`fingerprint`.
+
+        Args:
+            tokens: A token set of the model.
+            options: How the tokens are decoded.
+            call: How long the result is waited for, and how urgently; the request's by default.
+            watch: How progress is reported; it is not without it.
 
         Raises:
             RequestError: See :meth:`DecoderEngine.decode`.
         """
         own = replace(options, weights=self.fingerprint)
-        decoded = await self.engines.decoder.decode(tokens, own, self._scope.call)
+        decoded = await self.engines.decoder.decode(tokens, own, call or self._scope.call, watch)
         self.clock.add_decode(decoded)
         return decoded
 
