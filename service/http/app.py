@@ -22,6 +22,7 @@ from flowmo.service.http.routes import batches, health, inference, tokens
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
+from flowmo.service.http.shutdown import ShutdownAnswers
 from flowmo.service.models import Models
 from flowmo.service.reloading import reload_on_hangup
 from flowmo.service.settings import Settings
@@ -91,6 +92,8 @@ def create_app(
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    if not in_cluster:  # there a gateway is cancelled only with its client
+        app.add_middleware(ShutdownAnswers, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)

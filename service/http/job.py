@@ -1,14 +1,15 @@
 """What one request has done with one model."""
 
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Self
+from typing import Self, TypeVar
 
 from flowmo.imaging.fit import Fit, fit_image
 from flowmo.imaging.reading import Pixels, read_image
 from flowmo.imaging.writing import ImageFormat, encode_image
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Watch
+from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Encoded, Watch
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.shared_calls import until_deadline
 from flowmo.service.errors import (
@@ -17,11 +18,14 @@ from flowmo.service.errors import (
     OtherWeightsError,
 )
 from flowmo.service.http.cache import CacheEntry, CacheResult, Make
+from flowmo.service.http.item_feed import when_there_is_room
 from flowmo.service.http.picture import Picture, Upload
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.stage_clock import StageClock
 from flowmo.service.models import Served
+
+R = TypeVar("R")
 
 # What a cache entry takes beside the picture's file and its tokens: key, options, the entry itself.
 _ENTRY_BYTES = 1024
@@ -34,23 +38,34 @@ class Job:
         service: The parts that all routes share.
         scope: The request that the work is for.
         served: The model that does the work; :meth:`begin` keeps it from being closed meanwhile.
+        waits: Whether the work waits for room in a full queue, as items of a batch do, rather than
+            being refused.
 
     Attributes:
         clock: How long each stage of the request took.
         fingerprint: 32 hex digits that name the weights that the work was done with.
     """
 
-    def __init__(self, service: Service, scope: RequestScope, served: Served) -> None:
-        self._service, self._scope = service, scope
+    def __init__(
+        self, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+    ) -> None:
+        self._service, self._scope, self._waits = service, scope, waits
         self.name, self.engines = served.name, served.engines
         self.clock = StageClock(service.metrics, served.name)
         self.fingerprint = served.engines.info.fingerprint
 
     @classmethod
-    def begin(cls, service: Service, scope: RequestScope, served: Served) -> Self:
+    def begin(
+        cls, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+    ) -> Self:
         """Begin work with a model, which stays until the request's scope ends."""
         scope.resources.enter_context(service.models.use(served))
-        return cls(service, scope, served)
+        return cls(service, scope, served, waits=waits)
+
+    @property
+    def call(self) -> Call:
+        """The deadline and the priority of the request."""
+        return self._scope.call
 
     @property
     def info(self) -> ModelInfo:
@@ -84,7 +99,11 @@ class Job:
         Raises:
             RequestError: See :meth:`EncoderEngine.encode`.
         """
-        encoded = await self.engines.encoder.encode(pixels, self._scope.call)
+
+        async def encode(call: Call) -> Encoded:
+            return await self.engines.encoder.encode(pixels, call)
+
+        encoded = await self._asked(self._scope.call, encode)
         self.clock.add({"queue": encoded.timings.queue, "encode": encoded.timings.run})
         self.fingerprint = encoded.weights
         return encoded.tokens
@@ -201,9 +220,16 @@ class Job:
             RequestError: See :meth:`DecoderEngine.decode`.
         """
         own = replace(options, weights=self.fingerprint)
-        decoded = await self.engines.decoder.decode(tokens, own, call or self._scope.call, watch)
+
+        async def decode(call: Call) -> Decoded:
+            return await self.engines.decoder.decode(tokens, own, call, watch)
+
+        decoded = await self._asked(call or self._scope.call, decode)
         self.clock.add_decode(decoded)
         return decoded
+
+    async def _asked(self, call: Call, work: Callable[[Call], Awaitable[R]]) -> R:
+        return await (when_there_is_room(call, work) if self._waits else work(call))
 
     async def render(self, pixels: Pixels, format: ImageFormat, quality: int) -> bytes:
         """Write a picture, uint8 [S, S, 3], as an image file."""

@@ -11,6 +11,7 @@ from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.deadlines import call_of
 from flowmo.service.http.image_threads import ImageThreads
+from flowmo.service.http.item_feed import ItemFeed, item_capacity
 from flowmo.service.http.middleware import declared_bytes
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
@@ -33,6 +34,7 @@ class Service:
     Attributes:
         pictures: Decoded pictures as files, for requests that repeat.
         image_threads: The threads that read and write image files.
+        feed: Lets the items of batch requests to the engines.
     """
 
     def __init__(
@@ -44,6 +46,9 @@ class Service:
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
         self.image_threads = ImageThreads(settings.image_threads)
+        self.feed = ItemFeed(
+            item_capacity(settings.max_queued_requests, settings.max_concurrent_requests)
+        )
 
     def admit(self, request: Request, *, priority: Priority = "interactive") -> RequestScope:
         """Admit a request, before its body is read.

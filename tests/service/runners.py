@@ -127,23 +127,33 @@ class Recorder(NullObserver):
         self.degradations.append(steps_saved)
 
 
-def app_of(runner: Runner, settings: Settings | None = None) -> FastAPI:
+def app_of(
+    runner: Runner,
+    settings: Settings | None = None,
+    *,
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
+) -> FastAPI:
     """An application that serves a runner."""
     metrics = Metrics(PrometheusInstruments())
     name = runner.info.name
 
     def build() -> LocalEngines:
-        return LocalEngines(runner, runner, observer=metrics.engines.observer(name))
+        engine_settings = EngineSettings(max_queued_requests=max_queued_requests)
+        return LocalEngines(runner, runner, engine_settings, metrics.engines.observer(name))
 
     return create_app(Models({name: build}), metrics, settings)
 
 
 @asynccontextmanager
 async def client_of(
-    runner: Runner, settings: Settings | None = None, *, wait: bool = True
+    runner: Runner,
+    settings: Settings | None = None,
+    *,
+    wait: bool = True,
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application in this process, warmed up unless ``wait`` is false."""
-    app = app_of(runner, settings)
+    app = app_of(runner, settings, max_queued_requests=max_queued_requests)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

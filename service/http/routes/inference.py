@@ -153,7 +153,7 @@ async def infer(
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
         parsed = await asyncio.to_thread(parse, body, header_length)
-        job = Job.begin(service, scope, served)
+        job = Job.begin(service, scope, served, waits=True)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))
     known = TOKENIZE_OUTPUTS if name == TOKENIZE else DETOKENIZE_OUTPUTS
@@ -182,9 +182,9 @@ async def _tokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
         return await job.encode((await job.read(data, options.fit)).fitted.pixels)
 
     if sent.name == "image":
-        found = await _rows(service, models.pixels_of(sent, job.info), job.encode)
+        found = await _rows(service, job, models.pixels_of(sent, job.info), job.encode)
     else:
-        found = await _rows(service, models.elements(sent), from_file)
+        found = await _rows(service, job, models.elements(sent), from_file)
     outputs: dict[str, Tensor] = {}
     if "ids" in wanted:
         config = job.info.config
@@ -216,7 +216,7 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
     async def one(work: tuple[Tokens, int]) -> Pixels:
         return (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
 
-    found = await _rows(service, list(zip(tokens, seeds, strict=True)), one)
+    found = await _rows(service, job, list(zip(tokens, seeds, strict=True)), one)
     outputs: dict[str, Tensor] = {}
     if "image" in wanted:
         size = job.info.image_size
@@ -228,8 +228,10 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
     return [outputs[name] for name in wanted]
 
 
-async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
-    """Do ``work`` for every row at once, so that they share the engines' batches.
+async def _rows(
+    service: Service, job: Job, rows: Sequence[S], work: Callable[[S], Awaitable[R]]
+) -> list[R]:
+    """Do ``work`` for the rows, as many at once as the engines have room for.
 
     Raises:
         TensorError: There are too many rows.
@@ -238,7 +240,11 @@ async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitab
     limit = service.settings.max_items
     if len(rows) > limit:
         raise TensorError(f"{len(rows)} rows came, at most {limit} are taken at once")
-    results = await asyncio.gather(*map(work, rows), return_exceptions=True)
+
+    async def fed(row: S) -> R:
+        return await service.feed.run(job.call, lambda: work(row))
+
+    results = await asyncio.gather(*map(fed, rows), return_exceptions=True)
     for row, result in enumerate(results):
         if isinstance(result, Exception):
             raise RowError(row, result)
