@@ -18,7 +18,8 @@ each kind is answered.
      │    ├── QueueFullError          as much is inside as may be
      │    ├── RateLimitedError        the key has used up what it may
      │    ├── DeadlineUnreachableError  it would be done too late
-     │    └── NotReadyError           the warm-up is not done
+     │    ├── NotReadyError           the warm-up is not done
+     │    └── ShuttingDownError       the server ends before the request is done
      ├── DeadlineExceededError   it was not done in time
      ├── OtherWeightsError       tokens for a model that is just being replaced
      ├── ComputeError            the device failed on it
@@ -131,6 +132,10 @@ class DeadlineUnreachableError(UnavailableError):
 
 class NotReadyError(UnavailableError):
     """The warm-up is not done."""
+
+
+class ShuttingDownError(UnavailableError):
+    """The server ends before the request is done."""
 
 
 class DeadlineExceededError(RequestError):

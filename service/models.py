@@ -61,8 +61,16 @@ class Models:
 
     @property
     def alive(self) -> bool:
-        """Whether no model has ended or is stuck."""
-        return all(served.engines.alive for served in self)
+        """Whether no model has ended, is stuck or only fails."""
+        return self.complaint is None
+
+    @property
+    def complaint(self) -> str | None:
+        """Why a model is not alive, with its name; None when all are."""
+        found = (
+            (s.name, complaint) for s in self if (complaint := s.engines.complaint) is not None
+        )
+        return next((f"{name}: {complaint}" for name, complaint in found), None)
 
     @property
     def ready(self) -> bool:

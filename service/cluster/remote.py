@@ -140,6 +140,11 @@ class RemoteEngines:
         return not self._calls.closed
 
     @property
+    def complaint(self) -> str | None:
+        """Why this gateway is not open; None when it is."""
+        return "this gateway has given up its replicas" if self._calls.closed else None
+
+    @property
     def waiting(self) -> int:
         """The number of pictures that this gateway waits for."""
         return self._calls.inside

@@ -92,13 +92,11 @@ class _Replica(ABC, Generic[Engine]):
         """Check that the engine works; Ray calls this often, and replaces a replica that raises.
 
         Raises:
-            RuntimeError: The device thread has ended or its device does not answer.
+            RuntimeError: The device thread has ended, its device does not answer or is lost, or
+                one batch after the other fails.
         """
-        if not self._device.alive:
-            raise RuntimeError(
-                f"{self._name}: the device thread has ended, or has been busy with one batch for "
-                f"{self._device.busy_seconds:.0f} s"
-            )
+        if (complaint := self._device.complaint) is not None:
+            raise RuntimeError(f"{self._name}: {complaint}")
 
 
 class EncoderReplica(_Replica[EncoderEngine]):

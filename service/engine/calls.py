@@ -4,11 +4,14 @@ import math
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.tokens import Tokens
+
+if TYPE_CHECKING:
+    from flowmo.service.engine.shared_calls import SharedCall
 
 Priority = Literal["interactive", "batch"]
 # See service.engine.decoder.DecoderEngine.
@@ -24,10 +27,12 @@ class Call:
     Attributes:
         deadline: When the answer is of no more use, in seconds of ``time.monotonic()``.
         priority: ``batch`` work lets younger interactive work pass it, for a bounded time.
+        shared: Says when others come to wait for the same work; None where nobody can.
     """
 
     deadline: float = math.inf
     priority: Priority = "interactive"
+    shared: "SharedCall | None" = field(default=None, compare=False, repr=False)
 
     @property
     def remaining(self) -> float:

@@ -9,6 +9,7 @@ that leaves frees its rows before the next tick.
 import asyncio
 import bisect
 import contextlib
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,14 +34,24 @@ from flowmo.service.engine.calls import (
     Watch,
 )
 from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import DecoderRunner
 from flowmo.service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
-from flowmo.service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
+from flowmo.service.engine.work import (
+    Work,
+    queue_full,
+    refuse_late,
+    result_by_deadline,
+    stopped,
+    without_bucket,
+)
 from flowmo.service.errors import ComputeError, DeadlineUnreachableError, OtherWeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
 
 # A guided step is two rows of one tick, so a runner must compute at least two.
 MIN_ROWS = 2
@@ -182,7 +193,15 @@ class DecoderEngine:
             )
             bisect.insort(self._works, work, key=lambda w: w.order)
             self._device.changed.notify_all()
-        return await result_by_deadline(work)
+        return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
+
+    def _requeue(self, work: _Work, call: Call) -> None:
+        """Give work that more have come to wait for the place that its new call deserves."""
+        with self._device.changed:
+            if work in self._works:
+                self._works.remove(work)
+                work.call = call
+                bisect.insort(self._works, work, key=lambda w: w.order)
 
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
         """Choose the options that new work is taken with, or refuse it. The lock is held."""
@@ -283,12 +302,9 @@ class DecoderEngine:
             done = [work for work in batch if work.step == len(work.rows)]
             pictures = self._pictures(done)
         except Exception as error:  # noqa: BLE001
-            # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("decoder", len(batch), error)
-            self._end(batch)
-            for work in batch:
-                work.fail(ComputeError("a step of this decode failed on the device; try again"))
+            self._failed(batch, tick.bucket, error)
             return
+        self._device.health.worked("decoder")
         self._times.observe(tick.bucket, seconds)
         rows = sum(work.rows[work.step - 1] for work in batch)
         self._computed_seconds += self._times.least_seconds(rows)
@@ -303,6 +319,32 @@ class DecoderEngine:
                 queue=work.begun - work.submitted, run=now - work.begun, steps=tuple(work.seconds)
             )
             work.succeed(Decoded(pixels=pixels, sampler=work.options.sampler, timings=timings))
+
+    def _failed(self, batch: Sequence[_Work], bucket: int, error: Exception) -> None:
+        """Make a tick that was too large for the memory again in smaller ones; fail any other."""
+        assert self._times is not None
+        kind = self._device.health.failed("decoder", error)
+        smaller = without_bucket(self._times, bucket, least=MIN_ROWS)
+        if kind == "memory" and smaller is not None:
+            logger.warning(
+                "a batch of %d rows does not fit into the device's memory; the largest is %d from "
+                "now on",
+                bucket,
+                smaller.buckets[-1],
+            )
+            with self._device.changed:
+                self._times = smaller
+            error.__traceback__ = None  # it holds the batch's tensors
+            release_memory()
+            # A step that was made stays made; a decode whose last step was made cannot go on.
+            batch = [work for work in batch if work.step == len(work.rows)]
+            if not batch:
+                return
+        # A failure is its own batch's affair; the thread serves the next one.
+        self._observer.failed("decoder", len(batch), error)
+        self._end(batch)
+        for work in batch:
+            work.fail(ComputeError("a step of this decode failed on the device; try again"))
 
     def _candidates(self) -> list[_Work]:
         """The work that may be in the next tick, the oldest first. The lock is held."""

@@ -11,6 +11,8 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from flowmo.service.engine.health import DeviceHealth
+
 logger = logging.getLogger(__name__)
 
 # A device that has been busy with one batch for so long, and for so many times the slowest batch
@@ -57,10 +59,12 @@ class DeviceThread:
 
     Attributes:
         changed: The lock; notified when a worker has more to do, or the thread is to end.
+        health: What the workers' batches ended with lately; the workers note it there.
     """
 
     def __init__(self, *, stuck_seconds: float = STUCK_SECONDS) -> None:
         self.changed = threading.Condition()
+        self.health = DeviceHealth()
         self._workers: Sequence[Worker] = ()
         self._stuck_seconds = stuck_seconds
         self._slowest = 0.0
@@ -77,8 +81,19 @@ class DeviceThread:
 
     @property
     def alive(self) -> bool:
-        """Whether the thread runs and its device answers."""
-        return self._thread.is_alive() and not self._ended and not self.stuck
+        """Whether the thread runs, its device answers, and what it answers is not only errors."""
+        return self.complaint is None
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the device is not alive; None when it is."""
+        if (complaint := self.health.complaint) is not None:
+            return complaint
+        if self._ended or not self._thread.is_alive():
+            return "the device thread has ended"
+        if self.stuck:
+            return f"the device has been busy with one batch for {self.busy_seconds:.0f} s"
+        return None
 
     @property
     def ended(self) -> bool:
@@ -130,6 +145,8 @@ class DeviceThread:
                     worker.run()
                 finally:
                     self._busy_since = None
+                if self.health.lost:
+                    return  # what waits must go elsewhere, and not fail batch after batch
         except Exception:
             logger.exception("the device thread has ended")
         finally:

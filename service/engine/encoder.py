@@ -1,5 +1,6 @@
 """The encoder's engine: micro-batches by size and a short wait."""
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -15,11 +16,21 @@ from flowmo.service.engine.calls import (
     Timings,
 )
 from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
 from flowmo.service.engine.schedule import BucketTimes, worthwhile
-from flowmo.service.engine.work import Work, queue_full, refuse_late, result_by_deadline, stopped
+from flowmo.service.engine.work import (
+    Work,
+    queue_full,
+    refuse_late,
+    result_by_deadline,
+    stopped,
+    without_bucket,
+)
 from flowmo.service.errors import ComputeError, QueueFullError
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH_WAIT = 0.002
 _WARM_RUNS = 2
@@ -97,7 +108,11 @@ class EncoderEngine:
             self._admit(call)
             self._waiting.append(work)
             self._device.changed.notify_all()
-        return await result_by_deadline(work)
+
+        def requeue(raised: Call) -> None:
+            work.call = raised  # pictures are encoded in the order of their arrival
+
+        return await result_by_deadline(work, requeue)
 
     def _admit(self, call: Call) -> None:
         seconds = self._seconds(len(self._waiting) + 1)
@@ -164,11 +179,9 @@ class EncoderEngine:
         try:
             tokens = self._runner.encode(np.stack([work.pixels for work in padded]))
         except Exception as error:  # noqa: BLE001
-            # A failure is its own batch's affair; the thread serves the next one.
-            self._observer.failed("encoder", len(batch), error)
-            for work in batch:
-                work.fail(ComputeError("the encoder failed on this batch; try again"))
+            self._failed(batch, bucket, error)
             return
+        self._device.health.worked("encoder")
         seconds = time.monotonic() - begin
         self._times.observe(bucket, seconds)
         self._computed_seconds += self._times.least_seconds(len(batch))
@@ -178,6 +191,29 @@ class EncoderEngine:
             queued = begin - work.submitted
             timings = Timings(queue=queued, run=seconds)
             work.succeed(Encoded(tokens=item, weights=weights, timings=timings))
+
+    def _failed(self, batch: list[_Work], bucket: int, error: Exception) -> None:
+        """Try a batch that was too large for the memory again in smaller ones; fail any other."""
+        assert self._times is not None
+        kind = self._device.health.failed("encoder", error)
+        smaller = without_bucket(self._times, bucket, least=1)
+        if kind == "memory" and smaller is not None:
+            logger.warning(
+                "a batch of %d pictures does not fit into the device's memory; the largest is %d "
+                "from now on",
+                bucket,
+                smaller.buckets[-1],
+            )
+            with self._device.changed:
+                self._times = smaller
+                self._waiting.extendleft(reversed(batch))
+            error.__traceback__ = None  # it holds the batch's tensors
+            release_memory()
+            return
+        # A failure is its own batch's affair; the thread serves the next one.
+        self._observer.failed("encoder", len(batch), error)
+        for work in batch:
+            work.fail(ComputeError("the encoder failed on this batch; try again"))
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""

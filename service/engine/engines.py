@@ -63,7 +63,12 @@ class Engines(Protocol):
 
     @property
     def alive(self) -> bool:
-        """Whether the engines have neither ended nor got stuck."""
+        """Whether the engines have neither ended nor got stuck, and do not only fail."""
+        ...
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the engines are not alive; None when they are."""
         ...
 
     @property

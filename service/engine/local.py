@@ -68,8 +68,13 @@ class LocalEngines:
 
     @property
     def alive(self) -> bool:
-        """Whether the device thread runs and is not stuck."""
+        """Whether the device thread runs, is not stuck and does not only fail."""
         return self.device.alive
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the engines are not alive; None when they are."""
+        return self.device.complaint
 
     @property
     def waiting(self) -> int:

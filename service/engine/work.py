@@ -4,11 +4,14 @@ import asyncio
 import itertools
 import math
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from flowmo.service.engine.calls import Call
+from flowmo.service.engine.schedule import BucketTimes
+from flowmo.service.engine.shared_calls import following, until_deadline
 from flowmo.service.errors import (
     DeadlineExceededError,
     DeadlineUnreachableError,
@@ -29,7 +32,7 @@ class Work(Generic[T]):
     """A piece of work that waits for the device or is under way.
 
     Attributes:
-        call: The deadline and priority.
+        call: The deadline and priority; another one when more have come to wait for the work.
         future: The work's result; cancelled when nobody waits for it any more.
         submitted: The time at which the work came, in seconds of ``time.monotonic()``.
         begun: The time at which the device first took the work up; None before.
@@ -104,17 +107,37 @@ def stopped() -> EngineStoppedError:
     return EngineStoppedError("the device thread has ended; the server must be restarted")
 
 
-async def result_by_deadline(work: Work[T]) -> T:
+def without_bucket(times: BucketTimes, bucket: int, *, least: int) -> BucketTimes | None:
+    """The buckets that are left when a batch of one was too large for the device's memory.
+
+    Args:
+        times: The buckets that are used now.
+        bucket: The bucket of the batch that did not fit.
+        least: The rows that a batch must be able to have.
+
+    Returns:
+        The smaller buckets with their times; None if none of them holds ``least`` rows.
+    """
+    smaller = {b: times.seconds(b) for b in times.buckets if b < bucket}
+    return BucketTimes(smaller) if smaller and max(smaller) >= least else None
+
+
+async def result_by_deadline(work: Work[T], requeue: Callable[[Call], None]) -> T:
     """Wait for the work's result; cancel the work at its deadline, or when the waiter is cancelled.
+
+    Args:
+        work: The work, which is in its engine's queue.
+        requeue: Gives the work another call, and its place in the queue by that; called when more
+            have come to wait for the work.
 
     Raises:
         DeadlineExceededError: The work was not done in time.
         Exception: What the work failed with.
     """
-    seconds = None if math.isinf(work.call.deadline) else work.call.remaining
     try:
-        async with asyncio.timeout(seconds):
-            return await asyncio.wrap_future(work.future)
+        async with until_deadline(work.call):
+            with following(work.call, requeue):
+                return await asyncio.wrap_future(work.future)
     except TimeoutError:
         raise DeadlineExceededError(
             "the work was begun in time and not done by the deadline"

@@ -21,6 +21,7 @@ from flowmo.service.http.routes import batches, health, inference, tokens
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
+from flowmo.service.http.shutdown import ShutdownAnswers
 from flowmo.service.models import Models
 from flowmo.service.reloading import reload_on_hangup
 from flowmo.service.settings import Settings
@@ -92,6 +93,8 @@ def create_app(
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
     )
+    if not in_cluster:  # there a gateway is cancelled only with its client
+        app.add_middleware(ShutdownAnswers, metrics=metrics)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.requests import Request
 
+from flowmo.service.engine.calls import Call
 from flowmo.service.errors import (
     FieldProblem,
     InvalidFieldsError,
@@ -22,6 +23,7 @@ from flowmo.service.errors import (
     UnsupportedBodyError,
 )
 from flowmo.service.http.bodies import FORM, JSON, media_type_of, read_body, read_form, shown
+from flowmo.service.http.item_feed import ItemFeed
 from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, check_structure, field_problems
 
 _COUNTS = frozenset({"succeeded", "failed"})
@@ -130,16 +132,27 @@ def _wrong(field: str, message: str) -> InvalidFieldsError:
     return InvalidFieldsError([FieldProblem(field=field, message=message)])
 
 
-async def outcomes(batch: Batch[I], work: Callable[[I], Awaitable[R]]) -> list[R | Exception]:
-    """Do ``work`` for every item at once, so that they share the engines' batches.
+async def outcomes(
+    batch: Batch[I], work: Callable[[I], Awaitable[R]], feed: ItemFeed, call: Call
+) -> list[R | Exception]:
+    """Do ``work`` for the items, as many at once as the engines have room for.
+
+    Args:
+        batch: The items.
+        work: Makes the result of one item.
+        feed: Lets the items to the engines.
+        call: The deadline of them all.
 
     Returns:
         A result or an error for each item, in the order of the items.
     """
 
     async def one(index: int) -> R | Exception:
-        try:
+        async def made() -> R:
             return await work(await asyncio.to_thread(batch.item, index))
+
+        try:
+            return await feed.run(call, made)
         except Exception as error:  # noqa: BLE001  (this item's outcome)
             return error
 

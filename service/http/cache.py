@@ -1,7 +1,8 @@
 """A cache of answers, in which requests also share an answer that is just being made.
 
 The same tokens, seed, options and weights give the same picture, so a picture can be cached, and
-several requests for it can share one decode.
+several requests for it can share one decode. What they share is as urgent as the most demanding of
+them; each gives it up by its own deadline.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar
 
+from flowmo.service.engine.calls import Call
+from flowmo.service.engine.shared_calls import SharedCall
 from flowmo.service.errors import (
     DeadlineExceededError,
     DeadlineUnreachableError,
@@ -51,10 +54,17 @@ class CacheResult(Generic[T]):
     outcome: CacheOutcome
 
 
+# Makes a value for as long and as urgently as a call says.
+Make = Callable[[Call], Coroutine[None, None, CacheEntry[T]]]
+
+
 @dataclass(eq=False, slots=True)
 class _Flight(Generic[T]):
     key: Hashable
+    shared: SharedCall
     task: asyncio.Task[CacheEntry[T]]
+    # By this time it was admitted to be done, whoever has joined since.
+    promised: float
     waiters: int = 0
 
 
@@ -78,7 +88,7 @@ class SharedCache(Generic[T]):
         return len(self._entries)
 
     async def get(
-        self, key: Hashable, make: Callable[[], Coroutine[None, None, CacheEntry[T]]]
+        self, key: Hashable, make: Make[T], call: Call, *, impatient: bool = False
     ) -> CacheResult[T]:
         """Look a value up, or make it, at most once at a time.
 
@@ -86,29 +96,40 @@ class SharedCache(Generic[T]):
 
         Args:
             key: Everything that the value depends on.
-            make: Makes the value; called when it is neither cached nor being made.
+            make: Makes the value; called when it is neither cached nor being made. Its call rises
+                as others come to wait for the same value.
+            call: How long the caller waits, and how urgently.
+            impatient: Whether the caller would rather make the value itself, or learn that it
+                cannot, than wait for one that need not be there by its deadline.
 
         Raises:
             Exception: Whatever ``make`` raised.
         """
         if not self.max_bytes:
-            return CacheResult(value=(await make()).value, outcome="miss")
+            return CacheResult(value=(await make(call)).value, outcome="miss")
         while True:
             if (entry := self._entries.get(key)) is not None:
                 self._entries.move_to_end(key)
                 return CacheResult(value=entry.value, outcome="hit")
             if (flight := self._flights.get(key)) is None:
-                made = await self._wait(self._take_off(key, make))
+                made = await self._wait(self._take_off(key, make, call))
                 return CacheResult(value=made.value, outcome="miss")
+            if impatient and call.deadline < flight.promised:
+                made = await make(call)
+                self._insert(key, made)
+                return CacheResult(value=made.value, outcome="miss")
+            flight.shared.join(call)
             try:
                 return CacheResult(value=(await self._wait(flight)).value, outcome="shared")
             except _ITS_OWN:
-                continue
+                # It may have failed just now and not have landed: asked again it would fail at
+                # once, and again, and nothing else would run meanwhile.
+                self._forget(flight)
 
-    def _take_off(
-        self, key: Hashable, make: Callable[[], Coroutine[None, None, CacheEntry[T]]]
-    ) -> _Flight[T]:
-        flight = self._flights[key] = _Flight(key, asyncio.create_task(make()))
+    def _take_off(self, key: Hashable, make: Make[T], call: Call) -> _Flight[T]:
+        shared = SharedCall(call)
+        task = asyncio.create_task(make(shared.call))
+        flight = self._flights[key] = _Flight(key, shared, task, call.deadline)
 
         def land(task: asyncio.Task[CacheEntry[T]]) -> None:
             self._forget(flight)
@@ -136,9 +157,14 @@ class SharedCache(Generic[T]):
     def _insert(self, key: Hashable, entry: CacheEntry[T]) -> None:
         if entry.size is None or entry.size > self.max_bytes:
             return
+        # Two may have made it: one that all had left when it was done, and its successor.
+        self._remove(self._entries.pop(key, None))
         self._entries[key] = entry
         self.size += entry.size
         while self.size > self.max_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            assert oldest.size is not None
-            self.size -= oldest.size
+            self._remove(self._entries.popitem(last=False)[1])
+
+    def _remove(self, entry: CacheEntry[T] | None) -> None:
+        if entry is not None:
+            assert entry.size is not None
+            self.size -= entry.size

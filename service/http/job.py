@@ -1,26 +1,32 @@
 """What one request has done with one model."""
 
-import asyncio
-import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Self
+from typing import Self, TypeVar
 
 from flowmo.imaging.fit import Fit
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.worker import SquareImage, SquareRequest
 from flowmo.imaging.writing import ImageFormat, encode_image
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import UPDATE_SECONDS, Decoded, DecodeOptions
+from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Encoded, Watch
 from flowmo.service.engine.model_info import ModelInfo
-from flowmo.service.errors import DeadlineExceededError, OtherWeightsError
-from flowmo.service.http.cache import CacheEntry, CacheResult
+from flowmo.service.engine.shared_calls import until_deadline
+from flowmo.service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    OtherWeightsError,
+)
+from flowmo.service.http.cache import CacheEntry, CacheResult, Make
+from flowmo.service.http.item_feed import when_there_is_room
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.stage_clock import StageClock
 from flowmo.service.models import Served
+
+R = TypeVar("R")
 
 # What a cache entry takes beside the picture's file and its tokens: key, options, the entry itself.
 _ENTRY_BYTES = 1024
@@ -33,23 +39,34 @@ class Job:
         service: The parts that all routes share.
         scope: The request that the work is for.
         served: The model that does the work; :meth:`begin` keeps it from being closed meanwhile.
+        waits: Whether the work waits for room in a full queue, as items of a batch do, rather than
+            being refused.
 
     Attributes:
         clock: How long each stage of the request took.
         fingerprint: 32 hex digits that name the weights that the work was done with.
     """
 
-    def __init__(self, service: Service, scope: RequestScope, served: Served) -> None:
-        self._service, self._scope = service, scope
+    def __init__(
+        self, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+    ) -> None:
+        self._service, self._scope, self._waits = service, scope, waits
         self.name, self.engines = served.name, served.engines
         self.clock = StageClock(service.metrics, served.name)
         self.fingerprint = served.engines.info.fingerprint
 
     @classmethod
-    def begin(cls, service: Service, scope: RequestScope, served: Served) -> Self:
+    def begin(
+        cls, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+    ) -> Self:
         """Begin work with a model, which stays until the request's scope ends."""
         scope.resources.enter_context(service.models.use(served))
-        return cls(service, scope, served)
+        return cls(service, scope, served, waits=waits)
+
+    @property
+    def call(self) -> Call:
+        """The deadline and the priority of the request."""
+        return self._scope.call
 
     @property
     def info(self) -> ModelInfo:
@@ -82,7 +99,11 @@ class Job:
         Raises:
             RequestError: See :meth:`EncoderEngine.encode`.
         """
-        encoded = await self.engines.encoder.encode(pixels, self._scope.call)
+
+        async def encode(call: Call) -> Encoded:
+            return await self.engines.encoder.encode(pixels, call)
+
+        encoded = await self._asked(self._scope.call, encode)
         self.clock.add({"queue": encoded.timings.queue, "encode": encoded.timings.run})
         self.fingerprint = encoded.weights
         return encoded.tokens
@@ -132,50 +153,83 @@ class Job:
                 in time.
         """
 
-        async def make() -> CacheEntry[Picture]:
-            decoded = await self.pixels(tokens, options)
-            data = await self.render(decoded.pixels, format, quality)
-            # One with fewer steps is not what the next request asks for.
-            whole = decoded.sampler == options.sampler
-            size = len(data) + tokens.ids.nbytes + _ENTRY_BYTES
-            return CacheEntry(value=Picture(data, decoded.sampler), size=size if whole else None)
+        async def make(call: Call) -> CacheEntry[Picture]:
+            value = await self._picture(
+                tokens, replace(options, degrade=False), call, format, quality
+            )
+            size = len(value.data) + tokens.ids.nbytes + _ENTRY_BYTES
+            return CacheEntry(value=value, size=size)
 
-        # Who waits how long makes no other picture.
-        key_options = replace(options, patience=UPDATE_SECONDS)
-        key = (self.fingerprint, tokens.ids.tobytes(), key_options, format, quality)
-        remaining = self._scope.call.remaining
+        call = self._scope.call
+        # What makes no other picture is not in it: who waits how long, and who would take less.
+        key = (self.fingerprint, tokens.ids.tobytes(), options.seed, options.sampler)
         until = time.monotonic() + options.patience
         try:
-            async with asyncio.timeout(None if math.isinf(remaining) else remaining):
-                result = await self._cached(key, make, until)
+            async with until_deadline(call):
+                try:
+                    result = await self._cached((*key, format, quality), make, options, until)
+                except DeadlineUnreachableError:
+                    if not options.degrade:
+                        raise
+                    # Of fewer steps: for this request alone, and never kept.
+                    value = await self._picture(tokens, options, call, format, quality)
+                    result = CacheResult(value=value, outcome="miss")
         except TimeoutError:
             raise DeadlineExceededError("the picture was not made by the deadline") from None
         self._service.metrics.cached(self.name, result.outcome, self._service.pictures.size)
         return result
 
     async def _cached(
-        self,
-        key: tuple[object, ...],
-        make: Callable[[], Coroutine[None, None, CacheEntry[Picture]]],
-        until: float,
+        self, key: tuple[object, ...], make: Make[Picture], options: DecodeOptions, until: float
     ) -> CacheResult[Picture]:
+        call = self._scope.call
         while True:
             try:
-                return await self._service.pictures.get(key, make)
+                return await self._service.pictures.get(key, make, call, impatient=options.degrade)
             except OtherWeightsError:  # another request that was making it may give up sooner
                 if time.monotonic() >= until:
                     raise
 
-    async def pixels(self, tokens: Tokens, options: DecodeOptions) -> Decoded:
-        """Decode a token set to pixels, past the cache.
+    async def _picture(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call,
+        format: ImageFormat,
+        quality: int,
+    ) -> Picture:
+        decoded = await self.pixels(tokens, options, call)
+        return Picture(await self.render(decoded.pixels, format, quality), decoded.sampler)
+
+    async def pixels(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call | None = None,
+        watch: Watch | None = None,
+    ) -> Decoded:
+        """Decode a token set to pixels, past the cache, with the weights of :attr:`fingerprint`.
+
+        Args:
+            tokens: A token set of the model.
+            options: How the tokens are decoded.
+            call: How long the result is waited for, and how urgently; the request's by default.
+            watch: How progress is reported; it is not without it.
 
         Raises:
             RequestError: See :meth:`DecoderEngine.decode`.
         """
         own = replace(options, weights=self.fingerprint)
-        decoded = await self.engines.decoder.decode(tokens, own, self._scope.call)
+
+        async def decode(call: Call) -> Decoded:
+            return await self.engines.decoder.decode(tokens, own, call, watch)
+
+        decoded = await self._asked(call or self._scope.call, decode)
         self.clock.add_decode(decoded)
         return decoded
+
+    async def _asked(self, call: Call, work: Callable[[Call], Awaitable[R]]) -> R:
+        return await (when_there_is_room(call, work) if self._waits else work(call))
 
     async def render(self, pixels: Pixels, format: ImageFormat, quality: int) -> bytes:
         """Write a picture, uint8 [S, S, 3], as an image file."""

@@ -12,6 +12,7 @@ from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.deadlines import call_of
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
+from flowmo.service.http.item_feed import ItemFeed, item_capacity
 from flowmo.service.http.middleware import declared_bytes, watch_body
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
@@ -35,6 +36,7 @@ class Service:
         pictures: Decoded pictures as files, for requests that repeat.
         image_readers: The processes that read uploaded image files.
         image_threads: The threads that write image files.
+        feed: Lets the items of batch requests to the engines.
     """
 
     def __init__(
@@ -48,6 +50,9 @@ class Service:
         at_once = settings.image_threads or usable_processors()
         self.image_readers = ImageReaders(at_once, settings.image_seconds)
         self.image_threads = ImageThreads(at_once)
+        self.feed = ItemFeed(
+            item_capacity(settings.max_queued_requests, settings.max_concurrent_requests)
+        )
 
     def admit(self, request: Request, *, priority: Priority = "interactive") -> RequestScope:
         """Admit a request, before its body is read.

@@ -2,7 +2,7 @@
 
     event: progress   {"step", "steps"}                      after each step
     event: preview    the same, "media_type" and "image"     at the steps that were asked for
-    event: image      "media_type", "image", "headers"       the end
+    event: image      "media_type", "image", "fingerprint"   the end; "headers" beside them
     event: error      a problem, as in other answers          the end, too
 
 ``image`` is base64. What goes wrong before the first step is an ordinary error answer.
@@ -121,9 +121,9 @@ class DecodeStream:
                     yield _event("preview", {**at, **await self._picture(update.preview)})
                 update = await self._updates.get()
             decoded = self._task.result()
-            self._job.clock.add_decode(decoded)
             picture = await self._picture(decoded.pixels)
-            yield _event("image", {**picture, "headers": describe(decoded)})
+            made = {**picture, "fingerprint": self._job.fingerprint}
+            yield _event("image", {**made, "headers": describe(decoded)})
         except Exception as error:  # noqa: BLE001
             # The answer has begun: an event is all that can still report it.
             yield _encoded("error", explain(error))

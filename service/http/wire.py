@@ -20,6 +20,7 @@ from flowmo.model.container import Container
 from flowmo.model.errors import ContainerMismatchError, TokenError
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.errors import FieldProblem, InvalidFieldsError
 from flowmo.service.http.json_bodies import from_base64
 
 MAX_GUIDANCE = 20.0
@@ -174,7 +175,7 @@ IdRow = Annotated[list[Id], Field(max_length=MAX_IDS_PER_TOKEN, fail_fast=True)]
 
 
 class TokensMessage(_Message):
-    """One picture's tokens. Only ``ids`` is needed on the way in; the rest is checked if given."""
+    """One picture's tokens. Only ``ids`` is needed on the way in; the rest must agree with it."""
 
     ids: Annotated[list[IdRow], Field(max_length=MAX_TOKENS, fail_fast=True)] = Field(
         description="[K][D/G] ids of G bits."
@@ -215,6 +216,7 @@ class TokensMessage(_Message):
         Raises:
             ContainerMismatchError: The message names another model's weights.
             TokenError: The ids have another shape or are out of range.
+            InvalidFieldsError: Other fields say something else than the ids.
         """
         if self.fingerprint is not None and self.fingerprint.lower() != info.fingerprint:
             raise ContainerMismatchError(
@@ -229,6 +231,23 @@ class TokensMessage(_Message):
                 f"ids must be {rows} lists of {columns}, got {len(self.ids)} lists of "
                 f"{sorted(lengths)[:8]}"
             )
+        said = {
+            "code_length": (self.code_length, config.code_length),
+            "token_bits": (self.token_bits, config.token_bits),
+            "group_bits": (self.group_bits, config.group_bits),
+            "payload_bytes": (self.payload_bytes, config.payload_bytes),
+        }
+        wrong = [
+            FieldProblem(
+                field=f"tokens.{name}",
+                message=f"says {came}, and the ids are tokens with {true}; leave it out, or send "
+                f"the tokens as they were answered",
+            )
+            for name, (came, true) in said.items()
+            if came is not None and came != true
+        ]
+        if wrong:
+            raise InvalidFieldsError(wrong)
         ids = np.array(self.ids, dtype=np.int32)
         return Tokens(ids=ids, group_bits=config.group_bits)
 

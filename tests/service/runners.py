@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
+import torch
 from fastapi import FastAPI
 
 from flowmo.imaging.reading import Pixels
@@ -39,6 +40,7 @@ class Gated:
         self.entered = threading.Event()
         self.error: Exception | None = None
         self.fail_after: int | None = None
+        self.fits: int | None = None
         self.batches: list[tuple[float, ...]] = []
         self.encoded: list[int] = []
         self.begun: list[int] = []
@@ -53,6 +55,7 @@ class Gated:
     def encode(self, pixels: Pixels) -> list[Tokens]:
         self.encoded.append(len(pixels))
         self._pass()
+        self._allocate(len(pixels))
         return self._runner.encode(pixels)
 
     def check(self, tokens: Tokens) -> None:
@@ -69,8 +72,9 @@ class Gated:
         if self.fail_after is not None:
             self.fail_after -= 1
             if self.fail_after < 0:
-                raise RuntimeError("an illegal memory access was encountered")
+                raise RuntimeError("a kernel failed")
         self._pass()
+        self._allocate(len(x))
         return self._runner.velocity(x, times, condition)
 
     def pixels(self, x: "Tensor") -> Pixels:
@@ -82,6 +86,11 @@ class Gated:
         assert self.gate.wait(60)
         if self.error is not None:
             raise self.error
+
+    def _allocate(self, rows: int) -> None:
+        """Fail as PyTorch does where a batch of more than ``fits`` rows finds no memory."""
+        if self.fits is not None and rows > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def forget(self) -> None:
         """Clear the record, of the warm-up for example."""
@@ -118,23 +127,33 @@ class Recorder(NullObserver):
         self.degradations.append(steps_saved)
 
 
-def app_of(runner: Runner, settings: Settings | None = None) -> FastAPI:
+def app_of(
+    runner: Runner,
+    settings: Settings | None = None,
+    *,
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
+) -> FastAPI:
     """An application that serves a runner."""
     metrics = Metrics(PrometheusInstruments())
     name = runner.info.name
 
     def build() -> LocalEngines:
-        return LocalEngines(runner, runner, observer=metrics.engines.observer(name))
+        engine_settings = EngineSettings(max_queued_requests=max_queued_requests)
+        return LocalEngines(runner, runner, engine_settings, metrics.engines.observer(name))
 
     return create_app(Models({name: build}), metrics, settings)
 
 
 @asynccontextmanager
 async def client_of(
-    runner: Runner, settings: Settings | None = None, *, wait: bool = True
+    runner: Runner,
+    settings: Settings | None = None,
+    *,
+    wait: bool = True,
+    max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
 ) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application in this process, warmed up unless ``wait`` is false."""
-    app = app_of(runner, settings)
+    app = app_of(runner, settings, max_queued_requests=max_queued_requests)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

@@ -1,6 +1,7 @@
 """Health, metrics, overload, disconnects and shutdown, on real server processes."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -325,6 +326,27 @@ def test_a_stopping_server_finishes_what_it_has(
     log = (tmp_path / "server.log").read_text()
     assert "Finished server process" in log
     assert "Traceback" not in log
+
+
+def test_what_is_not_done_when_the_server_ends_is_answered_with_a_problem(
+    checkpoint: Path, container: bytes, tmp_path: Path
+) -> None:
+    arguments = [f"--checkpoint={checkpoint}", "--drain-seconds=1"]
+    item = {"container": base64.b64encode(container).decode()}
+    body = {"items": [item | {"seed": seed} for seed in range(64)], "steps": 1000, "guidance": 3.0}
+    with (
+        ServerProcess(arguments, log=tmp_path / "server.log") as process,
+        httpx.Client(base_url=process.url, timeout=60) as client,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        running = pool.submit(client.post, "/v1/detokenize/batch", json=body)
+        wait_for(client, "flowmo_requests_admitted", 1)
+        process.stop()
+        answer = running.result()
+    assert answer.status_code == 503
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.headers["Retry-After"] == "1"
+    assert answer.json()["code"] == "shutting-down"
 
 
 def test_an_interrupt_ends_it_in_good_order(checkpoint: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ async def tokenize_batch(
     """Turn several images into tokens; each has its own outcome."""
 
     async def one(scope: RequestScope, item: TokenizeItem) -> TokenizeItemAnswer:
-        job = Job.begin(service, scope, service.models.choose(item.model))
+        job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         upload = await job.read(item.image, item.fit)
         tokens = await job.encode(upload.fitted.pixels)
         message = container = None
@@ -103,7 +103,8 @@ async def detokenize_batch(
 
     async def one(scope: RequestScope, item: DetokenizeItem) -> PictureItemAnswer:
         sent = item.sent()
-        job = Job.begin(service, scope, model_for(service.models, sent, item.model))
+        served = model_for(service.models, sent, item.model)
+        job = Job.begin(service, scope, served, waits=True)
         tokens = tokens_for(sent, job.info)
         options = decode_options(service, job.info, item)
         found = await job.decode(tokens, options, item.format, item.quality)
@@ -124,7 +125,7 @@ async def reconstruct_batch(
     """Turn several images into tokens and these into images; each has its own outcome."""
 
     async def one(scope: RequestScope, item: ReconstructItem) -> PictureItemAnswer:
-        job = Job.begin(service, scope, service.models.choose(item.model))
+        job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         options = decode_options(service, job.info, item)
         upload = await job.read(item.image, item.fit)
         found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
@@ -165,7 +166,8 @@ async def _run(
             max_items=settings.max_items,
             max_values=service.max_token_values if issubclass(kind, TokensBody) else 0,
         )
-        found = await until_disconnect(request, outcomes(batch, lambda item: work(scope, item)))
+        making = outcomes(batch, lambda item: work(scope, item), service.feed, scope.call)
+        found = await until_disconnect(request, making)
     return _answer(service, request, found, answer)
 
 

@@ -13,9 +13,9 @@ metrics_router = APIRouter(tags=["operations"])
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses=problems(503))
 async def healthz(service: ServiceOf) -> dict[str, str]:
-    """Whether the process should go on living: 503 when its device thread has ended."""
-    if not service.models.alive:
-        raise EngineStoppedError("the device thread has ended")
+    """Whether the process should go on living: 503 when its device hangs or fails for good."""
+    if (complaint := service.models.complaint) is not None:
+        raise EngineStoppedError(complaint)
     return {"status": "ok"}
 
 
@@ -23,8 +23,8 @@ async def healthz(service: ServiceOf) -> dict[str, str]:
 @router.get("/readyz", responses=problems(503))
 async def readyz(service: ServiceOf) -> dict[str, str]:
     """Whether to send requests here: 503 until the warm-up is done."""
-    if not service.models.alive:
-        raise EngineStoppedError("the device thread has ended")
+    if (complaint := service.models.complaint) is not None:
+        raise EngineStoppedError(complaint)
     if not service.models.ready:
         raise NotReadyError("the models are warming up")
     return {"status": "ready"}

@@ -92,8 +92,8 @@ async def server_metadata() -> dict[str, Any]:
 @router.get("/health/live", responses=error_responses(503))
 async def live(service: ServiceOf) -> dict[str, bool]:
     """Whether the process should go on living, as /healthz."""
-    if not service.models.alive:
-        raise NotReadyError("a device thread has ended")
+    if (complaint := service.models.complaint) is not None:
+        raise NotReadyError(complaint)
     return {"live": True}
 
 
@@ -156,7 +156,7 @@ async def infer(
         body = await read_body(request, service.settings.body_seconds)
         most = service.max_tensor_values
         parsed = await asyncio.to_thread(parse, body, header_length, max_values=most)
-        job = Job.begin(service, scope, served)
+        job = Job.begin(service, scope, served, waits=True)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))
     known = TOKENIZE_OUTPUTS if name == TOKENIZE else DETOKENIZE_OUTPUTS
@@ -185,9 +185,9 @@ async def _tokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
         return await job.encode((await job.read(data, options.fit)).fitted.pixels)
 
     if sent.name == "image":
-        found = await _rows(service, models.pixels_of(sent, job.info), job.encode)
+        found = await _rows(service, job, models.pixels_of(sent, job.info), job.encode)
     else:
-        found = await _rows(service, models.elements(sent), from_file)
+        found = await _rows(service, job, models.elements(sent), from_file)
     outputs: dict[str, Tensor] = {}
     if "ids" in wanted:
         config = job.info.config
@@ -219,7 +219,7 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
     async def one(work: tuple[Tokens, int]) -> Pixels:
         return (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
 
-    found = await _rows(service, list(zip(tokens, seeds, strict=True)), one)
+    found = await _rows(service, job, list(zip(tokens, seeds, strict=True)), one)
     outputs: dict[str, Tensor] = {}
     if "image" in wanted:
         size = job.info.image_size
@@ -231,8 +231,10 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
     return [outputs[name] for name in wanted]
 
 
-async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
-    """Do ``work`` for every row at once, so that they share the engines' batches.
+async def _rows(
+    service: Service, job: Job, rows: Sequence[S], work: Callable[[S], Awaitable[R]]
+) -> list[R]:
+    """Do ``work`` for the rows, as many at once as the engines have room for.
 
     Raises:
         TensorError: There are too many rows.
@@ -241,7 +243,11 @@ async def _rows(service: Service, rows: Sequence[S], work: Callable[[S], Awaitab
     limit = service.settings.max_items
     if len(rows) > limit:
         raise TensorError(f"{len(rows)} rows came, at most {limit} are taken at once")
-    results = await asyncio.gather(*map(work, rows), return_exceptions=True)
+
+    async def fed(row: S) -> R:
+        return await service.feed.run(job.call, lambda: work(row))
+
+    results = await asyncio.gather(*map(fed, rows), return_exceptions=True)
     for row, result in enumerate(results):
         if isinstance(result, Exception):
             raise RowError(row, result)

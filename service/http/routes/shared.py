@@ -79,10 +79,10 @@ def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str
         "Flowmo-Seed": str(options.seed),
         "Flowmo-Steps": str(sampler.steps),
         "Flowmo-Schedule": sampler.schedule,
-        "Flowmo-Guidance": f"{sampler.guidance:g}",
+        "Flowmo-Guidance": repr(sampler.guidance),
     }
     if sampler.schedule == "power":
-        headers["Flowmo-Rho"] = f"{sampler.rho:g}"
+        headers["Flowmo-Rho"] = repr(sampler.rho)
     if sampler.steps != options.sampler.steps:
         headers["Flowmo-Degraded-From"] = str(options.sampler.steps)
     return headers

@@ -179,7 +179,7 @@ async def _stream(
         media_type = IMAGE_OFFERS[0]
     stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
     start = stream.start(
-        lambda watch: job.engines.decoder.decode(tokens, options, scope.call, watch),
+        lambda watch: job.pixels(tokens, options, watch=watch),
         wanted.previews,
         scope.resources,
     )

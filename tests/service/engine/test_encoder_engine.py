@@ -90,7 +90,7 @@ def test_a_full_queue_and_a_hopeless_deadline_are_refused(gated: Gated) -> None:
 
 def test_a_failure_is_its_batchs_own(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
-        gated.error = RuntimeError("out of memory")
+        gated.error = RuntimeError("no such kernel image")
         with pytest.raises(ComputeError):
             await engines.encoder.encode(PICTURE)
         gated.error = None

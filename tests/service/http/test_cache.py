@@ -1,7 +1,6 @@
 """The cache of pictures: alone, and behind the routes."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 
 import httpx
 import pytest
@@ -9,13 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.engine.calls import NO_DEADLINE, Call
 from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import ComputeError, DeadlineExceededError
-from flowmo.service.http.cache import CacheEntry, CacheResult, SharedCache
+from flowmo.service.http.cache import CacheEntry, CacheResult, Make, SharedCache
 from flowmo.service.settings import Settings
 from tests.service.runners import Gated, client_of, until
-
-Make = Callable[[], Coroutine[None, None, CacheEntry[str]]]
 
 
 class Maker:
@@ -27,8 +25,8 @@ class Maker:
         self.gate = asyncio.Event()
         self.error: Exception | None = None
 
-    def of(self, value: str, size: int | None = 1) -> Make:
-        async def make() -> CacheEntry[str]:
+    def of(self, value: str, size: int | None = 1) -> Make[str]:
+        async def make(call: Call) -> CacheEntry[str]:
             self.made += 1
             try:
                 await self.gate.wait()
@@ -50,14 +48,14 @@ def test_it_never_holds_more_than_it_may(requests: list[tuple[int, int]]) -> Non
         for key, wished in requests:
             size = sizes.setdefault(key, wished)
 
-            async def make(key: int = key, size: int = size) -> CacheEntry[int]:
+            async def make(_: Call, key: int = key, size: int = size) -> CacheEntry[int]:
                 return CacheEntry(value=key, size=size)
 
-            found = await cache.get(key, make)
+            found = await cache.get(key, make, NO_DEADLINE)
             assert found.value == key
             assert cache.size <= 100
             # What was asked for last is there.
-            assert await cache.get(key, make) == CacheResult(value=key, outcome="hit")
+            assert await cache.get(key, make, NO_DEADLINE) == CacheResult(value=key, outcome="hit")
 
     asyncio.run(main())
 
@@ -67,8 +65,8 @@ def test_the_least_recently_used_goes_first() -> None:
         cache, maker = SharedCache[str](2), Maker()
         maker.gate.set()
         for key in "abac":
-            await cache.get(key, maker.of(key))
-        outcomes = [(await cache.get(key, maker.of(key))).outcome for key in "acb"]
+            await cache.get(key, maker.of(key), NO_DEADLINE)
+        outcomes = [(await cache.get(key, maker.of(key), NO_DEADLINE)).outcome for key in "acb"]
         assert outcomes == ["hit", "hit", "miss"]
 
     asyncio.run(main())
@@ -80,7 +78,7 @@ def test_what_is_too_large_or_not_to_be_kept_is_made_again() -> None:
         maker.gate.set()
         for size in (11, None):
             for _ in range(2):
-                assert (await cache.get(size, maker.of("x", size))).outcome == "miss"
+                assert (await cache.get(size, maker.of("x", size), NO_DEADLINE)).outcome == "miss"
         assert (maker.made, cache.size, len(cache)) == (4, 0, 0)
 
     asyncio.run(main())
@@ -89,7 +87,7 @@ def test_what_is_too_large_or_not_to_be_kept_is_made_again() -> None:
 def test_several_wait_for_one_and_one_that_leaves_takes_nothing_from_the_others() -> None:
     async def main() -> None:
         cache, maker = SharedCache[str](10), Maker()
-        tasks = [asyncio.create_task(cache.get("a", maker.of("x"))) for _ in range(4)]
+        tasks = [asyncio.create_task(cache.get("a", maker.of("x"), NO_DEADLINE)) for _ in range(4)]
         await asyncio.sleep(0)
         tasks[0].cancel()  # the one that began it
         await asyncio.sleep(0)
@@ -104,12 +102,12 @@ def test_several_wait_for_one_and_one_that_leaves_takes_nothing_from_the_others(
 def test_when_all_have_left_the_making_ends_and_a_newcomer_begins_anew() -> None:
     async def main() -> None:
         cache, maker = SharedCache[str](10), Maker()
-        tasks = [asyncio.create_task(cache.get("a", maker.of("x"))) for _ in range(2)]
+        tasks = [asyncio.create_task(cache.get("a", maker.of("x"), NO_DEADLINE)) for _ in range(2)]
         await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
-        newcomer = asyncio.create_task(cache.get("a", maker.of("y")))
+        newcomer = asyncio.create_task(cache.get("a", maker.of("y"), NO_DEADLINE))
         maker.gate.set()
         assert await newcomer == CacheResult(value="y", outcome="miss")
         assert (maker.made, maker.cancelled) == (2, 1)
@@ -122,9 +120,9 @@ def test_the_first_ones_deadline_is_not_the_others() -> None:
         cache, first, second = SharedCache[str](10), Maker(), Maker()
         first.error = DeadlineExceededError("too late")
         second.gate.set()
-        hasty = asyncio.create_task(cache.get("a", first.of("x")))
+        hasty = asyncio.create_task(cache.get("a", first.of("x"), NO_DEADLINE))
         await asyncio.sleep(0)
-        patient = asyncio.create_task(cache.get("a", second.of("y")))
+        patient = asyncio.create_task(cache.get("a", second.of("y"), NO_DEADLINE))
         await asyncio.sleep(0)
         first.gate.set()
         with pytest.raises(DeadlineExceededError):
@@ -138,14 +136,16 @@ def test_a_failure_is_everybodys_and_is_not_kept() -> None:
     async def main() -> None:
         cache, maker = SharedCache[str](10), Maker()
         maker.error = ComputeError("the device failed")
-        tasks = [asyncio.create_task(cache.get("a", maker.of("x"))) for _ in range(2)]
+        tasks = [asyncio.create_task(cache.get("a", maker.of("x"), NO_DEADLINE)) for _ in range(2)]
         await asyncio.sleep(0)
         maker.gate.set()
         for task in tasks:
             with pytest.raises(ComputeError):
                 await task
         maker.error = None
-        assert await cache.get("a", maker.of("z")) == CacheResult(value="z", outcome="miss")
+        assert await cache.get("a", maker.of("z"), NO_DEADLINE) == CacheResult(
+            value="z", outcome="miss"
+        )
 
     asyncio.run(main())
 

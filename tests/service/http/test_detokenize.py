@@ -127,6 +127,37 @@ def test_headers_repeat_the_picture(http: httpx.Client, container: bytes) -> Non
     assert stages == ["queue", "sample", "encode_image"]
 
 
+def test_headers_repeat_numbers_exactly(http: httpx.Client, container: bytes) -> None:
+    wanted = {"guidance": 1.23456789012345, "rho": 1 / 3}
+    first = detokenize(http, container, steps=8, **wanted)
+    told = {name: first.headers[f"Flowmo-{name}"] for name in wanted}
+    assert {name: float(number) for name, number in told.items()} == wanted
+    assert detokenize(http, container, steps=8, **told).content == first.content
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [("code_length", 15), ("token_bits", 8), ("group_bits", 5), ("payload_bytes", 25)],
+)
+def test_fields_that_contradict_the_ids_are_refused(
+    http: httpx.Client, field: str, wrong: int
+) -> None:
+    picture = as_file(gradient())
+    made = http.post("/v1/tokenize", content=picture, headers={"Content-Type": "image/png"}).json()
+    assert made["tokens"][field] != wrong
+    made["tokens"][field] = wrong
+    answer = http.post("/v1/detokenize", json=made)
+    assert answer.status_code == 422
+    problem = answer.json()
+    assert problem["code"] == "invalid-fields"
+    (told,) = problem["errors"]
+    assert told["field"] == f"tokens.{field}"
+    assert f"says {wrong}" in told["message"]
+    assert "leave it out" in told["message"]
+    del made["tokens"][field]
+    assert http.post("/v1/detokenize", json=made).status_code == 200
+
+
 def test_seeds_may_be_as_large_as_the_generator_takes(http: httpx.Client, container: bytes) -> None:
     answer = detokenize(http, container, seed=2**63 - 1)
     assert answer.status_code == 200

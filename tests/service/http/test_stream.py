@@ -12,6 +12,8 @@ import pytest
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Watch
 from flowmo.service.engine.runner import Runner
 from tests.service.pictures import from_file
 from tests.service.probes import detokenize_by_socket, value, wait_for
@@ -59,11 +61,42 @@ def test_progress_previews_and_the_picture(http: httpx.Client, container: bytes)
     headers = last["headers"]
     assert isinstance(headers, dict)
     assert (headers["Flowmo-Steps"], headers["Flowmo-Seed"]) == ("4", "5")
+    weights = plain.headers["Flowmo-Fingerprint"]
+    assert answer.headers["Flowmo-Fingerprint"] == weights
+    assert headers["Flowmo-Fingerprint"] == last["fingerprint"] == weights
     assert "sample;dur=" in headers["Server-Timing"]
     early, late = (from_file(picture(data)).astype(int) for _, data in (came[2], came[5]))
     final = from_file(picture(last))
     assert np.abs(late - final).max() <= 1
     assert np.abs(early - final).mean() > np.abs(late - final).mean()
+
+
+def test_a_stream_is_made_with_the_weights_that_it_names(runner: Runner, container: bytes) -> None:
+    async def main() -> None:
+        async with client_of(runner) as client:
+            (served,) = client._transport.app.state.service.models  # type: ignore[attr-defined]
+            asked: list[str | None] = []
+            decode = served.engines.decoder.decode
+
+            async def seen(
+                tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
+            ) -> Decoded:
+                asked.append(options.weights)
+                decoded: Decoded = await decode(tokens, options, call, watch)
+                return decoded
+
+            served.engines.decoder.decode = seen
+            answers = [
+                await client.post(
+                    "/v1/detokenize", content=container, headers=HEADERS, params={"stream": stream}
+                )
+                for stream in (False, True)
+            ]
+            named = [answer.headers["Flowmo-Fingerprint"] for answer in answers]
+            # Else a replica with other weights would take it in a rolling update.
+            assert asked == named == [runner.info.fingerprint] * 2
+
+    asyncio.run(main())
 
 
 def test_events_are_as_the_document_says(http: httpx.Client, container: bytes) -> None:
