@@ -63,20 +63,19 @@ def given_settings(context: typer.Context) -> "Settings":
     Raises:
         typer.Exit: A value is wrong; what is wrong has been printed, a line each.
     """
-    from flowmo.service.setting import unknown_variables
+    from flowmo.service.setting import PREFIX, unknown_variables
     from flowmo.service.settings import Settings
 
     given: Mapping[str, Any] = context.meta[_GIVEN]
-    with usage_errors():
-        settings = Settings(**given)
+    is_json = given.get("log_format", os.environ.get(f"{PREFIX}LOG_FORMAT")) == "json"
     for sentence in unknown_variables(Settings, os.environ):
-        if settings.log_format == "json":  # as every line of that log
-            typer.echo(
-                json.dumps({"level": "WARNING", "logger": _GIVEN, "message": sentence}), err=True
-            )
+        if is_json:  # as is every line of that log
+            line = {"level": "WARNING", "logger": _GIVEN, "message": sentence}
+            typer.echo(json.dumps(line), err=True)
         else:
             typer.secho(f"warning: {sentence}", err=True, fg=typer.colors.YELLOW)
-    return settings
+    with usage_errors():
+        return Settings(**given)
 
 
 @contextmanager

@@ -32,6 +32,7 @@ from flowmo.imaging.reading import (
     read_image,
 )
 
+_NICENESS = 5
 _ERRORS = {kind.__name__: kind for kind in ImageError.__subclasses__()}
 
 
@@ -184,6 +185,8 @@ def main() -> None:
     """Answer requests from standard input until it ends."""
     # ^C reaches every process of a terminal; the one that started this one ends it in good order.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Whoever answers health checks goes first.
+    os.nice(_NICENESS)
     # Standard error is the server's log, which a stranger's picture has nothing to say in.
     warnings.simplefilter("ignore")
     Image.init()

@@ -82,6 +82,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.keyring = keyring
+    app.state.large_body = asyncio.Lock()  # see bodies.parse_aside
     app.state.service = service = Service(models, limiter, settings, metrics)
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)

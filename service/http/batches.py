@@ -22,7 +22,15 @@ from flowmo.service.errors import (
     MalformedBodyError,
     UnsupportedBodyError,
 )
-from flowmo.service.http.bodies import FORM, JSON, media_type_of, read_body, read_form, shown
+from flowmo.service.http.bodies import (
+    FORM,
+    JSON,
+    media_type_of,
+    parse_aside,
+    read_body,
+    read_form,
+    shown,
+)
 from flowmo.service.http.item_feed import ItemFeed
 from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, check_structure, field_problems
 
@@ -95,8 +103,7 @@ async def read_batch(
     if media_type == JSON:
         data = await read_body(request, seconds)
         most = (max_items + 1) * MAX_OPTION_VALUES + max_items * max_values
-        # In a thread: tens of megabytes of base64 must not hold up everybody else.
-        items, given = await asyncio.to_thread(_parse, data, max_items, most)
+        items, given = await parse_aside(request, data, lambda data: _parse(data, max_items, most))
         where = "body"
     elif media_type == FORM:
         form = await read_form(request, seconds, max_files=max_items)

@@ -7,8 +7,9 @@ written to disk.
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -32,8 +33,10 @@ JSON = "application/json"
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
 MAX_FORM_FIELDS = 16
+_LARGE_BYTES = 256 * 1024
 
 O = TypeVar("O", bound=BaseModel)  # noqa: E741  (options)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,8 @@ async def read_image(
     """
     media_type = media_type_of(request)
     if media_type == JSON:
-        # In a thread: tens of megabytes of base64 must not hold up everybody else.
-        message = await asyncio.to_thread(parse_json, body_type, await read_body(request, seconds))
+        data = await read_body(request, seconds)
+        message = await parse_aside(request, data, partial(parse_json, body_type))
         given = message.model_dump(exclude_unset=True, exclude={"image"})
         return ImageRequest(message.image, _merged(query, given, "body"))
     if media_type == FORM:
@@ -108,7 +111,7 @@ async def read_tokens(
     if media_type == JSON:
         data = await read_body(request, seconds)
         most = max_values + MAX_OPTION_VALUES
-        body = await asyncio.to_thread(parse_json, DetokenizeBody, data, most=most)
+        body = await parse_aside(request, data, partial(parse_json, DetokenizeBody, most=most))
         given = body.model_dump(exclude_unset=True, exclude=set(body.not_options))
         return TokensRequest(body.sent(), _merged(query, given, "body"))
     if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
@@ -117,6 +120,24 @@ async def read_tokens(
         f"tokens come as {CONTAINER_MEDIA_TYPE}, {BINARY} or {JSON}; "
         f"Content-Type says {shown(media_type)}"
     )
+
+
+async def parse_aside(request: Request, data: bytes, parse: Callable[[bytes], T]) -> T:
+    """Parse a body in a thread; of the large ones only one at a time.
+
+    Tens of megabytes must not hold up everybody else, and a parser holds the interpreter's lock
+    while it makes a string of them: several would have it in turn, and the event loop never.
+
+    Args:
+        request: The request, of an application that :func:`create_app` has made.
+        data: The body.
+        parse: Makes a value of it.
+    """
+    if len(data) < _LARGE_BYTES:
+        return await asyncio.to_thread(parse, data)
+    turn: asyncio.Lock = request.app.state.large_body
+    async with turn:
+        return await asyncio.to_thread(parse, data)
 
 
 def _merged(query: O, given: Mapping[str, object], where: str) -> O:
@@ -153,7 +174,8 @@ async def read_body(request: Request, seconds: float) -> bytes:
     """
     try:
         async with asyncio.timeout(seconds):
-            return await request.body()
+            # Not request.body(), which keeps it for as long as there is the request.
+            return b"".join([chunk async for chunk in request.stream()])
     except TimeoutError:
         raise _late(seconds) from None
 

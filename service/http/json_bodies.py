@@ -115,17 +115,20 @@ def _described(found: Sequence[ErrorDetails], where: str) -> list[FieldProblem]:
 def from_base64(text: str) -> bytes:
     """Decode base64 of the standard alphabet, padded; whitespace is left out.
 
-    In slices, between which other threads have their turn, and without a list of lines: there may
-    be millions.
+    In slices, between which other threads have their turn and which are no copy of the whole; and
+    without a list of lines: there may be millions.
 
     Raises:
         ValueError: The text is something else.
     """
-    data = text.encode("ascii").translate(None, _WHITESPACE)
-    parts = []
-    for begin in range(0, len(data), _SLICE_BYTES):
-        part = data[begin : begin + _SLICE_BYTES]
-        if begin + _SLICE_BYTES < len(data) and part.endswith(b"="):
+    parts, rest = [], b""
+    for begin in range(0, len(text), _SLICE_BYTES):
+        rest += text[begin : begin + _SLICE_BYTES].encode("ascii").translate(None, _WHITESPACE)
+        # Groups of four; the last is kept for what may follow it.
+        whole = max(0, len(rest) - 1) // 4 * 4
+        if rest[:whole].endswith(b"="):
             raise ValueError("padding before the end")
-        parts.append(binascii.a2b_base64(part, strict_mode=True))
+        parts.append(binascii.a2b_base64(rest[:whole], strict_mode=True))
+        rest = rest[whole:]
+    parts.append(binascii.a2b_base64(rest, strict_mode=True))
     return b"".join(parts)

@@ -20,7 +20,7 @@ from flowmo.model.errors import ContainerError, TokenError
 from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from flowmo.service.http.access import AUTHORIZED
-from flowmo.service.http.bodies import BINARY, JSON, media_type_of, read_body
+from flowmo.service.http.bodies import BINARY, JSON, media_type_of, parse_aside, read_body
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.oip import models
@@ -155,7 +155,9 @@ async def infer(
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
         most = service.max_tensor_values
-        parsed = await asyncio.to_thread(parse, body, header_length, max_values=most)
+        parsed = await parse_aside(
+            request, body, lambda body: parse(body, header_length, max_values=most)
+        )
         job = Job.begin(service, scope, served, waits=True)
         run = _tokenize if name == TOKENIZE else _detokenize
         outputs = await until_disconnect(request, run(service, job, parsed))
