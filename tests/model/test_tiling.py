@@ -8,15 +8,15 @@ from hypothesis import strategies as st
 from flowmo.model.errors import ConfigError
 from flowmo.model.tiling import Tiling, frame_pixels, overlap_pixels
 
-SIZES = st.integers(1, 40)
+SIZES = st.integers(2, 16)
 
 
 @st.composite
 def tilings(draw: st.DrawFn) -> Tiling:
     size = draw(SIZES)
     return Tiling(
-        width=draw(st.integers(1, 150)),
-        height=draw(st.integers(1, 150)),
+        width=draw(st.integers(1, 40)),
+        height=draw(st.integers(1, 40)),
         size=size,
         overlap=draw(st.integers(0, size // 2)),
     )
