@@ -143,12 +143,12 @@ def test_fewer_steps_are_for_the_one_that_has_no_time_and_are_not_kept(
                     )
                 )
 
-            hasty = ask(4, "allow")
+            hasty = ask(40, "allow")
             await until(lambda: decoder.decoded == [100])
             patient = ask(300, "allow")
             await until(lambda: decoder.decoded == [100, 200])
             strict = ask(300, "never")
-            pressed = ask(5, "allow")
+            pressed = ask(50, "allow")
             await until(lambda: decoder.decoded == [100, 200, 100])
             decoder.gate.set()
             steps = [
@@ -157,7 +157,7 @@ def test_fewer_steps_are_for_the_one_that_has_no_time_and_are_not_kept(
             assert steps == ["100", "200", "200", "100"]
             assert (await hasty).headers["Flowmo-Degraded-From"] == "200"
             # What is whole is everybody's, whatever they allow and however little time they have.
-            for kept in (ask(4, "allow"), ask(300, "never"), ask(4, "never")):
+            for kept in (ask(40, "allow"), ask(300, "never"), ask(40, "never")):
                 answer = await kept
                 assert answer.headers["Flowmo-Cache"] == "hit"
                 assert answer.headers["Flowmo-Steps"] == "200"
