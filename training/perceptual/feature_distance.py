@@ -31,21 +31,26 @@ class FeatureDistance(nn.Module):
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        self.features = features.requires_grad_(False).eval()
+        # On a CPU convolutions of channels-last maps are three times as quick, with AMX ten times.
+        self.features = features.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """[B, 3, S, S] twice in about [-1, 1] to a scalar; gradients flow to both."""
         return self.pairs(a, b).mean()
 
     def pairs(self, a: Tensor, b: Tensor) -> Tensor:
-        """[B, 3, S, S] twice in about [-1, 1] to the distance of each pair, float32 [B]."""
-        with torch.autocast(a.device.type, enabled=False):
-            distances = [
-                (_unit(x) - _unit(y)).square().sum(1).mean((1, 2))
-                for x, y in zip(
-                    self.features.maps(a.float()), self.features.maps(b.float()), strict=True
-                )
-            ]
+        """[B, 3, S, S] twice in about [-1, 1] to the distance of each pair, float32 [B].
+
+        Under autocast the network runs in its dtype; the maps are compared in float32 all the same.
+        """
+        distances = [
+            (_unit(x) - _unit(y)).square().sum(1).mean((1, 2))
+            for x, y in zip(
+                self.features.maps(_channels_last(a)),
+                self.features.maps(_channels_last(b)),
+                strict=True,
+            )
+        ]
         return torch.stack(distances).sum(0)
 
     def train(self, mode: bool = True) -> "FeatureDistance":
@@ -54,5 +59,10 @@ class FeatureDistance(nn.Module):
         return super().train(False)
 
 
+def _channels_last(images: Tensor) -> Tensor:
+    return images.float().contiguous(memory_format=torch.channels_last)
+
+
 def _unit(x: Tensor) -> Tensor:
+    x = x.float()
     return x * torch.rsqrt(x.square().sum(1, keepdim=True) + _EPSILON)

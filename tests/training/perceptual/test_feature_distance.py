@@ -140,7 +140,7 @@ class _DataSet:
 def test_a_file_of_weights_is_read_and_another_refused(tmp_path: Path) -> None:
     written = feature_distance("vgg-edge", "random", blocks=5)
     path = tmp_path / "vgg.safetensors"
-    save_file(written.features.state_dict(), path)
+    save_file({k: v.contiguous() for k, v in written.features.state_dict().items()}, path)
     config = PerceptualConfig(network="vgg-edge", weights=str(path), blocks=2)
     network = perceptual_network(config, torch.device("cpu"))
     assert isinstance(network, FeatureDistance)
@@ -160,3 +160,20 @@ def test_a_file_of_weights_is_read_and_another_refused(tmp_path: Path) -> None:
 def test_options_out_of_range_are_errors(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
         PerceptualConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_under_autocast_the_distance_is_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    network = FeatureDistance(VggEdge(2))
+    a = torch.rand(2, 3, 32, 32) * 2 - 1
+    b = (a + 0.1 * torch.randn_like(a)).requires_grad_()
+    exact = network(a, b)
+    (exact_gradient,) = torch.autograd.grad(exact, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        near = network(a, b)
+    (near_gradient,) = torch.autograd.grad(near, b)
+    assert near.dtype == torch.float32
+    # Another number all the same, or it would not have run in 16 bits.
+    assert near.item() != exact.item()
+    torch.testing.assert_close(near, exact, rtol=0.02, atol=0)
+    assert F.cosine_similarity(near_gradient.flatten(), exact_gradient.flatten(), dim=0) > 0.98
