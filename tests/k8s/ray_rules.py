@@ -229,6 +229,25 @@ def capacity(manifests: list[Manifest]) -> Iterator[str]:
         yield from _fits(group, wanted[group["groupName"]])
 
 
+def redundancy(manifests: list[Manifest]) -> Iterator[str]:
+    """Where strangers may not ask, it is production: two of each kind, on pods of their own."""
+    spec = ray_service(manifests)
+    if spec is None:
+        return
+    parsed = _cluster_config(serve_config(manifests))
+    if parsed.gateway_settings().api_keys_file is None:
+        return
+    deployments = {"gateway": parsed.gateway}
+    for name, model in parsed.models.items():
+        deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
+    for name, scaling in deployments.items():
+        if scaling.min_replicas < 2:
+            yield f"{name}: one replica at least, and none while it is replaced"
+    for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
+        if group["minReplicas"] < 2:
+            yield f"{group['groupName']}: one pod at least, and none when its node is lost"
+
+
 def _fits(group: Manifest, scalings: list[Scaling]) -> Iterator[str]:
     name = group["groupName"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
