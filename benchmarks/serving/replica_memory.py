@@ -2,9 +2,9 @@
 
     python -m benchmarks.serving.replica_memory CHECKPOINT... --out OUT.json
 
-Each runner is loaded, and makes one batch of one, in a process of its own, as a replica of
-``flowmo serve --ray`` does it; resident memory (VmRSS) without what an empty process with the same
-imports has. ``peak`` is VmHWM: the whole checkpoint is read once to know its fingerprint.
+Each is loaded, and computes one batch of one, in a process of its own, as a replica of ``flowmo
+serve --ray`` does it; resident memory (VmRSS) without what an empty process with the same imports
+has. ``peak`` is VmHWM: the whole checkpoint is read once to know its fingerprint.
 """
 
 import argparse
@@ -21,26 +21,23 @@ from flowmo.training.json_report import write_json
 MEBI = 2**20
 KINDS = {"both halves": "encoder,decoder", "encoder": "encoder", "decoder": "decoder"}
 _PROCESS = """
-import sys
-import numpy as np
-from flowmo.model.tokens import Tokens
-from flowmo.service.cluster.memory import give_back_memory
-from flowmo.service.engine.config import RunnerConfig
-from flowmo.service.loader import load_runner
-import flowmo.service.cluster.replicas
+import ctypes, gc, sys
+import torch
+from flowmo.model.loading import load_inference_model
 
 halves = sys.argv[2].split(",") if sys.argv[2] else []
 if halves:
-    config = RunnerConfig(checkpoint=sys.argv[1], device="cpu", threads=1, dtype=sys.argv[3])
-    runner = load_runner(config, halves=halves)
-    give_back_memory()
-    model = runner.info.config
+    model = load_inference_model(
+        sys.argv[1], device="cpu", dtype=sys.argv[3], threads=1, halves=halves
+    )
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    config = model.config
+    images = torch.zeros(1, 3, config.image_size, config.image_size)
     if "encoder" in halves:
-        runner.encode(np.zeros((1, model.image_size, model.image_size, 3), np.uint8))
+        model.encode(images)
     if "decoder" in halves:
-        ids = np.zeros((model.code_length, model.ids_per_token), np.int32)
-        x, condition = runner.begin(Tokens(ids=ids, group_bits=model.group_bits), 0)
-        runner.velocity(x[None], [1.0], condition[None])
+        model.velocity(images, 1.0, torch.zeros(1, config.code_length, config.token_bits + 1))
 print(open("/proc/self/status").read())
 """
 

@@ -111,6 +111,8 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
         (ray_rules.redundancy, H100, RAY, "spec.serveConfigV2",
          serve(models__lo__decoder__min_replicas=1), "decoder-lo: one replica"),
         (ray_rules.redundancy, H100, RAY, f"{GROUPS}.1.minReplicas", 1, "encoder: one pod"),
+        (ray_rules.config, H100, RAY, f"{GROUPS}.2.template.spec.containers.0.env", [],
+         "decoder: its proxy answers in plain text"),
         (schemas, SINGLE, DEPLOYMENT, "spec.replica", 2, "replica"),
         (schemas, H100, JOB, f"{POD}.restartPolicies", "Never", "restartPolicies"),
         (schemas, H100, RAY, f"{GROUPS}.2.template.spec.tolerations.0.effects", "x", "effects"),
