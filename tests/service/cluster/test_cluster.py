@@ -2,6 +2,7 @@
 
 import base64
 import itertools
+import json
 import os
 import signal
 import threading
@@ -221,7 +222,7 @@ def problem_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 def test_what_the_proxy_answers_for_a_gateway_is_a_problem(
-    cluster: ServerProcess, ray_http: httpx.Client
+    cluster: ServerProcess, ray_http: httpx.Client, container: bytes
 ) -> None:
     def ask(seconds: float) -> httpx.Response:
         headers = RAW | {"X-Request-Timeout-Seconds": str(seconds), "X-Request-ID": "mine"}
@@ -239,9 +240,22 @@ def test_what_the_proxy_answers_for_a_gateway_is_a_problem(
     assert late.headers["X-Request-ID"] == "mine"
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, 60)
-        threading.Event().wait(1.0)  # the gateway has it, for some seconds
-        os.kill(gateway, signal.SIGKILL)
+        threading.Event().wait(0.5)
+        # It came before this one, whose first step is made: the gateway has both for some seconds.
+        with ray_http.stream(
+            "POST",
+            "/v1/detokenize",
+            content=container,
+            headers=PACKED,
+            params=long | {"stream": True},
+        ) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: progress"
+            os.kill(gateway, signal.SIGKILL)
+            *_, name, data = (line for line in lines if line)
         lost = asked.result()
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["code"] == "gateway-lost"
     assert (lost.status_code, problem_of(lost)["code"]) == (503, "gateway-lost")
     assert int(lost.headers["Retry-After"]) >= 1
     wait_until(lambda: ray_http.get("/readyz").is_success, 60)
