@@ -223,6 +223,6 @@ def test_the_limits_travel_in_the_environment(monkeypatch: pytest.MonkeyPatch) -
     assert ProxyLimits.from_environment({}) == ProxyLimits.of(Settings())
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    room, answers = middlewares()
-    assert (room.cls, answers.cls) == (BodyRoom, ProxyAnswers)
-    assert room.kwargs == {"limits": limits}
+    found = [(middleware.cls, middleware.kwargs) for middleware in middlewares()]
+    expected: list[Any] = [(BodyRoom, {"limits": limits}), (ProxyAnswers, {})]
+    assert found == expected
