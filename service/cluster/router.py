@@ -16,7 +16,7 @@ from flowmo.service.cluster.messages import CallMessage
 _CHOICES = 2
 
 
-class OtherReplicaRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]
+class OtherReplicaRouter(FIFOMixin, RequestRouter):
     """Chooses two replicas at random among those that have not refused the work.
 
     When several pieces of work wait for a replica at the same time the oldest gets the first that

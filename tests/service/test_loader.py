@@ -87,12 +87,12 @@ def test_a_half_alone_has_no_weights_of_the_other(half: Half, checkpoint: Path) 
 
     def bytes_of(model: InferenceModel) -> int:
         gc.collect()
-        held = {id(model): model}
+        held: dict[int, object] = {id(model): model}
         stack: list[object] = [model]
         while stack:
             for one in gc.get_referents(stack.pop()):
                 if id(one) not in held and isinstance(one, dict | torch.nn.Module | torch.Tensor):
-                    held[id(one)] = one  # type: ignore[assignment]
+                    held[id(one)] = one
                     stack.append(one)
         tensors = [one for one in held.values() if isinstance(one, torch.Tensor)]
         return sum(tensor.nbytes for tensor in tensors)

@@ -5,6 +5,7 @@ Run by a test in a process of its own: Ray leaves files open.
 
 import asyncio
 import json
+import logging
 import sys
 import time
 from typing import Any
@@ -60,7 +61,8 @@ class Number(int):
 
 
 async def main() -> dict[str, Any]:
-    handle: Any = serve.run(Decoder.bind(), name="refusing", route_prefix=None)
+    deployment: Any = Decoder
+    handle: Any = serve.run(deployment.bind(), name="refusing", route_prefix=None)
     engines = RemoteEngines(None, handle, handle)  # type: ignore[arg-type]
     ids = await handle.broadcast("who").results_async()
     begin = time.monotonic()
@@ -87,7 +89,7 @@ async def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         sys.stdout.write(json.dumps(asyncio.run(main())) + "\n")
     finally:
