@@ -41,7 +41,7 @@ setup: $(DEVELOPMENT)
 # Debian packages that tests run. Root on a machine with apt-get is what CI is; anybody else is told
 # by the tests what is missing.
 tools:
-	@if ! { command -v promtool && command -v amtool; } >/dev/null \
+	@if ! { command -v promtool && command -v amtool && command -v haproxy; } >/dev/null \
 		&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		echo "installing $$(tr '\n' ' ' <apt-packages.txt)"; \
 		apt-get update -qq; \

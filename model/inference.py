@@ -10,7 +10,7 @@ row.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self, get_args
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ from flowmo.model.transformer import joint_rotary
 
 # Times whose modulation is kept; a row of Lo is 0.45 MB in bf16.
 MAX_MODULATION_ROWS = 256
+
+
+Half = Literal["encoder", "decoder"]
+HALVES: tuple[Half, ...] = get_args(Half)
 
 
 class Steps(Protocol):
@@ -57,6 +61,10 @@ class InferenceModel:
         device: The device that computes.
         times: When given, only these times can be decoded at: their modulation is tabulated, and
             its weights (a third of a decoder) are not kept.
+        halves: What is kept of the model; a process that only encodes needs no decoder.
+
+    Attributes:
+        halves: The halves that this model can compute.
 
     Raises:
         ConfigError: ``times`` lie outside [0, 1].
@@ -69,23 +77,29 @@ class InferenceModel:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         times: Sequence[float] | None = None,
+        halves: Sequence[Half] = HALVES,
     ) -> None:
+        self.halves = tuple(halves)
         self.config: FlowMoConfig = model.config
         self.fingerprint: str = model.fingerprint()
         self.dtype, self.device = dtype, torch.device(device)
-        self.encoder = InferenceEncoder(model.encoder)
         image = model.config.prediction == "image"
-        self.decoder = InferenceDecoder(
-            model.decoder, head=model.head, patch_size=model.config.patch_size, image=image
-        )
-        for half in (self.encoder, self.decoder):
-            place(half, self.device, dtype)
+        self._encoder = self._decoder = None
+        if "encoder" in halves:
+            self._encoder = InferenceEncoder(model.encoder)
+        if "decoder" in halves:
+            self._decoder = InferenceDecoder(
+                model.decoder, head=model.head, patch_size=model.config.patch_size, image=image
+            )
+        self._place_networks()
         self._steps: Steps | None = None
         self._rotary: dict[tuple[bool, int, int], Tensor] = {}
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
-        self._modulator: Modulator | None = Modulator(model.decoder, image=image)
-        self._modulator.to(self.device, dtype)
-        if times is not None:
+        self._modulator: Modulator | None = None
+        if "decoder" in halves:
+            self._modulator = Modulator(model.decoder, image=image)
+            self._modulator.to(self.device, dtype)
+        if times is not None and self._modulator is not None:
             self._rows.update(self._compute_modulation(times))
             self._modulator = None
 
@@ -94,6 +108,39 @@ class InferenceModel:
             f"InferenceModel({self.config.name!r}, {self.fingerprint[:8]}, "
             f"{str(self.dtype).removeprefix('torch.')} on {self.device})"
         )
+
+    @property
+    def encoder(self) -> InferenceEncoder:
+        """The network that turns patches into the code.
+
+        Raises:
+            ConfigError: This model was built without it.
+        """
+        if self._encoder is None:
+            raise self._without("encoder")
+        return self._encoder
+
+    @property
+    def decoder(self) -> InferenceDecoder:
+        """The network that computes velocities.
+
+        Raises:
+            ConfigError: This model was built without it.
+        """
+        if self._decoder is None:
+            raise self._without("decoder")
+        return self._decoder
+
+    def _without(self, half: Half) -> ConfigError:
+        return ConfigError(
+            f"this model was built without its {half}, for {' and '.join(self.halves)} only; build "
+            f"InferenceModel with halves=(..., {half!r})"
+        )
+
+    def _place_networks(self) -> None:
+        for network in (self._encoder, self._decoder):
+            if network is not None:
+                place(network, self.device, self.dtype)
 
     def compute_with(self, steps: Steps | None) -> None:
         """Have something else compute both halves from now on; None for the modules of this one."""
@@ -117,8 +164,7 @@ class InferenceModel:
                 f"again for {device}"
             )
         self.device = torch.device(device)
-        for half in (self.encoder, self.decoder):
-            place(half, self.device, self.dtype)
+        self._place_networks()
         if self._modulator is not None:
             self._modulator.to(self.device)
         for key, table in self._rotary.items():
@@ -130,6 +176,8 @@ class InferenceModel:
     def _compute_modulation(self, times: Sequence[float]) -> dict[float, Tensor]:
         if not all(0.0 <= t <= 1.0 for t in times):
             raise ConfigError(f"decoding times lie in [0, 1], got {tuple(times)!r}")
+        if "decoder" not in self.halves:
+            raise self._without("decoder")
         if self._modulator is None:
             known = sorted(self._rows, reverse=True)
             raise ConfigError(

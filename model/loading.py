@@ -1,5 +1,6 @@
 """A checkpoint, loaded for inference on the device and in the dtype that suit each other."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from flowmo.model import registry
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.inference import InferenceModel
+from flowmo.model.inference import HALVES, Half, InferenceModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -59,6 +60,7 @@ def load_inference_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     threads: int | None = None,
+    halves: Sequence[Half] = HALVES,
 ) -> InferenceModel:
     """Load a checkpoint for inference.
 
@@ -67,6 +69,7 @@ def load_inference_model(
         device: As for :func:`choose_device`.
         dtype: As for :func:`choose_dtype`.
         threads: CPU threads of the process for one operation; PyTorch's own choice by default.
+        halves: What is kept of the model, and placed on the device.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
@@ -81,7 +84,7 @@ def load_inference_model(
     torch.set_num_threads(1)
     try:
         network = registry.load(checkpoint, expected=FlowMo)
-        return InferenceModel(network, dtype=chosen_dtype, device=chosen_device)
+        return InferenceModel(network, dtype=chosen_dtype, device=chosen_device, halves=halves)
     finally:
         torch.set_num_threads(wanted)
 

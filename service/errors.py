@@ -19,6 +19,7 @@ each kind is answered.
      │    ├── RateLimitedError        the key has used up what it may
      │    ├── DeadlineUnreachableError  it would be done too late
      │    ├── NotReadyError           the warm-up is not done
+     │    ├── GatewayLostError        the process that had the request has died
      │    └── ShuttingDownError       the server ends before the request is done
      ├── DeadlineExceededError   it was not done in time
      ├── OtherWeightsError       tokens for a model that is just being replaced
@@ -132,6 +133,10 @@ class DeadlineUnreachableError(UnavailableError):
 
 class NotReadyError(UnavailableError):
     """The warm-up is not done."""
+
+
+class GatewayLostError(UnavailableError):
+    """The process that had the request has died; the work may be asked for again."""
 
 
 class ShuttingDownError(UnavailableError):

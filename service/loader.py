@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
 from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.hub import resolve_checkpoint
-from flowmo.model.inference import InferenceModel
+from flowmo.model.inference import HALVES, Half, InferenceModel
 from flowmo.model.loading import check_has_tokens, load_inference_model
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.local import EngineSettings, LocalEngines
@@ -68,7 +68,7 @@ def engine_settings(config: RunnerConfig) -> EngineSettings:
     return EngineSettings(max_queued_requests=config.max_queued_requests, batching=config.batching)
 
 
-def load_runner(config: RunnerConfig) -> Runner:
+def load_runner(config: RunnerConfig, *, halves: Sequence[Half] = HALVES) -> Runner:
     """Load a checkpoint for the engines.
 
     Args:
@@ -76,6 +76,8 @@ def load_runner(config: RunnerConfig) -> Runner:
             :class:`flowmo.deploy.runners.Runtime`; where that is not available, PyTorch computes
             and a warning is logged. Or it is ``module:function`` of the operator's own: a function
             that takes the config and returns a runner.
+        halves: What the runner is to compute; the other half is not kept. A runner of the
+            operator's own decides that itself.
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged, or it has no tokens.
@@ -89,7 +91,7 @@ def load_runner(config: RunnerConfig) -> Runner:
         )
     runtime = Runtime(kind=config.runner, cache=config.engine_cache, build=config.build_engines)
     folder = resolve(config)
-    model = load_model(config)
+    model = load_model(config, halves=halves)
     buckets = buckets_of(model.device.type, config.max_batch)
     # Both compute an example, in threads whose pools (see load_inference_model) go with them.
     if config.threads == 0 and model.device.type == "cpu":
@@ -119,19 +121,24 @@ def buckets_of(device: str, max_batch: int | None) -> tuple[int, ...]:
     return powers_of_two(max_batch or default_max_batch(device))
 
 
-def load_model(config: RunnerConfig) -> InferenceModel:
+def load_model(config: RunnerConfig, *, halves: Sequence[Half] = HALVES) -> InferenceModel:
     """Load a checkpoint as PyTorch computes it.
 
     Args:
         config: The model; its ``checkpoint``, ``preset``, ``device``, ``dtype`` and ``threads``
             are used.
+        halves: What is kept of the model.
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged, or it has no tokens.
         ConfigError: The device or the dtype cannot be used.
     """
     model = load_inference_model(
-        resolve(config), device=config.device, dtype=config.dtype, threads=config.threads
+        resolve(config),
+        device=config.device,
+        dtype=config.dtype,
+        threads=config.threads,
+        halves=halves,
     )
     check_has_tokens(model, config.checkpoint)
     return model

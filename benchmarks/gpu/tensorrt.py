@@ -85,13 +85,13 @@ def try_architecture(
             device="cuda",
         )
         try:
-            halves = [
-                EngineHalf(
+            engines = {
+                half: EngineHalf(
                     half, read_engine(path, manifest.key)[0], manifest, library, model.device
                 )
                 for half, path, manifest in built
-            ]
-            steps = TensorRTSteps(*halves)
+            }
+            steps = TensorRTSteps(engines)
             errors = golden.check(steps, model)
             record["errors"] = {half: asdict(error) for half, error in errors.items()}
         except (CompilationError, RuntimeError) as error:

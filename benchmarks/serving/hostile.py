@@ -393,7 +393,7 @@ def main(arguments: list[str]) -> None:
             outcome = asdict(measure(make))
             report["attacks"][name] = outcome
             print(name, json.dumps(outcome), flush=True)
-    write_json(options.out, report)
+            write_json(options.out, report)  # the rest takes minutes
 
 
 if __name__ == "__main__":

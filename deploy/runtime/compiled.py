@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowmo.deploy.cuda_graphs import CudaGraphs
-from flowmo.deploy.graphs import HALVES, Half, graph_of
+from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
 from flowmo.model.attention import fastest_backend, use_backend
 from flowmo.model.errors import CompilationError
@@ -20,7 +20,7 @@ _FP8_CAPABILITY = (8, 9)
 
 
 class CompiledSteps:
-    """Both halves, as :class:`flowmo.model.inference.Steps`; each batch size compiles on first use.
+    """A model's halves as :class:`flowmo.model.inference.Steps`; batch sizes compile at first use.
 
     Args:
         model: The model, shared and not copied; ``fp8`` replaces its linears' weights.
@@ -65,7 +65,7 @@ class CompiledSteps:
                 )
             )
         self._compute: dict[Half, Callable[..., Tensor]] = {}
-        for half in HALVES:
+        for half in model.halves:
             compute: Callable[..., Tensor] = graph_of(model, half)
             if compiled:
                 compute = _compile(compute, freeze=not on_gpu)
@@ -133,7 +133,8 @@ def quantize(model: InferenceModel) -> None:
     except ImportError as error:
         raise CompilationError(f"fp8 needs torchao ({error}): pip install torchao") from None
     config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
-    for network in (model.encoder, model.decoder):
+    for half in model.halves:
+        network = model.encoder if half == "encoder" else model.decoder
         quantize_(network, config, filter_fn=is_inner_linear)
 
 

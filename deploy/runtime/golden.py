@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowmo.deploy.graphs import HALVES, Half, example, graph_of
+from flowmo.deploy.graphs import Half, example, graph_of
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel, Steps
 
@@ -40,7 +40,7 @@ def relative_errors(steps: Steps, model: InferenceModel, *, rows: int = 2) -> di
         rows: The batch size.
     """
     errors: dict[Half, Errors] = {}
-    for half in HALVES:
+    for half in model.halves:
         inputs = example(model, half, rows)
         graph = graph_of(model, half)
         with torch.inference_mode():

@@ -5,18 +5,26 @@ the modulation that its times are looked up to, not the times: a third of a deco
 only to compute it, and a served model uses a few times again and again.
 """
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor, nn
 
 from flowmo.model.config import FlowMoConfig
-from flowmo.model.inference import InferenceModel
+from flowmo.model.inference import HALVES, Half, InferenceModel
 from flowmo.model.network import with_mask
 from flowmo.model.patches import patchify
 
-Half = Literal["encoder", "decoder"]
-HALVES: tuple[Half, ...] = get_args(Half)
+__all__ = [
+    "HALVES",
+    "INPUTS",
+    "OUTPUTS",
+    "DecoderStepGraph",
+    "EncoderGraph",
+    "Half",
+    "example",
+    "graph_of",
+    "grid_of",
+]
+
 INPUTS: dict[Half, tuple[str, ...]] = {
     "encoder": ("images",),
     "decoder": ("x", "condition", "modulation"),

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowmo.deploy.graphs import HALVES, INPUTS, OUTPUTS
+from flowmo.deploy.graphs import INPUTS, OUTPUTS
 from flowmo.deploy.onnx_files import OnnxFile, file_name
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
@@ -59,7 +59,7 @@ class OnnxSession:
 
 
 class OnnxSteps:
-    """Both halves, as :class:`flowmo.model.inference.Steps`.
+    """The model's halves, as :class:`flowmo.model.inference.Steps`.
 
     Args:
         folder: A folder that ``flowmo export`` has written.
@@ -73,16 +73,15 @@ class OnnxSteps:
     def __init__(
         self, folder: str | Path, model: InferenceModel, *, threads: int | None = None
     ) -> None:
-        files = {half: OnnxFile.read(Path(folder) / file_name(half)) for half in HALVES}
+        files = {half: OnnxFile.read(Path(folder) / file_name(half)) for half in model.halves}
         for file in files.values():
             file.check_weights(model.fingerprint)
-        self._encoder = OnnxSession(files["encoder"], threads=threads)
-        self._decoder = OnnxSession(files["decoder"], threads=threads)
+        self._sessions = {half: OnnxSession(files[half], threads=threads) for half in files}
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`Steps.encode`."""
-        return self._encoder(images.float())
+        return self._sessions["encoder"](images.float())
 
     def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
         """See :meth:`Steps.velocity`."""
-        return self._decoder(x.float(), condition, modulation)
+        return self._sessions["decoder"](x.float(), condition, modulation)

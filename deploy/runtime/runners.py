@@ -12,7 +12,7 @@ import torch
 from flowmo.deploy import golden
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import export
-from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.graphs import Half
 from flowmo.deploy.onnx_files import OnnxFile, file_name
 from flowmo.deploy.onnx_runtime import OnnxSteps
 from flowmo.deploy.tensorrt.build import find_or_build, key_of
@@ -121,14 +121,14 @@ def _open_tensorrt(
 ) -> TensorRTSteps:
     architecture = current_architecture()
     library = load_library()
-    opened = []
+    opened: dict[Half, EngineHalf] = {}
     for half, file in _graphs(model, checkpoint, cache, build=build).items():
         key = key_of(file, library, buckets, architecture)
         if build:
             find_or_build(file, cache, library, buckets, progress=_tell)
         engine, manifest = read_engine(cache / key.file_name, key)
-        opened.append(EngineHalf(half, engine, manifest, library, model.device))
-    return TensorRTSteps(*opened)
+        opened[half] = EngineHalf(half, engine, manifest, library, model.device)
+    return TensorRTSteps(opened)
 
 
 def _graphs(
@@ -138,7 +138,7 @@ def _graphs(
     folder = graph_folder(cache, model)
     found: dict[Half, OnnxFile] = {}
     source: InferenceModel | None = None
-    for half in HALVES:
+    for half in model.halves:
         path = folder / file_name(half)
         if not path.is_file() and build:
             logger.info("exporting the %s to %s", half, folder)
@@ -155,7 +155,10 @@ def _again(
     model: InferenceModel, checkpoint: str, *, device: str | torch.device | None = None
 ) -> InferenceModel:
     return InferenceModel(
-        FlowMo.from_pretrained(checkpoint), dtype=model.dtype, device=device or model.device
+        FlowMo.from_pretrained(checkpoint),
+        dtype=model.dtype,
+        device=device or model.device,
+        halves=model.halves,
     )
 
 

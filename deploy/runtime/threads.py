@@ -37,12 +37,15 @@ def fewest_of_the_quickest(counts: Iterable[int], seconds: Callable[[int], float
 
 
 def measure_threads(model: InferenceModel) -> int:
-    """The number of threads with which a step of the decoder is quickest, for a model on a CPU.
+    """The number of threads with which a model on a CPU is quickest.
+
+    A step of the decoder is measured, or the encoder of a model that has no decoder.
 
     Call it in a thread of its own: OpenMP keeps a pool for each thread that has computed.
     """
-    inputs = example(model, "decoder", _ROWS)
-    graph = graph_of(model, "decoder")
+    half = model.halves[-1]
+    inputs = example(model, half, _ROWS)
+    graph = graph_of(model, half)
     before = torch.get_num_threads()
 
     def seconds(count: int) -> float:

@@ -27,8 +27,13 @@ from flowmo.service.telemetry.tracing import export_spans
 
 APPLICATION = "flowmo"
 GATEWAY = "gateway"
-# Requests that a gateway takes beyond those it admits: they are answered that it is full.
+# Requests that a replica takes beyond those it admits: they are answered that it is full.
 _REFUSABLE = 100
+_ROUTER = {
+    "request_router_config": {
+        "request_router_class": "flowmo.service.cluster.router:OtherReplicaRouter"
+    }
+}
 
 
 class Gateway:
@@ -82,21 +87,25 @@ def build(config: ClusterConfig) -> Application:
         def options(scaling: Scaling, fill: float, model: ModelConfig = model) -> dict[str, Any]:
             return scaling.options(
                 target=fill * model.slots(scaling),
-                max_ongoing=model.max_queued_requests + 1,
+                max_ongoing=model.max_queued_requests + _REFUSABLE,
+                # The engines' own queues refuse, and say until when; Ray's is for bursts alone.
+                max_queued=config.calls_of_gateway,
                 drain_seconds=config.drain_seconds,
             )
 
         decoder = _deployment(
-            DecoderReplica, f"decoder-{name}", options(model.decoder, DECODER_FILL)
+            DecoderReplica, f"decoder-{name}", options(model.decoder, DECODER_FILL) | _ROUTER
         )
         encoder = _deployment(
-            EncoderReplica, f"encoder-{name}", options(model.encoder, ENCODER_FILL)
+            EncoderReplica, f"encoder-{name}", options(model.encoder, ENCODER_FILL) | _ROUTER
         )
         decoders[name] = decoder.bind(name, model)
         encoders[name] = encoder.bind(name, model, decoders[name])
+    most = config.gateway_settings().max_concurrent_requests + _REFUSABLE
     gateway_options = config.gateway.options(
         target=100,
-        max_ongoing=config.gateway_settings().max_concurrent_requests + _REFUSABLE,
+        max_ongoing=most,
+        max_queued=most,
         drain_seconds=config.drain_seconds,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)

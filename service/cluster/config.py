@@ -20,6 +20,7 @@ from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.errors import CheckpointError
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.sizes import default_max_batch
+from flowmo.service.http.item_feed import item_capacity
 from flowmo.service.loader import resolve
 from flowmo.service.setting import problems
 from flowmo.service.settings import MODEL_NAME, Settings
@@ -78,12 +79,16 @@ class Scaling(_Config):
     upscale_delay_seconds: float = Field(default=10.0, ge=0)
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
 
-    def options(self, *, target: float, max_ongoing: int, drain_seconds: float) -> dict[str, Any]:
+    def options(
+        self, *, target: float, max_ongoing: int, max_queued: int, drain_seconds: float
+    ) -> dict[str, Any]:
         """Options of a Ray Serve deployment.
 
         Args:
             target: requests a replica at which the number of replicas is right.
             max_ongoing: most requests inside a replica.
+            max_queued: most requests that wait, in each process that sends them, for a replica
+                that has fewer than ``max_ongoing``.
             drain_seconds: that a replica may take to finish.
         """
         policy = {}
@@ -97,6 +102,9 @@ class Scaling(_Config):
             "ray_actor_options": resources,
             # At a target of max_ongoing or more Ray would never scale up.
             "max_ongoing_requests": max(max_ongoing, int(target) + 1),
+            "max_queued_requests": max_queued,
+            # As our own refusals; of what it waits for Ray knows nothing.
+            "backpressure_config": {"status_code": 429, "retry_after_s": 1},
             "autoscaling_config": {
                 "min_replicas": self.min_replicas,
                 "max_replicas": max(self.min_replicas, self.max_replicas),
@@ -159,7 +167,31 @@ class ClusterConfig(_Config):
         Raises:
             pydantic.ValidationError: one is unknown or out of range.
         """
-        return Settings(**{"deadline_margin_seconds": PROXY_MARGIN_SECONDS, **self.settings})
+        own = {
+            "deadline_margin_seconds": PROXY_MARGIN_SECONDS,
+            "max_queued_requests": self._queue_share(),
+        }
+        return Settings(**{**own, **self.settings})
+
+    def _queue_share(self) -> int:
+        """The pictures that one gateway may have in the queues of the fewest engines there are.
+
+        With it as their limit, items of batches leave room for single pictures in the engines'
+        queues, whatever gateways they came by.
+        """
+        gateways = max(self.gateway.min_replicas, self.gateway.max_replicas)
+        rooms = [
+            model.max_queued_requests * min(model.encoder.min_replicas, model.decoder.min_replicas)
+            for model in self.models.values()
+        ]
+        return max(1, min(rooms) // gateways)
+
+    @property
+    def calls_of_gateway(self) -> int:
+        """The most pictures that one gateway ever gives to replicas at the same time."""
+        settings = self.gateway_settings()
+        items = item_capacity(settings.max_queued_requests, settings.max_concurrent_requests)
+        return settings.max_concurrent_requests + items
 
     @property
     def drain_seconds(self) -> float:

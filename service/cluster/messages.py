@@ -19,15 +19,18 @@ class CallMessage:
     Attributes:
         remaining: The seconds that were left until the call's deadline when it was sent.
         priority: The call's priority.
+        refused_by: The ids of the replicas that have refused the call, which had better go to
+            another.
     """
 
     remaining: float
     priority: Priority
+    refused_by: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, call: Call) -> Self:
-        """Make the message of a call that is sent now."""
-        return cls(remaining=call.remaining, priority=call.priority)
+    def of(cls, call: Call, refused_by: frozenset[str] = frozenset()) -> Self:
+        """Make the message of a call that is sent now, and may have been refused before."""
+        return cls(remaining=call.remaining, priority=call.priority, refused_by=refused_by)
 
     def received(self) -> Call:
         """The call as it was received, by the clock of this machine."""
@@ -42,6 +45,8 @@ class RemoteError:
 
     Attributes:
         error: The exception as the replica raised it.
+        replica: The replica's id.
     """
 
     error: Exception
+    replica: str

@@ -1,11 +1,12 @@
 """The engines of one model on replicas, as the gateway sees them."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
+from flowmo.service.cluster.known_backlog import PATIENCE, KnownBacklog
 from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.remote_calls import RemoteCalls
 from flowmo.service.engine.calls import (
@@ -40,8 +41,8 @@ class RemoteEncoder:
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
         """See :meth:`EncoderEngine.encode`."""
 
-        async def once() -> Encoded | RemoteError:
-            response = self._handle.encode.remote(pixels, CallMessage.of(call))
+        async def once(refused_by: frozenset[str]) -> Encoded | RemoteError:
+            response = self._handle.encode.remote(pixels, CallMessage.of(call, refused_by))
             try:
                 result: Encoded | RemoteError = await response
             except asyncio.CancelledError:
@@ -71,8 +72,9 @@ class RemoteDecoder:
     ) -> Decoded:
         """See :meth:`DecoderEngine.decode`."""
 
-        async def once() -> Decoded | RemoteError:
-            response = self._handle.decode.remote(tokens, options, CallMessage.of(call))
+        async def once(refused_by: frozenset[str]) -> Decoded | RemoteError:
+            message = CallMessage.of(call, refused_by)
+            response = self._handle.decode.remote(tokens, options, message)
             try:
                 result: Decoded | RemoteError = await response
             except asyncio.CancelledError:
@@ -89,9 +91,9 @@ class RemoteDecoder:
     ) -> Decoded:
         seen = 0
 
-        async def once() -> Decoded | RemoteError:
+        async def once(refused_by: frozenset[str]) -> Decoded | RemoteError:
             nonlocal seen
-            call_now, previews = CallMessage.of(call), frozenset(watch.previews)
+            call_now, previews = CallMessage.of(call, refused_by), frozenset(watch.previews)
             handle: Any = self._handle.options(stream=True)
             stream: DeploymentResponseGenerator[DecodeProgress | Decoded | RemoteError]
             stream = handle.watch.remote(tokens, options, call_now, previews)
@@ -120,7 +122,8 @@ class RemoteEngines:
     """
 
     def __init__(self, info: ModelInfo, encoder: "Handle", decoder: "Handle") -> None:
-        self._calls = RemoteCalls(info, decoder.info.remote)
+        self._backlogs = [KnownBacklog(_asking(handle)) for handle in (encoder, decoder)]
+        self._calls = RemoteCalls(info, decoder.info.remote, lambda: self.backlog_seconds)
         self.encoder = RemoteEncoder(encoder, self._calls)
         self.decoder = RemoteDecoder(decoder, self._calls)
 
@@ -151,8 +154,11 @@ class RemoteEngines:
 
     @property
     def backlog_seconds(self) -> float:
-        """Zero: each replica knows its own backlog, and refuses by it."""
-        return 0.0
+        """The time until replicas would have done what they have, as they said it last.
+
+        On average over them; the encoders' or the decoders', whichever is longer.
+        """
+        return max(backlog.seconds for backlog in self._backlogs)
 
     @property
     def busy_seconds(self) -> float:
@@ -165,8 +171,21 @@ class RemoteEngines:
         return {}
 
     def start(self) -> None:
-        """Do nothing: the replicas have started before."""
+        """Begin to ask the replicas, which have started before, how much work they have."""
+        for backlog in self._backlogs:
+            backlog.start()
 
     async def close(self, seconds: float) -> None:
         """Wait for the work inside, for at most ``seconds``."""
         await self._calls.close(seconds)
+        for backlog in self._backlogs:
+            await backlog.close()
+
+
+def _asking(handle: "Handle") -> Callable[[], Awaitable[list[float]]]:
+    async def ask() -> list[float]:
+        asked = handle.broadcast("backlog_seconds")
+        said = await asked.results_async(timeout_s=PATIENCE, return_exceptions=True)
+        return [one for one in said if isinstance(one, float)]
+
+    return ask

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError
@@ -24,6 +25,7 @@ from flowmo.service.errors import (
     EngineStoppedError,
     OtherWeightsError,
     QueueFullError,
+    UnavailableError,
 )
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,9 @@ T = TypeVar("T")
 RETRIES = 2
 # Seconds between the tries of work that waits for a replica with its weights.
 UPDATE_PAUSE = 0.1
+# How many replicas are asked to do a piece of work that they may refuse: one that refuses has too
+# much work of its own, which others need not have.
+TRIES = 3
 _DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
 
 
@@ -44,6 +49,7 @@ class RemoteCalls:
     Args:
         info: The model as its replicas described it when the gateway started.
         ask: Asks a replica what its model is now.
+        backlog_seconds: Gives the seconds until the replicas would have done what they have.
 
     Attributes:
         info: The model as a replica described it last.
@@ -51,11 +57,17 @@ class RemoteCalls:
         closed: Whether the gateway has given up its replicas.
     """
 
-    def __init__(self, info: ModelInfo, ask: Callable[[], Awaitable[ModelInfo]]) -> None:
+    def __init__(
+        self,
+        info: ModelInfo,
+        ask: Callable[[], Awaitable[ModelInfo]],
+        backlog_seconds: Callable[[], float] = lambda: 0.0,
+    ) -> None:
         self.info = info
         self.inside = 0
         self.closed = False
         self._ask = ask
+        self._backlog_seconds = backlog_seconds
         self._asking: asyncio.Task[None] | None = None
 
     def ask_again(self) -> None:
@@ -78,12 +90,15 @@ class RemoteCalls:
         self.closed = True
 
     async def until_done(
-        self, once: Callable[[], Awaitable[T | RemoteError]], call: Call, patience: float = 0.0
+        self,
+        once: Callable[[frozenset[str]], Awaitable[T | RemoteError]],
+        call: Call,
+        patience: float = 0.0,
     ) -> T:
         """Have a piece of work done by whichever replica can.
 
         Args:
-            once: Asks one replica to do it.
+            once: Asks one replica to do it, rather one that is not among those that have refused.
             call: The deadline at which the work is given up.
             patience: The seconds to wait, in a rolling update, for a replica with the weights that
                 the work is for.
@@ -100,18 +115,22 @@ class RemoteCalls:
             async with asyncio.timeout(
                 None if math.isinf(call.deadline) else max(0.0, call.remaining)
             ):
-                result = await _retried(once)
+                result = await _by_any(once)
                 # In a rolling update, replicas of these weights may be there, or come.
                 while _is_of_other_weights(result) and time.monotonic() < until:
                     self.ask_again()
                     await asyncio.sleep(UPDATE_PAUSE)
-                    result = await _retried(once)
+                    result = await _by_any(once)
         except TimeoutError:
             raise DeadlineExceededError(
                 "the replicas had not done the work by the deadline"
             ) from None
         except BackPressureError:
-            raise QueueFullError("the replicas' queue is full") from None
+            seconds = self._backlog_seconds()
+            raise QueueFullError(
+                f"the replicas' queue is full, with about {seconds:.1f} s of work",
+                retry_after=max(1, math.ceil(seconds)),
+            ) from None
         except (*_DEAD, DeploymentUnavailableError) as error:
             logger.error("no replica did the work", exc_info=error)  # noqa: TRY400
             raise EngineStoppedError(
@@ -126,6 +145,25 @@ class RemoteCalls:
 
 def _is_of_other_weights(result: object) -> bool:
     return isinstance(result, RemoteError) and isinstance(result.error, OtherWeightsError)
+
+
+async def _by_any(once: Callable[[frozenset[str]], Awaitable[T | RemoteError]]) -> T | RemoteError:
+    """Ask one replica after the other until one does not refuse; else the least of the refusals."""
+    refusals: list[RemoteError] = []
+    while True:
+        refused_by = frozenset(refusal.replica for refusal in refusals)
+        result = await _retried(partial(once, refused_by))
+        if not isinstance(result, RemoteError) or not isinstance(result.error, UnavailableError):
+            return result
+        refusals.append(result)
+        # With one replica, the second try is answered by the first again.
+        if len(refusals) == TRIES or result.replica in refused_by:
+            return min(refusals, key=_retry_after)
+
+
+def _retry_after(refusal: RemoteError) -> int:
+    assert isinstance(refusal.error, UnavailableError)
+    return refusal.error.retry_after
 
 
 async def _retried(once: Callable[[], Awaitable[T]]) -> T:

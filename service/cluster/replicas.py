@@ -11,12 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from ray import serve
 from ray.exceptions import RayError
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
+from flowmo.service.cluster.memory import give_back_memory
 from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
@@ -54,7 +56,8 @@ class _Replica(ABC, Generic[Engine]):
 
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
-        self._runner = load_runner(config)
+        self._runner = load_runner(config, halves=[self.kind])
+        give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()
         self._engine: Engine = self._make_engine(config)
@@ -79,6 +82,13 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
             self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    def _refusal(self, error: Exception) -> RemoteError:
+        return RemoteError(error, serve.get_replica_context().replica_id.unique_id)
+
+    def backlog_seconds(self) -> float:
+        """The seconds until this replica would have done all the work that it has."""
+        return self._engine.backlog_seconds
 
     def info(self) -> ModelInfo:
         """The model's shapes, weights and device; constant."""
@@ -143,7 +153,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
         try:
             return await self._engine.encode(pixels, call.received())
         except _EXPECTED as error:
-            return RemoteError(error)
+            return self._refusal(error)
 
 
 class DecoderReplica(_Replica[DecoderEngine]):
@@ -176,7 +186,7 @@ class DecoderReplica(_Replica[DecoderEngine]):
         try:
             return await self._engine.decode(tokens, options, call.received())
         except _EXPECTED as error:
-            return RemoteError(error)
+            return self._refusal(error)
 
     async def watch(
         self, tokens: Tokens, options: DecodeOptions, call: CallMessage, previews: frozenset[int]
@@ -196,7 +206,7 @@ class DecoderReplica(_Replica[DecoderEngine]):
             try:
                 yield work.result()
             except _EXPECTED as error:
-                yield RemoteError(error)
+                yield self._refusal(error)
         finally:
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):

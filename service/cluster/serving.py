@@ -13,6 +13,7 @@ from ray import serve
 
 from flowmo.service.cluster.app import APPLICATION, build
 from flowmo.service.cluster.config import ClusterConfig
+from flowmo.service.cluster.proxy import ProxyLimits
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def run(
     """
     config = read()
     address = os.environ.get("RAY_ADDRESS")
+    if not address:  # the environment of this machine's own nodes is this process's
+        os.environ |= ProxyLimits.of(config.gateway_settings()).to_environment()
     own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
     ray.init(address=address, log_to_driver=False, **own)
     came: SimpleQueue[int] = SimpleQueue()

@@ -202,9 +202,17 @@ def _is_own(peer: Manifest) -> bool:
     return "namespaceSelector" not in peer and labels.get("app") == "flowmo"
 
 
+def _of_ours(manifests: list[Manifest]) -> Iterator[Manifest]:
+    """Deployments of the one process; the edge is another's program, with tests of its own."""
+    for deployment in of_kind(manifests, "Deployment"):
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        if container["image"].startswith("flowmo-serve"):
+            yield deployment
+
+
 def probes(manifests: list[Manifest], routes: set[str]) -> Iterator[str]:
     """Probes of the one process ask its routes; readiness is asked before liveness can kill."""
-    for deployment in of_kind(manifests, "Deployment"):
+    for deployment in _of_ours(manifests):
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             for kind in ("startupProbe", "readinessProbe", "livenessProbe"):
                 path = container.get(kind, {}).get("httpGet", {}).get("path")
@@ -216,7 +224,7 @@ def probes(manifests: list[Manifest], routes: set[str]) -> Iterator[str]:
 
 def endings(manifests: list[Manifest]) -> Iterator[str]:
     """The one process has time to finish what it has begun."""
-    for deployment in of_kind(manifests, "Deployment"):
+    for deployment in _of_ours(manifests):
         spec = deployment["spec"]["template"]["spec"]
         (container,) = spec["containers"]
         env = {entry["name"]: entry.get("value") for entry in container["env"]}

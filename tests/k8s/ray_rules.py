@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.schema import ServeDeploySchema
 
 from flowmo.service.cluster.config import ClusterConfig, Scaling
+from flowmo.service.cluster.proxy import CALLBACK, CALLBACK_VARIABLE
 from tests.k8s.manifests import Manifest, cpus, of_kind, pods, ray_service, serve_config
 
 _LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")
@@ -185,6 +186,12 @@ def config(manifests: list[Manifest]) -> Iterator[str]:
     }
     if ports != {http.get("port")}:
         yield f"pods name port {sorted(ports)} serve, and proxies listen on {http.get('port')}"
+    for found in pods(manifests):
+        variables = {
+            one["name"]: one.get("value") for c in found.containers for one in c.get("env", ())
+        }
+        if found.group is not None and variables.get(CALLBACK_VARIABLE) != CALLBACK:
+            yield f"{found.owner}: its proxy answers in plain text, without {CALLBACK_VARIABLE}"
     keys = settings.api_keys_file
     if keys is None and not any("FLOWMO_ALLOW_ANONYMOUS" in str(f.spec) for f in pods(manifests)):
         yield "no keys, and nothing says that anybody may ask"
@@ -227,6 +234,25 @@ def capacity(manifests: list[Manifest]) -> Iterator[str]:
             wanted[group].append(scaling)
     for group in groups:
         yield from _fits(group, wanted[group["groupName"]])
+
+
+def redundancy(manifests: list[Manifest]) -> Iterator[str]:
+    """Where strangers may not ask, it is production: two of each kind, on pods of their own."""
+    spec = ray_service(manifests)
+    if spec is None:
+        return
+    parsed = _cluster_config(serve_config(manifests))
+    if parsed.gateway_settings().api_keys_file is None:
+        return
+    deployments = {"gateway": parsed.gateway}
+    for name, model in parsed.models.items():
+        deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
+    for name, scaling in deployments.items():
+        if scaling.min_replicas < 2:
+            yield f"{name}: one replica at least, and none while it is replaced"
+    for group in spec["rayClusterConfig"]["workerGroupSpecs"]:
+        if group["minReplicas"] < 2:
+            yield f"{group['groupName']}: one pod at least, and none when its node is lost"
 
 
 def _fits(group: Manifest, scalings: list[Scaling]) -> Iterator[str]:

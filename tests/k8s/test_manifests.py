@@ -54,6 +54,7 @@ RULES: tuple[Rule, ...] = (
     pod_rules.restricted, pod_rules.images, pod_rules.volumes, pod_rules.requests,
     pod_rules.selectors, pod_rules.network, pod_rules.endings, pod_rules.environment,
     ray_rules.fields, ray_rules.operator, ray_rules.config, ray_rules.endings, ray_rules.capacity,
+    ray_rules.redundancy,
 )  # fmt: skip
 
 
@@ -107,6 +108,11 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
 @pytest.mark.parametrize(
     ("rule", "overlay", "name", "path", "value", "complaint"),
     [
+        (ray_rules.redundancy, H100, RAY, "spec.serveConfigV2",
+         serve(models__lo__decoder__min_replicas=1), "decoder-lo: one replica"),
+        (ray_rules.redundancy, H100, RAY, f"{GROUPS}.1.minReplicas", 1, "encoder: one pod"),
+        (ray_rules.config, H100, RAY, f"{GROUPS}.2.template.spec.containers.0.env", [],
+         "decoder: its proxy answers in plain text"),
         (schemas, SINGLE, DEPLOYMENT, "spec.replica", 2, "replica"),
         (schemas, H100, JOB, f"{POD}.restartPolicies", "Never", "restartPolicies"),
         (schemas, H100, RAY, f"{GROUPS}.2.template.spec.tolerations.0.effects", "x", "effects"),
@@ -158,7 +164,7 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
         (ray_rules.capacity, H100, RAY,
          f"{GROUPS}.0.template.spec.containers.0.resources.limits.cpu", "1", "a pod has 1"),
         (ray_rules.capacity, H100, RAY, "spec.serveConfigV2",
-         serve(models__lo__encoder__num_gpus=0.5), "max_replicas need 2 num_gpus"),
+         serve(models__lo__encoder__num_gpus=0.75), "max_replicas need 3 num_gpus"),
         (ray_rules.capacity, H100, RAY, "spec.serveConfigV2",
          serve(models__lo__encoder__num_gpus=0), "nobody uses its num_gpus"),
         (pod_rules.restricted, H100, "Namespace/flowmo",

@@ -1,12 +1,15 @@
 """Checkpoints to what computes."""
 
+import gc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from flowmo.model.errors import CheckpointError, ConfigError
-from flowmo.model.inference import InferenceModel
+from flowmo.model.inference import HALVES, Half, InferenceModel
+from flowmo.model.tokens import Tokens
 from flowmo.service.engine.config import DEFAULT_CHECKPOINT, RunnerConfig
 from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.torch_runner import TorchRunner
@@ -53,6 +56,62 @@ def test_another_dtype_is_the_same_model(checkpoint: Path, inference_model: Infe
         for model in (inference_model, half)
     ]
     assert np.abs(pictures[0].astype(int) - pictures[1]).mean() < 8
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_half_alone_computes_what_it_does_with_the_other(
+    half: Half, checkpoint: Path, runner: Runner
+) -> None:
+    alone = load_runner(cpu(checkpoint), halves=[half])
+    assert alone.info == runner.info
+    tokens = Tokens(ids=np.full((16, 3), 9, np.int32), group_bits=4)
+
+    def encode(runner: Runner) -> list[Tokens]:
+        return runner.encode(PICTURE[None])
+
+    def step(runner: Runner) -> list[float]:
+        x, condition = runner.begin(tokens, 3)
+        velocity: list[float] = runner.velocity(x[None], [0.5], condition[None]).flatten().tolist()
+        return velocity
+
+    compute = {"encoder": encode, "decoder": step}
+    assert compute.pop(half)(alone) == {"encoder": encode, "decoder": step}[half](runner)
+    for other in compute.values():
+        with pytest.raises(ConfigError, match="without its"):
+            other(alone)
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_half_alone_has_no_weights_of_the_other(half: Half, checkpoint: Path) -> None:
+    both, alone = (load_model(cpu(checkpoint), halves=halves) for halves in (HALVES, [half]))
+
+    def bytes_of(model: InferenceModel) -> int:
+        gc.collect()
+        held: dict[int, object] = {id(model): model}
+        stack: list[object] = [model]
+        while stack:
+            for one in gc.get_referents(stack.pop()):
+                if id(one) not in held and isinstance(one, dict | torch.nn.Module | torch.Tensor):
+                    held[id(one)] = one
+                    stack.append(one)
+        tensors = [one for one in held.values() if isinstance(one, torch.Tensor)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    network = {"encoder": both.encoder, "decoder": both.decoder}[half]
+    other = {"encoder": both.decoder, "decoder": both.encoder}[half]
+    own, spared = (sum(p.nbytes for p in one.parameters()) for one in (network, other))
+    assert own <= bytes_of(alone) <= bytes_of(both) - spared
+
+
+def test_a_half_alone_is_compiled_alone(checkpoint: Path, tmp_path: Path) -> None:
+    config = cpu(checkpoint).model_copy(
+        update={"runner": "onnxruntime", "build_engines": True, "engine_cache": tmp_path}
+    )
+    runner = load_runner(config, halves=["encoder"])
+    assert not runner.info.is_fallback
+    assert [path.suffix for path in tmp_path.rglob("encoder*.onnx")] == [".onnx"]
+    assert not list(tmp_path.rglob("decoder*"))
+    assert runner.encode(PICTURE[None]) == load_runner(cpu(checkpoint)).encode(PICTURE[None])
 
 
 def test_a_runner_of_ones_own_gets_the_config(checkpoint: Path) -> None:

@@ -118,20 +118,19 @@ def check_bindings(half: Half, bindings: Mapping[str, Mapping[str, Any]]) -> Non
 
 
 class TensorRTSteps:
-    """Both halves, as :class:`flowmo.model.inference.Steps`.
+    """Engines of a model's halves, as :class:`flowmo.model.inference.Steps`.
 
     Args:
-        encoder: The engine of the encoder.
-        decoder: The engine of the decoder.
+        engines: The engine of each half that is computed.
     """
 
-    def __init__(self, encoder: EngineHalf, decoder: EngineHalf) -> None:
-        self._encoder, self._decoder = encoder, decoder
+    def __init__(self, engines: Mapping[Half, EngineHalf]) -> None:
+        self._engines = engines
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`Steps.encode`."""
-        return self._encoder(images)
+        return self._engines["encoder"](images)
 
     def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
         """See :meth:`Steps.velocity`."""
-        return self._decoder(x, condition, modulation)
+        return self._engines["decoder"](x, condition, modulation)

@@ -47,7 +47,7 @@ def test_the_share_is_of_the_time_since_the_last_question() -> None:
 
 def test_ray_finds_the_policy_with_its_target() -> None:
     scaling = Scaling(max_replicas=4, target_backlog_seconds=1.5)
-    options = scaling.options(target=12, max_ongoing=64, drain_seconds=60)
+    options = scaling.options(target=12, max_ongoing=64, max_queued=64, drain_seconds=60)
     parsed = AutoscalingConfig(**options["autoscaling_config"])
     policy: Any = parsed.policy.get_policy()
     context: Any = SimpleNamespace(
