@@ -13,6 +13,7 @@ from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.content_coding import ContentCoding
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
@@ -91,6 +92,7 @@ def create_app(
     for router in (tokens.router, batches.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
+    app.add_middleware(ContentCoding)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
     )

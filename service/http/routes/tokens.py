@@ -26,7 +26,8 @@ from flowmo.service.http.routes.shared import (
     upload_headers,
 )
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.token_files import ARRAYS, PACKED
+from flowmo.service.http.token_sets import compact, model_for, tokens_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
     DetokenizeOptions,
@@ -42,7 +43,7 @@ from flowmo.service.http.wire import (
 
 router = APIRouter(prefix="/v1", tags=["tokens"])
 
-TOKEN_OFFERS = ("application/json", CONTAINER_MEDIA_TYPE)
+TOKEN_OFFERS = ("application/json", CONTAINER_MEDIA_TYPE, *ARRAYS, PACKED)
 IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
 
 
@@ -51,8 +52,8 @@ IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
     response_model=TokenizeAnswer,
     responses={
         200: {
-            "description": "Tokens, as JSON ids or as a packed container.",
-            "content": binary_content(CONTAINER_MEDIA_TYPE),
+            "description": "Tokens, as JSON ids, as a packed container, as arrays or as bare bits.",
+            "content": binary_content(*TOKEN_OFFERS[1:]),
         },
         **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
@@ -71,10 +72,9 @@ async def tokenize(
         tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
     headers = model_headers(job) | upload_headers(upload)
     headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
-    if media_type == CONTAINER_MEDIA_TYPE:
-        return Response(
-            containered(tokens, job.info, job.fingerprint), headers=headers, media_type=media_type
-        )
+    if media_type != TOKEN_OFFERS[0]:
+        data = compact(tokens, job.info, media_type, fingerprint=job.fingerprint, model=job.name)
+        return Response(data, headers=headers, media_type=media_type)
     answer = TokenizeAnswer(
         tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
         upload=UploadMessage.of(upload),
@@ -100,7 +100,7 @@ async def tokenize(
         "requestBody": {
             "required": True,
             "content": {
-                **binary_content(CONTAINER_MEDIA_TYPE, bodies.BINARY),
+                **binary_content(*TOKEN_OFFERS[1:]),
                 "application/json": {"schema": schema_ref(DetokenizeBody)},
             },
         }
@@ -118,7 +118,11 @@ async def detokenize(
     seconds = service.settings.body_seconds
     with service.admit(request) as scope:
         body = await bodies.read_tokens(
-            request, query, seconds=seconds, max_values=service.max_token_values
+            request,
+            query,
+            service.models,
+            seconds=seconds,
+            max_values=service.max_token_values,
         )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
