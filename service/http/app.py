@@ -13,12 +13,13 @@ from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.cancellation import CancelAnywhere
 from flowmo.service.http.content_coding import ContentCoding
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
-from flowmo.service.http.routes import batches, health, inference, tokens
+from flowmo.service.http.routes import batches, health, inference, pictures, requests, tokens
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
@@ -38,6 +39,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     in_cluster: bool = False,
+    cancel_elsewhere: CancelAnywhere | None = None,
 ) -> FastAPI:
     """Make an application that serves some models.
 
@@ -50,6 +52,7 @@ def create_app(
         settings: The operator's settings; from the environment by default.
         in_cluster: Whether this is one of several gateways: then others replace models and export
             the metrics.
+        cancel_elsewhere: Cancels requests that came to other gateways.
 
     Raises:
         KeysError: The API keys cannot be read.
@@ -83,13 +86,15 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.keyring = keyring
+    app.state.cancel_elsewhere = cancel_elsewhere
     app.state.large_body = asyncio.Lock()  # see bodies.parse_aside
     app.state.service = service = Service(models, limiter, settings, metrics)
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
     app.include_router(inference.router)
-    for router in (tokens.router, batches.router, model_routes.router):
+    app.include_router(requests.router)
+    for router in (tokens.router, batches.router, pictures.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
     app.add_middleware(ContentCoding)

@@ -7,6 +7,7 @@ from typing import Self
 from starlette.requests import Request
 
 from flowmo.service.engine.calls import Call
+from flowmo.service.http.cancellation import Cancellation
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,7 @@ class RequestScope:
     Attributes:
         request: The request as the client sent it.
         call: The request's deadline and priority.
+        cancellation: Whether the request's sender has cancelled it.
         resources: What is released at the end of the scope: the admission, and the models in use.
             An answer that is still being made when the route returns takes them over with
             ``resources.pop_all()``.
@@ -23,6 +25,7 @@ class RequestScope:
 
     request: Request
     call: Call
+    cancellation: Cancellation
     resources: ExitStack
 
     def __enter__(self) -> Self:

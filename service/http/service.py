@@ -9,11 +9,13 @@ from starlette.requests import Request
 from flowmo.service.engine.calls import Priority
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
+from flowmo.service.http.cancellation import InsideRequests
 from flowmo.service.http.deadlines import call_of
+from flowmo.service.http.disconnect import CANCELLATION
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.item_feed import ItemFeed, item_capacity
-from flowmo.service.http.middleware import declared_bytes, watch_body
+from flowmo.service.http.middleware import declared_bytes, request_id_of, watch_body
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.models import Models
@@ -37,6 +39,7 @@ class Service:
         image_readers: The processes that read uploaded image files.
         image_threads: The threads that write image files.
         feed: Lets the items of batch requests to the engines.
+        requests: The requests that are inside, for those who cancel them.
     """
 
     def __init__(
@@ -47,6 +50,7 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
+        self.requests = InsideRequests()
         at_once = settings.image_threads or usable_processors()
         self.image_readers = ImageReaders(at_once, settings.image_seconds)
         self.image_threads = ImageThreads(at_once)
@@ -86,7 +90,10 @@ class Service:
             )
         )
         watch_body(request.scope, admission)
-        return RequestScope(request, call, resources)
+        state = request.scope["state"]
+        inside = self.requests.enter(state.get("key"), request_id_of(request.scope))
+        state[CANCELLATION] = cancellation = resources.enter_context(inside)
+        return RequestScope(request, call, cancellation, resources)
 
     @property
     def max_token_values(self) -> int:

@@ -162,6 +162,8 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
         "/v1/detokenize",
         "/v1/reconstruct",
         "/v1/models",
+        "/v1/pictures/{container}",
+        "/v1/requests/{id}/cancel",
         "/healthz",
         "/readyz",
         "/metrics",

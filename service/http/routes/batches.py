@@ -232,7 +232,11 @@ async def _begin(
         max_values=service.max_token_values if issubclass(reading.kind, TokensBody) else 0,
         files=reading.files,
     )
-    return Outcomes(batch, lambda item: work(scope, item), service.feed, scope.call)
+
+    async def one(item: I) -> R:
+        return await scope.cancellation.until_cancelled(work(scope, item))
+
+    return Outcomes(batch, one, service.feed, scope.call)
 
 
 async def _run(

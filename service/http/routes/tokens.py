@@ -13,6 +13,7 @@ from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture_identity import address_of, tag_of
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import (
     ServiceOf,
@@ -27,7 +28,7 @@ from flowmo.service.http.routes.shared import (
 )
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_files import ARRAYS, PACKED
-from flowmo.service.http.token_sets import compact, model_for, tokens_for
+from flowmo.service.http.token_sets import compact, containered, model_for, tokens_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
     DetokenizeOptions,
@@ -134,6 +135,12 @@ async def detokenize(
         found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = model_headers(job) | sampling_headers(options, found.value.sampler)
     headers["Flowmo-Cache"] = found.outcome
+    # Of the picture that was made: one of fewer steps has an address of its own.
+    made = (options.seed, found.value.sampler, format, wanted.quality)
+    headers["ETag"] = tag_of(tokens, job.fingerprint, *made)
+    address = address_of(containered(tokens, job.info, job.fingerprint), *made)
+    if address is not None:
+        headers["Content-Location"] = address
     return Response(found.value.data, headers=headers, media_type=media_type)
 
 
@@ -183,7 +190,7 @@ async def _stream(
         media_type = IMAGE_OFFERS[0]
     stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
     start = stream.start(
-        lambda watch: job.pixels(tokens, options, watch=watch),
+        lambda watch: scope.cancellation.until_cancelled(job.pixels(tokens, options, watch=watch)),
         wanted.previews,
         scope.resources,
     )
