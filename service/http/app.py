@@ -19,7 +19,15 @@ from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
-from flowmo.service.http.routes import batches, health, inference, pictures, requests, tokens
+from flowmo.service.http.routes import (
+    batches,
+    health,
+    inference,
+    pictures,
+    requests,
+    shared_memory,
+    tokens,
+)
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
@@ -93,6 +101,8 @@ def create_app(
         app.include_router(health.metrics_router)
     app.include_router(health.router)
     app.include_router(inference.router)
+    if not in_cluster:  # the next request may come to another machine's gateway
+        app.include_router(shared_memory.router)
     app.include_router(requests.router)
     for router in (tokens.router, batches.router, pictures.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
