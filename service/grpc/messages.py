@@ -15,7 +15,6 @@ SERVICE = f"{PACKAGE}.GRPCInferenceService"
 
 _PARAMETERS = "map<string,InferParameter>"
 _NAMED = "1 name string, 2 version string"
-_DURATION = "StatisticDuration"
 _REGION = "1 name string, 2 key string, 3 offset uint64, 4 byte_size uint64"
 
 # By message: number, name and type of each field. `*` before a type repeats it, `|` makes it one of
@@ -60,14 +59,10 @@ _TABLE: Mapping[str, str] = {
     "ModelOutput": "1 name string, 2 data_type int32, 3 dims *int64",
     "ModelStatisticsRequest": _NAMED,
     "StatisticDuration": "1 count uint64, 2 ns uint64",
-    "InferStatistics": ", ".join(
-        f"{number} {name} {_DURATION}"
-        for number, name in enumerate(
-            ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output")
-            + ("cache_hit", "cache_miss"),
-            1,
-        )
-    ),
+    "InferStatistics": "1 success StatisticDuration, 2 fail StatisticDuration, "
+    "3 queue StatisticDuration, 4 compute_input StatisticDuration, "
+    "5 compute_infer StatisticDuration, 6 compute_output StatisticDuration, "
+    "7 cache_hit StatisticDuration, 8 cache_miss StatisticDuration",
     "ModelStatistics": "1 name string, 2 version string, 3 last_inference uint64, "
     "4 inference_count uint64, 5 execution_count uint64, 6 inference_stats InferStatistics",
     "ModelStatisticsResponse": "1 model_stats *ModelStatistics",
@@ -152,13 +147,8 @@ def _add(message: Any, package: str, path: str, number: int, name: str, kind: st
 # Message classes by name.
 MESSAGES = _make(PACKAGE, _TABLE)
 HEALTH_MESSAGES = _make(_HEALTH, _HEALTH_TABLE)
-SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
+SERVING, NOT_SERVING = 1, 2
 
 # Element types of a model's configuration.
-DATA_TYPES = {
-    name: number
-    for number, name in enumerate(
-        ("INVALID", "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32")
-        + ("INT64", "FP16", "FP32", "FP64", "STRING", "BF16")
-    )
-}
+_TYPES = "INVALID BOOL UINT8 UINT16 UINT32 UINT64 INT8 INT16 INT32 INT64 FP16 FP32 FP64 STRING BF16"
+DATA_TYPES = {name: number for number, name in enumerate(_TYPES.split())}

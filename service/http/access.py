@@ -1,8 +1,8 @@
 """Who may use a route: a dependency that runs before a request is admitted or its body read."""
 
 import ipaddress
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -33,11 +33,36 @@ async def authorized(
     """
     keyring: Keyring = request.app.state.keyring
     service: Service = request.app.state.service
-    metrics = service.metrics
     presented = None if credentials is None else credentials.credentials
+    with let_in(keyring, service, presented, is_local=is_local(request.scope)) as name:
+        if name is not None:
+            request.scope["state"]["key"] = name
+        yield
+
+
+@contextmanager
+def let_in(
+    keyring: Keyring, service: Service, presented: str | None, *, is_local: bool
+) -> Iterator[str | None]:
+    """Hold what a request's key may use while the block runs, however the request came.
+
+    Args:
+        keyring: The server's keys.
+        service: The parts that all routes share.
+        presented: The key that came with the request; None without one.
+        is_local: Whether the request came from this machine.
+
+    Yields:
+        The key's name; None where no key is needed.
+
+    Raises:
+        UnauthorizedError: As of :func:`authorized`.
+        RateLimitedError: As of :func:`authorized`.
+    """
+    metrics = service.metrics
     with ExitStack() as held:
         try:
-            check_anonymous(keyring, service, is_local=is_local(request.scope))
+            check_anonymous(keyring, service, is_local=is_local)
             name = held.enter_context(keyring.enter(presented))
         except UnauthorizedError:
             metrics.keys.inc("", "unknown")
@@ -47,8 +72,7 @@ async def authorized(
             raise
         if name is not None:
             metrics.keys.inc(name, "admitted")
-            request.scope["state"]["key"] = name
-        yield
+        yield name
 
 
 async def identified(

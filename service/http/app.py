@@ -80,7 +80,7 @@ def create_app(
             async with service.sampling():
                 yield
         else:
-            async with reload_on_hangup(reload):
+            async with reload_on_hangup(reload), grpc_beside(service, keyring):
                 yield
         await models.close(settings.drain_seconds)
         await service.image_readers.close()
@@ -117,6 +117,19 @@ def create_app(
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)
     return app
+
+
+@asynccontextmanager
+async def grpc_beside(service: Service, keyring: Keyring) -> AsyncIterator[None]:
+    """Answer gRPC calls, too, while the block runs, if the settings name a port for them."""
+    port = service.settings.grpc_port
+    if port is None:
+        yield
+        return
+    from flowmo.service.grpc.server import serve_grpc  # an extra
+
+    async with serve_grpc(service, keyring, port):
+        yield
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

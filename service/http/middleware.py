@@ -34,6 +34,11 @@ def request_id_of(scope: Scope) -> str:
     return request_id
 
 
+def usable_request_id(given: str | None) -> str | None:
+    """The id that a client gave its request, if a log can hold it."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None
+
+
 class RequestContext:
     """Gives each request an id, counts and times it, and logs its end.
 
@@ -56,8 +61,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = usable_request_id(headers.get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         logs.request_id.set(request_id)
         method = scope["method"] if scope["method"] in _METHODS else "other"
