@@ -111,7 +111,7 @@ class InferenceServicer:
             "CudaSharedMemoryStatus": _nothing("CudaSharedMemoryStatusResponse"),
             "CudaSharedMemoryUnregister": _nothing("CudaSharedMemoryUnregisterResponse"),
         }
-        unary: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        unary: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, method, is_public=True))
             for name, method in public.items()
         } | {
@@ -119,9 +119,7 @@ class InferenceServicer:
             for name, method in methods.items()
         }
         unary["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
-        health: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
-            "Check": grpc.unary_unary_rpc_method_handler(self._check)
-        }
+        health: dict[str, Any] = {"Check": grpc.unary_unary_rpc_method_handler(self._check)}
         return [
             grpc.method_handlers_generic_handler(SERVICE, unary),
             grpc.method_handlers_generic_handler(HEALTH_SERVICE, health),

@@ -266,7 +266,7 @@ def test_tensors_travel_in_shared_memory(served: Served) -> None:
 
 def test_the_standard_health_check(served: Served) -> None:
     with grpc.insecure_channel(served.address) as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
+        check: Any = channel.unary_unary("/grpc.health.v1.Health/Check")
         for service in ("", "inference.GRPCInferenceService"):
             request = HEALTH_MESSAGES["HealthCheckRequest"](service=service)
             answer = check(request.SerializeToString(), timeout=10)
@@ -277,10 +277,10 @@ def test_the_standard_health_check(served: Served) -> None:
 
 def test_bytes_that_are_no_message(served: Served) -> None:
     with grpc.insecure_channel(served.address) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        call: Any = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         with pytest.raises(grpc.RpcError) as error:
             call(b"\xff" * 40, timeout=10, metadata=tuple(KEY.items()))
-        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT  # type: ignore[attr-defined]
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
