@@ -71,6 +71,8 @@ def _check_grpc(*, on_ray: bool) -> None:
 def _serve_here(settings: "Settings") -> None:
     listener = listen(settings.host, settings.port)
     check_access(settings, listener.getsockname()[0])
+    if settings.grpc_port is not None:  # gRPC binds it again: what is learnt is that it is free
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()
     # Imported here, so that mistakes in options do not wait for torch.
     import uvicorn
 

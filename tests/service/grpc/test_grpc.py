@@ -19,6 +19,7 @@ from flowmo.cli.server_process import ServerProcess
 from flowmo.service.grpc.messages import HEALTH_MESSAGES, SERVING
 from flowmo.service.grpc.server import _is_local
 from flowmo.service.http.keys import digest_of
+from tests.flowmo.test_cli import flowmo
 from tests.service.pictures import as_file, from_file, gradient
 
 PNG = as_file(gradient())
@@ -314,3 +315,16 @@ def _until(condition: Any) -> None:
 
 def _until_idle(served: Served) -> None:
     _until(lambda: _gauge(served, "flowmo_queue_depth") == 0)
+
+
+def test_a_taken_port_and_ray_are_told_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = flowmo("serve", "--port=0", f"--grpc-port={port}")
+        assert result.returncode == 2
+        assert "--grpc-port" in result.stderr
+    result = flowmo("serve", "--ray", "--grpc-port=0")
+    assert result.returncode == 2
+    assert "Ray" in result.stderr
