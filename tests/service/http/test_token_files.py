@@ -1,9 +1,12 @@
 """Token sets as arrays and as bare bits: answers, bodies, and files of strangers."""
 
+import base64
 import io
 import json
 import struct
+import time
 import zipfile
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -152,8 +155,6 @@ def _load(data: bytes) -> dict[str, Any]:
 
 
 def _decoded(text: str) -> bytes:
-    import base64
-
     return base64.b64decode(text)
 
 
@@ -166,12 +167,41 @@ def test_lines_come_with_their_index_and_a_count(http: httpx.Client) -> None:
         assert answer.headers["Content-Type"].startswith("application/x-ndjson")
         *lines, counts = (json.loads(line) for line in answer.text.splitlines())
         assert counts == {"succeeded": 2, "failed": 1}
-        by_index = {line.pop("index"): line for line in lines}
+        by_index = {line["index"]: line for line in lines}
         assert sorted(by_index) == [0, 1, 2]
         for index, item in enumerate(plain["items"]):
-            assert by_index[index].keys() == item.keys()
+            assert by_index[index].keys() == {*item.keys(), "index"}
             for name in item.keys() - {"problem"}:
                 assert by_index[index][name] == item[name]
+        if route == "tokenize":  # a line is an item of detokenize as it is
+            again = http.post("/v1/detokenize/batch", json={"items": lines[:1]}).json()
+            assert again["items"][0]["status"] in {200, 422}
+
+
+def test_whoever_leaves_the_lines_ends_what_is_not_made(http: httpx.Client) -> None:
+    files = [("item", ("a", PNG)), *[("item", ("b", JPEG))] * 7]
+    with http.stream(
+        "POST",
+        "/v1/reconstruct/batch",
+        files=files,
+        params={"steps": 1000},
+        headers={"Accept": "application/x-ndjson"},
+    ) as answer:
+        assert answer.status_code == 200
+        _until(lambda: _depth(http) > 0)
+    _until(lambda: _depth(http) == 0, seconds=10)
+
+
+def _depth(http: httpx.Client) -> float:
+    lines = http.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("flowmo_queue_depth{"))
+
+
+def _until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_a_damaged_container_among_others_is_an_item_of_its_own(http: httpx.Client) -> None:
