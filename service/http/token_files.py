@@ -24,7 +24,7 @@ from safetensors import deserialize as read_safetensors
 from safetensors.numpy import save as write_safetensors
 
 from flowmo.model.config import FlowMoConfig
-from flowmo.model.container import MAGIC, Container
+from flowmo.model.container import Container
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
@@ -36,6 +36,8 @@ SAFETENSORS = "application/vnd.safetensors"
 PACKED = "application/octet-stream"
 ARRAYS = (NPZ, SAFETENSORS)
 
+# What no bits of tokens are taken for.
+_CONTAINER_START = b"\x89FLM"
 # Beside the ids: a zip's directory, headers, metadata.
 _SLACK_BYTES = 64 * 1024
 # int64, what numpy makes of whole numbers if nobody says.
@@ -233,16 +235,24 @@ def split_containers(data: bytes, *, most: int) -> list[bytes]:
 
     They are not read: one whose length is damaged takes those after it with it.
     """
-    # Where the length of the payload stands in version 1 (flowmo.model.container).
-    at = 28
     found: list[bytes] = []
     begin = 0
     while begin < len(data) and len(found) <= most:
-        payload = int.from_bytes(data[begin + at : begin + at + 4], "little")
-        end = begin + Container.overhead + payload
+        end = begin + _length_at(data, begin)
         found.append(data[begin:end])
         begin = end
     return found
+
+
+def _length_at(data: bytes, begin: int) -> int:
+    """The bytes that a container says it has (docs/container.md)."""
+
+    def number(at: int) -> int:
+        return int.from_bytes(data[begin + at : begin + at + 4], "little")
+
+    if data[begin + 8 : begin + 10] == b"\x02\x00":  # of several tiles
+        return 64 + number(36) * number(40) + 4
+    return 48 + number(28) + 4
 
 
 def split_packed(
@@ -267,7 +277,7 @@ def split_packed(
 def _unpacked(data: bytes, models: Models, name: str | None, fingerprint: str | None) -> Container:
     info = _info(models, name, fingerprint, None)
     config = info.config
-    if data.startswith(MAGIC) or len(data) != config.payload_bytes:
+    if data.startswith(_CONTAINER_START) or len(data) != config.payload_bytes:
         return Container.from_bytes(data)
     tokens = Tokens.unpack(
         data,

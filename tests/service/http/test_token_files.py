@@ -20,7 +20,14 @@ from safetensors.numpy import save as save_safetensors
 
 from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.service.errors import RequestError
-from flowmo.service.http.token_files import ARRAYS, NPZ, PACKED, SAFETENSORS, TokenArray
+from flowmo.service.http.token_files import (
+    ARRAYS,
+    NPZ,
+    PACKED,
+    SAFETENSORS,
+    TokenArray,
+    split_containers,
+)
 from tests.service.pictures import as_file, gradient
 
 PNG, JPEG = as_file(gradient()), as_file(gradient(), "JPEG")
@@ -211,6 +218,15 @@ def test_a_damaged_container_among_others_is_an_item_of_its_own(http: httpx.Clie
         "/v1/detokenize/batch", content=one + damaged + one, headers={"Content-Type": MEDIA_TYPE}
     )
     assert [item["status"] for item in answer.json()["items"]] == [200, 400, 200]
+
+
+def test_containers_are_told_apart_by_their_lengths(http: httpx.Client) -> None:
+    one = tokenize(http, MEDIA_TYPE).content
+    # Version 2: two tiles of three bytes behind a header of 64.
+    fields = struct.pack("<HHHBBIIIIIIII", 2, 18, 9, 0, 0, 1, 9, 9, 8, 0, 2, 3, 0)
+    tiles = one[:8] + fields + bytes(64 - 8 - len(fields)) + bytes(2 * 3 + 4)
+    assert split_containers(one + tiles + one, most=64) == [one, tiles, one]
+    assert len(split_containers(one * 9, most=3)) == 4
 
 
 @pytest.mark.parametrize("form", FORMS)
