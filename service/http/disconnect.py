@@ -29,7 +29,8 @@ async def until_disconnect(request: Request, work: Awaitable[T]) -> T:
         ClientLeftError: The client closed the connection first.
         RequestCancelledError: The client cancelled the request first.
     """
-    cancellation: Cancellation = request.scope["state"][CANCELLATION]
+    # What was not admitted, nobody can cancel.
+    cancellation: Cancellation = request.scope.get("state", {}).get(CANCELLATION) or Cancellation()
     task = asyncio.ensure_future(cancellation.until_cancelled(work))
     watcher = asyncio.ensure_future(_disconnected(request))
     try:
