@@ -2,7 +2,7 @@
 #
 #   docker build -t flowmo-serve .                                        GPUs
 #   docker build -t flowmo-serve:cpu --build-arg BASE=python:3.12-slim \
-#     --build-arg EXTRAS=serve,train,train-ray,export,tracing,s3,gcs .    without TensorRT
+#     --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd .    without TensorRT
 #
 # BASE is anything of Debian or Ubuntu with Python 3.11 or newer, there already or from its archive.
 # torch's wheels bring the CUDA libraries, so the base needs no more of CUDA than its smallest runtime.
@@ -17,7 +17,7 @@ RUN if ! command -v python3 >/dev/null; then \
     fi
 
 FROM python AS requirements
-ARG EXTRAS=serve,train,train-ray,export,tracing,s3,gcs,tensorrt
+ARG EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd,tensorrt
 COPY pyproject.toml tools/dependencies.py /
 RUN python3 /dependencies.py /pyproject.toml "${EXTRAS}" > /requirements.txt
 

@@ -25,7 +25,9 @@ each kind is answered.
      ├── OtherWeightsError       tokens for a model that is just being replaced
      ├── ComputeError            the device failed on it
      ├── EngineStoppedError      the device thread has ended
-     └── ClientLeftError         nobody waits for the answer any more
+     ├── ClientLeftError         nobody waits for the answer any more
+     ├── RequestCancelledError   its sender has cancelled it
+     └── UnknownRequestError     there is no such request to cancel
 """
 
 from collections.abc import Sequence
@@ -161,3 +163,11 @@ class EngineStoppedError(RequestError):
 
 class ClientLeftError(RequestError):
     """Nobody waits for the answer any more."""
+
+
+class RequestCancelledError(RequestError):
+    """The request's sender has cancelled it."""
+
+
+class UnknownRequestError(RequestError):
+    """There is no such request of this sender inside."""

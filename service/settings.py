@@ -78,6 +78,19 @@ class Settings(RunnerConfig, BaseSettings):
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
     )
+    grpc_port: int | None = setting(
+        Panel.NETWORK,
+        "The port of the Open Inference Protocol over gRPC (extra grpc); 0 takes a free one.",
+        default=None,
+        unset="no gRPC",
+        ge=0,
+        le=65535,
+    )
+    shared_memory: bool = setting(
+        Panel.NETWORK,
+        "Let clients on this machine pass tensors in shared memory (Open Inference Protocol).",
+        default=False,
+    )
     max_header_bytes: int = setting(
         Panel.NETWORK,
         "The largest request line and headers together, in bytes; more get 431.",

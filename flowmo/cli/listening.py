@@ -10,8 +10,17 @@ if TYPE_CHECKING:
     from flowmo.service.settings import Settings
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind before the checkpoint is loaded, so that a taken port is reported at once."""
+def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+    """Bind before the checkpoint is loaded, so that a taken port is reported at once.
+
+    Args:
+        host: The address.
+        port: The port; 0 takes a free one.
+        option: The option that chooses the port, for the message.
+
+    Raises:
+        typer.BadParameter: The address cannot be listened on.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # With the protocol named, asyncio sets TCP_NODELAY on connections; without it, each answer
     # waits 40 ms for the client's delayed acknowledgement of its headers.
@@ -22,8 +31,8 @@ def listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         listener.close()
         raise typer.BadParameter(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port "
-            f"(--port 0 takes a free one)"
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or {option} "
+            f"({option} 0 takes a free one)"
         ) from None
     return listener
 

@@ -46,15 +46,33 @@ def serve_command(
     loads models and API keys again.
     """
     settings = given_settings(context)
-    if ray or ray_config is not None:
+    on_ray = ray or ray_config is not None
+    if settings.grpc_port is not None:
+        _check_grpc(on_ray=on_ray)
+    if on_ray:
         serve_on_ray(settings, ray_config)
     else:
         _serve_here(settings)
 
 
+def _check_grpc(*, on_ray: bool) -> None:
+    if on_ray:
+        raise typer.BadParameter(
+            "--grpc-port is of one process; Ray's proxies speak HTTP to the gateways"
+        )
+    try:
+        import grpc  # noqa: F401
+    except ImportError:
+        raise typer.BadParameter(
+            "--grpc-port needs gRPC; install it with: pip install 'flowmo-serve[grpc]'"
+        ) from None
+
+
 def _serve_here(settings: "Settings") -> None:
     listener = listen(settings.host, settings.port)
     check_access(settings, listener.getsockname()[0])
+    if settings.grpc_port is not None:  # gRPC binds it again: what is learnt is that it is free
+        listen(settings.host, settings.grpc_port, "--grpc-port").close()
     # Imported here, so that mistakes in options do not wait for torch.
     import uvicorn
 

@@ -314,6 +314,52 @@ class Client:
         )
         return self._many(chunks, options)
 
+    def picture_url(
+        self,
+        tokens: TokenSource,
+        *,
+        sampling: Sampling | None = None,
+        format: ImageFormat = "png",
+        quality: int | None = None,
+    ) -> str:
+        """The URL of the image of tokens, for a browser, a page or a cache; nothing is sent.
+
+        It carries the tokens themselves, so it means the same picture on every server that has the
+        model. What ``sampling`` leaves out is the server's default, which may change: give steps,
+        schedule, rho and guidance for a URL that caches may keep for ever.
+
+        Args:
+            tokens: As for :meth:`detokenize`.
+            sampling: Seed, steps and guidance; it cannot allow to degrade.
+            format: The format of the image.
+            quality: The quality of JPEG and WebP, 1 to 100.
+
+        Raises:
+            ValueError: The sampling allows to degrade.
+        """
+        path = requests.picture_path(tokens, sampling=sampling, format=format, quality=quality)
+        return self.url + path
+
+    def cancel(self, request_id: str, /, **options: Unpack[CallOptions]) -> int:
+        """Give up a call that is under way, from elsewhere: another thread, task or client.
+
+        That call raises :class:`ServerRefusedError` with the code ``cancelled``.
+
+        Args:
+            request_id: What was given to the call as ``request_id``.
+            **options: See :class:`CallOptions`.
+
+        Returns:
+            How many requests ended with it; 0 if they had been cancelled before.
+
+        Raises:
+            ClientError: No answer came; the code is ``unknown-request`` when nothing of that name
+                is under way.
+            ValueError: No call can have such an id.
+        """
+        Call(request_id=request_id)  # checks it
+        return self._run(requests.cancel(request_id), self._attempts(options))
+
     def models(self, **options: Unpack[CallOptions]) -> list[ModelInfo]:
         """Ask which models the server serves.
 

@@ -1,5 +1,6 @@
 """Every request of one thing, as a value: what is sent, and how its answer is read."""
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -108,6 +109,31 @@ def reconstruct(
         params={**decode_params(sampling, quality), "fit": fit},
         headers={"Content-Type": BINARY, "Accept": f"image/{format}"},
         content=picture_bytes(image),
+    )
+
+
+def picture_path(
+    tokens: TokenSource, *, sampling: Sampling | None, format: ImageFormat, quality: int | None
+) -> str:
+    """The address of a picture below the server's URL.
+
+    Raises:
+        ValueError: The sampling allows to degrade.
+    """
+    params = decode_params(sampling, quality)
+    if params.pop("degrade", "never") != "never":
+        raise ValueError("a URL means one picture whatever the load: degrade must not be 'allow'")
+    text = base64.urlsafe_b64encode(token_bytes(tokens)).decode().rstrip("=")
+    return f"/v1/pictures/{text}?{httpx.QueryParams({**params, 'format': format})}"
+
+
+def cancel(request_id: str) -> Operation[int]:
+    """The request to give up another one."""
+    return Operation(
+        method="POST",
+        path=f"/v1/requests/{request_id}/cancel",
+        read=lambda answer: int(answer.json()["cancelled"]),
+        for_model=False,
     )
 
 

@@ -21,6 +21,8 @@ from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.cluster.remote import RemoteEngines
 from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica
 from flowmo.service.http.app import create_app
+from flowmo.service.http.cancellation import counted_together
+from flowmo.service.http.service import Service
 from flowmo.service.models import Models
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import export_spans
@@ -34,6 +36,8 @@ _ROUTER = {
         "request_router_class": "flowmo.service.cluster.router:OtherReplicaRouter"
     }
 }
+# How long a gateway waits for what the others know of a request that is to be cancelled.
+_CANCEL_SECONDS = 5.0
 
 
 class Gateway:
@@ -62,12 +66,28 @@ class Gateway:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Make the ASGI application; called by Ray after the constructor."""
         builds = {name: partial(_same, engines) for name, engines in self._engines.items()}
-        return create_app(
+        app = create_app(
             Models(builds),
             Metrics(RayInstruments(), in_cluster=True),
             self._settings,
             in_cluster=True,
+            cancel_elsewhere=_cancel_everywhere,
         )
+        self._service: Service = app.state.service
+        return app
+
+    def cancel_here(self, key: str | None, request_id: str) -> int | None:
+        """Cancel what has come to this gateway; see :meth:`InsideRequests.cancel`."""
+        return self._service.requests.cancel(key, request_id)
+
+
+async def _cancel_everywhere(key: str | None, request_id: str) -> int | None:
+    """Ask every gateway; one that does not answer has nothing to cancel, or is going anyway."""
+    context = serve.get_replica_context()
+    gateways = serve.get_deployment_handle(context.deployment, context.app_name)
+    response = gateways.broadcast("cancel_here", key, request_id)
+    found = await response.results_async(timeout_s=_CANCEL_SECONDS, return_exceptions=True)
+    return counted_together([one for one in found if not isinstance(one, BaseException)])
 
 
 def _same(engines: RemoteEngines) -> RemoteEngines:

@@ -1,8 +1,8 @@
 """Who may use a route: a dependency that runs before a request is admitted or its body read."""
 
 import ipaddress
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -33,16 +33,36 @@ async def authorized(
     """
     keyring: Keyring = request.app.state.keyring
     service: Service = request.app.state.service
-    metrics = service.metrics
     presented = None if credentials is None else credentials.credentials
+    with let_in(keyring, service, presented, is_local=is_local(request.scope)) as name:
+        if name is not None:
+            request.scope["state"]["key"] = name
+        yield
+
+
+@contextmanager
+def let_in(
+    keyring: Keyring, service: Service, presented: str | None, *, is_local: bool
+) -> Iterator[str | None]:
+    """Hold what a request's key may use while the block runs, however the request came.
+
+    Args:
+        keyring: The server's keys.
+        service: The parts that all routes share.
+        presented: The key that came with the request; None without one.
+        is_local: Whether the request came from this machine.
+
+    Yields:
+        The key's name; None where no key is needed.
+
+    Raises:
+        UnauthorizedError: As of :func:`authorized`.
+        RateLimitedError: As of :func:`authorized`.
+    """
+    metrics = service.metrics
     with ExitStack() as held:
         try:
-            # Here, and not only where a port is bound: whatever serves this application, without
-            # keys nobody comes in from elsewhere.
-            if not (keyring.guards or service.settings.allow_anonymous or is_local(request.scope)):
-                raise UnauthorizedError(
-                    "the server has no API keys, and without them answers its own machine alone"
-                )
+            check_anonymous(keyring, service, is_local=is_local)
             name = held.enter_context(keyring.enter(presented))
         except UnauthorizedError:
             metrics.keys.inc("", "unknown")
@@ -52,8 +72,47 @@ async def authorized(
             raise
         if name is not None:
             metrics.keys.inc(name, "admitted")
-            request.scope["state"]["key"] = name
-        yield
+        yield name
+
+
+async def identified(
+    request: Request,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
+) -> str | None:
+    """The name of the request's key, of which nothing is used up; None where no key is needed.
+
+    Raises:
+        UnauthorizedError: As of :func:`authorized`.
+    """
+    keyring: Keyring = request.app.state.keyring
+    service: Service = request.app.state.service
+    try:
+        check_anonymous(keyring, service, is_local=is_local(request.scope))
+        presented = None if credentials is None else credentials.credentials
+        return keyring.name_of(presented) if keyring.guards else None
+    except UnauthorizedError:
+        service.metrics.keys.inc("", "unknown")
+        raise
+
+
+def check_anonymous(keyring: Keyring, service: Service, *, is_local: bool) -> None:
+    """Refuse those of other machines where there are no keys.
+
+    Here, and not only where a port is bound: whatever serves the application, without keys nobody
+    comes in from elsewhere.
+
+    Args:
+        keyring: The server's keys.
+        service: The parts that all routes share.
+        is_local: Whether the request came from this machine.
+
+    Raises:
+        UnauthorizedError: The request may not come in.
+    """
+    if not (keyring.guards or service.settings.allow_anonymous or is_local):
+        raise UnauthorizedError(
+            "the server has no API keys, and without them answers its own machine alone"
+        )
 
 
 def is_local(scope: Scope) -> bool:

@@ -13,11 +13,21 @@ from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.cancellation import CancelAnywhere
+from flowmo.service.http.content_coding import ContentCoding
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
-from flowmo.service.http.routes import batches, health, inference, tokens
+from flowmo.service.http.routes import (
+    batches,
+    health,
+    inference,
+    pictures,
+    requests,
+    shared_memory,
+    tokens,
+)
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
@@ -37,6 +47,7 @@ def create_app(
     settings: Settings | None = None,
     *,
     in_cluster: bool = False,
+    cancel_elsewhere: CancelAnywhere | None = None,
 ) -> FastAPI:
     """Make an application that serves some models.
 
@@ -49,6 +60,7 @@ def create_app(
         settings: The operator's settings; from the environment by default.
         in_cluster: Whether this is one of several gateways: then others replace models and export
             the metrics.
+        cancel_elsewhere: Cancels requests that came to other gateways.
 
     Raises:
         KeysError: The API keys cannot be read.
@@ -68,7 +80,7 @@ def create_app(
             async with service.sampling():
                 yield
         else:
-            async with reload_on_hangup(reload):
+            async with reload_on_hangup(reload), grpc_beside(service, keyring):
                 yield
         await models.close(settings.drain_seconds)
         await service.image_readers.close()
@@ -82,15 +94,20 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.keyring = keyring
+    app.state.cancel_elsewhere = cancel_elsewhere
     app.state.large_body = asyncio.Lock()  # see bodies.parse_aside
     app.state.service = service = Service(models, limiter, settings, metrics)
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
     app.include_router(inference.router)
-    for router in (tokens.router, batches.router, model_routes.router):
+    if not in_cluster:  # the next request may come to another machine's gateway
+        app.include_router(shared_memory.router)
+    app.include_router(requests.router)
+    for router in (tokens.router, batches.router, pictures.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
+    app.add_middleware(ContentCoding)
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
     )
@@ -100,6 +117,19 @@ def create_app(
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)
     return app
+
+
+@asynccontextmanager
+async def grpc_beside(service: Service, keyring: Keyring) -> AsyncIterator[None]:
+    """Answer gRPC calls, too, while the block runs, if the settings name a port for them."""
+    port = service.settings.grpc_port
+    if port is None:
+        yield
+        return
+    from flowmo.service.grpc.server import serve_grpc  # an extra
+
+    async with serve_grpc(service, keyring, port):
+        yield
 
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:

@@ -48,6 +48,7 @@ class DetokenizeItem(PictureItemOptions, TokensBody):
     """One token set of detokenize/batch; an item of tokenize/batch's answer is one as it is."""
 
     status: int | None = Field(default=None, description="As tokenize/batch answered it; not used.")
+    index: int | None = Field(default=None, description="Of a line of tokenize/batch; not used.")
     problem: Problem | None = Field(
         default=None, description="As tokenize/batch answered it; such an item has no tokens."
     )

@@ -3,12 +3,15 @@
     {"items": [{"image": "…"}, {"image": "…", "fit": "pad"}], "model": "lo"}
 
 An item is what the body of the single route would be; the batch's own options hold for items that
-say nothing. As a form, each file is an item and the other fields are options.
+say nothing. As a form, each file is an item and the other fields are options. Token sets may come
+in the forms of :mod:`flowmo.service.http.token_files`, too.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -37,6 +40,8 @@ from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, check_structure, 
 _COUNTS = frozenset({"succeeded", "failed"})
 I = TypeVar("I", bound=BaseModel)  # noqa: E741  (an item)
 R = TypeVar("R")
+# Makes the items of a body: fields, or why there are none.
+Split = Callable[[bytes], Sequence[object]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Batch(Generic[I]):
     Attributes:
         kind: The type that each item is validated against.
         defaults: The batch's own options, which hold for items that say nothing.
-        items: The fields of each item.
+        items: The fields of each item, or why there are none.
     """
 
     kind: type[I]
@@ -61,8 +66,11 @@ class Batch(Generic[I]):
 
         Raises:
             InvalidFieldsError: The item is no object, or has fields that cannot be used.
+            Exception: Whatever is the matter with an item that was found to be unusable.
         """
         fields = self.items[index]
+        if isinstance(fields, Exception):
+            raise fields
         where = f"items.{index}"
         if not isinstance(fields, dict):
             problem = FieldProblem(field=where, message="must be an object")
@@ -82,6 +90,7 @@ async def read_batch(
     seconds: float,
     max_items: int,
     max_values: int = 0,
+    files: Mapping[str, Split] = MappingProxyType({}),
 ) -> Batch[I]:
     """Read the items of a request.
 
@@ -93,6 +102,7 @@ async def read_batch(
         seconds: The longest time for the body to arrive.
         max_items: The most items of one request.
         max_values: The most values that one item may have in JSON beside its options.
+        files: By media type, what makes items of a body that is neither JSON nor a form.
 
     Raises:
         RequestError: The request as a whole cannot be used.
@@ -109,9 +119,15 @@ async def read_batch(
         form = await read_form(request, seconds, max_files=max_items)
         items = [{field: file} for file in form.files]
         given, where = form.fields, "form"
+    elif media_type in files:
+        items = await asyncio.to_thread(files[media_type], await read_body(request, seconds))
+        if not 1 <= len(items) <= max_items:
+            raise _wrong("body", f"must be 1 to {max_items} items, got {len(items)}")
+        given, where = {}, "body"
     else:
         raise UnsupportedBodyError(
-            f"a batch comes as {FORM} or {JSON}; Content-Type says {shown(media_type)}"
+            f"a batch comes as {', '.join((FORM, *files))} or {JSON}; Content-Type says "
+            f"{shown(media_type)}"
         )
     try:
         options = type(query).model_validate({**query.model_dump(exclude_unset=True), **given})
@@ -139,28 +155,48 @@ def _wrong(field: str, message: str) -> InvalidFieldsError:
     return InvalidFieldsError([FieldProblem(field=field, message=message)])
 
 
-async def outcomes(
-    batch: Batch[I], work: Callable[[I], Awaitable[R]], feed: ItemFeed, call: Call
-) -> list[R | Exception]:
-    """Do ``work`` for the items, as many at once as the engines have room for.
+class Outcomes(Generic[R]):
+    """The outcomes of a batch's items, made as many at once as the engines have room for.
 
     Args:
         batch: The items.
         work: Makes the result of one item.
         feed: Lets the items to the engines.
         call: The deadline of them all.
-
-    Returns:
-        A result or an error for each item, in the order of the items.
     """
 
-    async def one(index: int) -> R | Exception:
-        async def made() -> R:
-            return await work(await asyncio.to_thread(batch.item, index))
+    def __init__(
+        self, batch: Batch[I], work: Callable[[I], Awaitable[R]], feed: ItemFeed, call: Call
+    ) -> None:
+        self._count = len(batch.items)
 
-        try:
-            return await feed.run(call, made)
-        except Exception as error:  # noqa: BLE001  (this item's outcome)
-            return error
+        async def one(index: int) -> R | Exception:
+            async def made() -> R:
+                return await work(await asyncio.to_thread(batch.item, index))
 
-    return await asyncio.gather(*(one(index) for index in range(len(batch.items))))
+            try:
+                return await feed.run(call, made)
+            except Exception as error:  # noqa: BLE001  (this item's outcome)
+                return error
+
+        self._one = one
+
+    async def all(self) -> list[R | Exception]:
+        """A result or an error for each item, in the order of the items."""
+        return await asyncio.gather(*map(self._one, range(self._count)))
+
+    async def as_made(self, resources: ExitStack) -> AsyncIterator[tuple[int, R | Exception]]:
+        """The outcomes as they are made, each with its item's index.
+
+        Args:
+            resources: What is not made when they are released is given up.
+        """
+        ended: asyncio.Queue[tuple[int, R | Exception]] = asyncio.Queue()
+
+        async def told(index: int) -> None:
+            ended.put_nowait((index, await self._one(index)))
+
+        for task in [asyncio.create_task(told(index)) for index in range(self._count)]:
+            resources.callback(task.cancel)
+        for _ in range(self._count):
+            yield await ended.get()

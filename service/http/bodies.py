@@ -27,11 +27,15 @@ from flowmo.service.errors import (
     UnsupportedBodyError,
 )
 from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, field_problems, parse_json
+from flowmo.service.http.token_files import ARRAYS, read_container
 from flowmo.service.http.wire import DetokenizeBody, DetokenizeOptions, ImageBody, TokensMessage
+from flowmo.service.models import Models
 
 JSON = "application/json"
 FORM = "multipart/form-data"
 BINARY = "application/octet-stream"
+# Says in a request whose packed bits they are.
+FINGERPRINT_HEADER = "Flowmo-Fingerprint"
 MAX_FORM_FIELDS = 16
 _LARGE_BYTES = 256 * 1024
 
@@ -93,19 +97,25 @@ class TokensRequest:
 
 
 async def read_tokens(
-    request: Request, query: DetokenizeOptions, *, seconds: float, max_values: int
+    request: Request,
+    query: DetokenizeOptions,
+    models: Models,
+    *,
+    seconds: float,
+    max_values: int,
 ) -> TokensRequest:
-    """Read tokens as a container or as JSON, and the options that hold.
+    """Read tokens in any of their forms, and the options that hold.
 
     Args:
         request: A request whose body has not been read.
         query: The options from the query string; the body's win.
+        models: The models that are served.
         seconds: The longest time for the body to arrive.
         max_values: The most values that the tokens may be in JSON.
 
     Raises:
         RequestError: The body cannot be used; the subclass says why.
-        model.errors.ContainerError: The container cannot be read.
+        model.errors.FlowMoError: The container cannot be read, or the tokens are of no model here.
     """
     media_type = media_type_of(request)
     if media_type == JSON:
@@ -114,10 +124,19 @@ async def read_tokens(
         body = await parse_aside(request, data, partial(parse_json, DetokenizeBody, most=most))
         given = body.model_dump(exclude_unset=True, exclude=set(body.not_options))
         return TokensRequest(body.sent(), _merged(query, given, "body"))
-    if media_type in {CONTAINER_MEDIA_TYPE, BINARY}:
+    if media_type == CONTAINER_MEDIA_TYPE:
         return TokensRequest(Container.from_bytes(await read_body(request, seconds)), query)
+    if media_type in {*ARRAYS, BINARY}:
+        found = read_container(
+            await read_body(request, seconds),
+            media_type,
+            models,
+            name=query.model,
+            fingerprint=request.headers.get(FINGERPRINT_HEADER),
+        )
+        return TokensRequest(found, query)
     raise UnsupportedBodyError(
-        f"tokens come as {CONTAINER_MEDIA_TYPE}, {BINARY} or {JSON}; "
+        f"tokens come as {', '.join((CONTAINER_MEDIA_TYPE, JSON, *ARRAYS))} or {BINARY}; "
         f"Content-Type says {shown(media_type)}"
     )
 

@@ -41,6 +41,7 @@ class ImageReaders:
         self._slots = asyncio.Semaphore(limit)
         self._seconds = seconds
         self._idle: list[WorkerProcess] = []
+        self._reading: set[asyncio.Task[SquareImage]] = set()
         self._closed = False
 
     async def read(
@@ -66,6 +67,7 @@ class ImageReaders:
                 # It keeps its slot until it has ended, whoever waits for it.
                 abandoned = asyncio.Event()
                 task = asyncio.create_task(self._read(data, request, abandoned))
+                self._reading.add(task)
                 task.add_done_callback(self._release)
                 try:
                     square = await asyncio.shield(task)
@@ -116,11 +118,14 @@ class ImageReaders:
 
     def _release(self, task: "asyncio.Task[SquareImage]") -> None:
         self._slots.release()
+        self._reading.discard(task)
         if not task.cancelled():
             task.exception()  # seen, even if nobody waits for it any more
 
     async def close(self) -> None:
         """End the processes; those at work when they have finished."""
         self._closed = True
+        if self._reading:  # whom nobody waits for any more
+            await asyncio.wait(self._reading)
         while self._idle:
             await asyncio.to_thread(self._idle.pop().end)

@@ -21,7 +21,7 @@ from flowmo.service.errors import (
 from flowmo.service.http.cache import CacheEntry, CacheResult, Make
 from flowmo.service.http.item_feed import when_there_is_room
 from flowmo.service.http.picture import Picture
-from flowmo.service.http.request_scope import RequestScope
+from flowmo.service.http.request_scope import WorkScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.stage_clock import StageClock
 from flowmo.service.models import Served
@@ -48,7 +48,7 @@ class Job:
     """
 
     def __init__(
-        self, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+        self, service: Service, scope: WorkScope, served: Served, *, waits: bool = False
     ) -> None:
         self._service, self._scope, self._waits = service, scope, waits
         self.name, self.engines = served.name, served.engines
@@ -57,7 +57,7 @@ class Job:
 
     @classmethod
     def begin(
-        cls, service: Service, scope: RequestScope, served: Served, *, waits: bool = False
+        cls, service: Service, scope: WorkScope, served: Served, *, waits: bool = False
     ) -> Self:
         """Begin work with a model, which stays until the request's scope ends."""
         scope.resources.enter_context(service.models.use(served))

@@ -19,7 +19,8 @@ from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import in_trace
 
 REQUEST_ID_HEADER = "X-Request-ID"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+REQUEST_ID = r"[A-Za-z0-9._:-]{1,128}"
+_REQUEST_ID = re.compile(REQUEST_ID)
 _ADMISSION = "admission"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -31,6 +32,11 @@ def request_id_of(scope: Scope) -> str:
     """The id of a request that passed :class:`RequestContext`."""
     request_id: str = scope["state"]["request_id"]
     return request_id
+
+
+def usable_request_id(given: str | None) -> str | None:
+    """The id that a client gave its request, if a log can hold it."""
+    return given if given is not None and _REQUEST_ID.fullmatch(given) else None
 
 
 class RequestContext:
@@ -55,8 +61,7 @@ class RequestContext:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = usable_request_id(headers.get(REQUEST_ID_HEADER)) or uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
         logs.request_id.set(request_id)
         method = scope["method"] if scope["method"] in _METHODS else "other"

@@ -7,22 +7,23 @@ from typing import Self
 from starlette.requests import Request
 
 from flowmo.service.engine.calls import Call
+from flowmo.service.http.cancellation import Cancellation
 
 
-@dataclass(frozen=True, slots=True)
-class RequestScope:
-    """One admitted request and what it holds, as a context manager.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkScope:
+    """Work that was admitted and what it holds, as a context manager.
 
     Attributes:
-        request: The request as the client sent it.
-        call: The request's deadline and priority.
+        call: The work's deadline and priority.
+        cancellation: Whether its sender has cancelled it.
         resources: What is released at the end of the scope: the admission, and the models in use.
             An answer that is still being made when the route returns takes them over with
             ``resources.pop_all()``.
     """
 
-    request: Request
     call: Call
+    cancellation: Cancellation
     resources: ExitStack
 
     def __enter__(self) -> Self:
@@ -30,3 +31,14 @@ class RequestScope:
 
     def __exit__(self, *_: object) -> None:
         self.resources.close()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestScope(WorkScope):
+    """One admitted HTTP request and what it holds.
+
+    Attributes:
+        request: The request as the client sent it.
+    """
+
+    request: Request

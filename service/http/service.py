@@ -1,21 +1,25 @@
 """What the routes of one application share."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 
 from starlette.requests import Request
 
 from flowmo.service.engine.calls import Priority
-from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.admission import Admission, AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
+from flowmo.service.http.cancellation import InsideRequests
 from flowmo.service.http.deadlines import call_of
+from flowmo.service.http.disconnect import CANCELLATION
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.item_feed import ItemFeed, item_capacity
-from flowmo.service.http.middleware import declared_bytes, watch_body
+from flowmo.service.http.middleware import declared_bytes, request_id_of, watch_body
+from flowmo.service.http.oip.shared_memory import Regions
+from flowmo.service.http.oip.statistics import InferenceStatistics
 from flowmo.service.http.picture import Picture
-from flowmo.service.http.request_scope import RequestScope
+from flowmo.service.http.request_scope import RequestScope, WorkScope
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.metrics import Metrics
@@ -37,6 +41,9 @@ class Service:
         image_readers: The processes that read uploaded image files.
         image_threads: The threads that write image files.
         feed: Lets the items of batch requests to the engines.
+        requests: The requests that are inside, for those who cancel them.
+        statistics: What has been asked through the Open Inference Protocol.
+        regions: The shared memory of its clients.
     """
 
     def __init__(
@@ -47,6 +54,9 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
+        self.requests = InsideRequests()
+        self.statistics = InferenceStatistics()
+        self.regions = Regions(enabled=settings.shared_memory, max_bytes=settings.max_body_bytes)
         at_once = settings.image_threads or usable_processors()
         self.image_readers = ImageReaders(at_once, settings.image_seconds)
         self.image_threads = ImageThreads(at_once)
@@ -68,9 +78,51 @@ class Service:
             InvalidFieldsError: A header that says how to treat the request cannot be used.
             QueueFullError: As many requests as there may be are inside already.
         """
+        state = request.scope["state"]
+        scope, admission = self.enter(
+            request.headers,
+            declared_bytes(request.headers) or 0,
+            key=state.get("key"),
+            request_id=request_id_of(request.scope),
+            priority=priority,
+        )
+        watch_body(request.scope, admission)
+        state[CANCELLATION] = scope.cancellation
+        return RequestScope(
+            call=scope.call,
+            cancellation=scope.cancellation,
+            resources=scope.resources,
+            request=request,
+        )
+
+    def enter(
+        self,
+        headers: Mapping[str, str],
+        declared: int,
+        *,
+        key: str | None,
+        request_id: str,
+        priority: Priority = "interactive",
+    ) -> tuple[WorkScope, Admission]:
+        """Admit work, however it came.
+
+        Args:
+            headers: What says how to treat it, by names in any case.
+            declared: The bytes that it says it has; 0 if it does not say.
+            key: The name of the API key that sent it.
+            request_id: Its id.
+            priority: How urgent it is if its headers do not say.
+
+        Returns:
+            The work's scope, and its admission, which is to be told of the bytes that arrive.
+
+        Raises:
+            InvalidFieldsError: A header that says how to treat it cannot be used.
+            QueueFullError: As many requests as there may be are inside already.
+        """
         settings = self.settings
         call = call_of(
-            request.headers,
+            headers,
             default=settings.default_deadline_seconds,
             most=settings.max_deadline_seconds,
             margin=settings.deadline_margin_seconds,
@@ -80,13 +132,12 @@ class Service:
         resources = ExitStack()
         admission = resources.enter_context(
             self.limiter.admit(
-                declared_bytes(request.headers) or 0,
-                backlog_seconds=backlog,
-                body_seconds=settings.body_seconds,
+                declared, backlog_seconds=backlog, body_seconds=settings.body_seconds
             )
         )
-        watch_body(request.scope, admission)
-        return RequestScope(request, call, resources)
+        cancellation = resources.enter_context(self.requests.enter(key, request_id))
+        scope = WorkScope(call=call, cancellation=cancellation, resources=resources)
+        return scope, admission
 
     @property
     def max_token_values(self) -> int:

@@ -44,14 +44,19 @@ class EventStream(StreamingResponse):
         events: The encoded events.
         resources: What is released at the end.
         headers: The headers of the answer.
+        media_type: What the events are.
     """
 
     def __init__(
-        self, events: AsyncIterator[bytes], resources: ExitStack, headers: dict[str, str]
+        self,
+        events: AsyncIterator[bytes],
+        resources: ExitStack,
+        headers: dict[str, str],
+        media_type: str = MEDIA_TYPE,
     ) -> None:
         # No-store, and no buffering by nginx: an event is of use now.
         headers = {**headers, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        super().__init__(events, headers=headers, media_type=MEDIA_TYPE)
+        super().__init__(events, headers=headers, media_type=media_type)
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

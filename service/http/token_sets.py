@@ -1,8 +1,10 @@
 """Token sets as clients send them: which model they are for, and whether it can decode them."""
 
+from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.container import Container
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.http.token_files import PACKED, TokenArray
 from flowmo.service.http.wire import TokensMessage
 from flowmo.service.models import Models, Served
 
@@ -46,3 +48,23 @@ def containered(tokens: Tokens, info: ModelInfo, fingerprint: str) -> bytes:
     """
     side = info.image_size
     return Container(tokens=tokens, fingerprint=fingerprint, width=side, height=side).to_bytes()
+
+
+def compact(
+    tokens: Tokens, info: ModelInfo, media_type: str, *, fingerprint: str, model: str
+) -> bytes:
+    """Write tokens in one of the forms that are no JSON.
+
+    Args:
+        tokens: A token set of a model of ``info``'s shapes.
+        info: The model that is served.
+        media_type: The form: a container, an array, or the packed bits.
+        fingerprint: The fingerprint of the weights that made the tokens.
+        model: The name under which the model is served.
+    """
+    if media_type == CONTAINER_MEDIA_TYPE:
+        return containered(tokens, info, fingerprint)
+    if media_type == PACKED:
+        return tokens.pack()
+    array = TokenArray.of([tokens], info.config, fingerprint=fingerprint, model=model)
+    return array.to_bytes(media_type)

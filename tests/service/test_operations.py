@@ -162,6 +162,8 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
         "/v1/detokenize",
         "/v1/reconstruct",
         "/v1/models",
+        "/v1/pictures/{container}",
+        "/v1/requests/{id}/cancel",
         "/healthz",
         "/readyz",
         "/metrics",
@@ -171,8 +173,20 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
         *(
             f"/v2/models/{{name}}{version}{what}"
             for version in ("", "/versions/{version}")
-            for what in ("", "/ready", "/infer")
+            for what in ("", "/ready", "/infer", "/config", "/stats")
         ),
+        "/v2/models/stats",
+        "/v2/repository/index",
+        *(
+            f"/v2/systemsharedmemory{region}/{what}"
+            for region, whats in (
+                ("", ("status", "unregister")),
+                ("/region/{name}", ("status", "register", "unregister")),
+            )
+            for what in whats
+        ),
+        "/v2/cudasharedmemory/status",
+        "/v2/cudasharedmemory/unregister",
     }
     body = document["paths"]["/v1/tokenize"]["post"]["requestBody"]["content"]
     assert {"multipart/form-data", "application/json", "image/jpeg"} <= set(body)

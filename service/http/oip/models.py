@@ -1,6 +1,6 @@
 """What the protocol's two models take and give, and the options among a request's parameters."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,20 @@ from pydantic import BaseModel, Field, ValidationError
 
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import ImageFormat
+from flowmo.model.config import FlowMoConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
 from flowmo.service.http.json_bodies import field_problems
-from flowmo.service.http.oip.tensors import BYTES, NUMBERS, InferRequest, Parsed, Tensor
+from flowmo.service.http.oip.shared_memory import OFFSET, REGION, SIZE
+from flowmo.service.http.oip.tensors import (
+    BYTES,
+    NUMBERS,
+    InferRequest,
+    Parsed,
+    Placement,
+    Tensor,
+)
 from flowmo.service.http.wire import FitOptions, QualityOptions, SamplingOptions
 
 TOKENIZE, DETOKENIZE = "tokenize", "detokenize"
@@ -35,20 +44,38 @@ class PictureParameters(SamplingOptions, QualityOptions):
 class ImageParameters(FitOptions):
     """Parameters of tokenize."""
 
+    ids_datatype: Literal["INT32", "UINT16"] = Field(
+        default="INT32", description="Of the output ids; UINT16 for ids of at most 16 bits."
+    )
+
+
+def ids_dtype(options: ImageParameters, config: FlowMoConfig) -> type[np.integer[Any]]:
+    """numpy's type of the output ids.
+
+    Raises:
+        TensorError: Ids of the model do not fit into what was asked for.
+    """
+    if options.ids_datatype == "INT32":
+        return np.int32
+    if config.group_bits > 16:
+        raise TensorError(f"ids of {config.group_bits} bits do not fit into UINT16; take INT32")
+    return np.uint16
+
 
 def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:
     """Describe a model's tensors, of which each request has some, as the protocol has it."""
     config = info.config
     image = ("image", "UINT8", [-1, info.image_size, info.image_size, 3])
     ids = ("ids", "INT32", [-1, config.code_length, config.ids_per_token])
-    container, file, seed = (
+    container, file, error = (
         ("container", BYTES, [-1]),
         ("file", BYTES, [-1]),
-        ("seed", "INT64", [-1]),
+        ("error", BYTES, [-1]),
     )
+    seed = ("seed", "INT64", [-1])
     inputs, outputs = {
-        TOKENIZE: ([image, file], [ids, container]),
-        DETOKENIZE: ([ids, container, seed], [image, file]),
+        TOKENIZE: ([image, file], [ids, container, error]),
+        DETOKENIZE: ([ids, container, seed], [image, file, error]),
     }[name]
 
     def described(tensors: list[tuple[str, str, list[int]]]) -> list[dict[str, Any]]:
@@ -60,6 +87,39 @@ def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:
         "platform": PLATFORM,
         "inputs": described(inputs),
         "outputs": described(outputs),
+    }
+
+
+def configuration(name: str, info: ModelInfo, max_rows: int) -> dict[str, Any]:
+    """A model's configuration, as Triton's extension has it; shapes are those of a row.
+
+    Args:
+        name: The model's name in the protocol.
+        info: The model that is served.
+        max_rows: The most rows of one request.
+    """
+    described = metadata(name, info, [])
+
+    def tensors(kind: str) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": one["name"],
+                "data_type": "TYPE_STRING"
+                if one["datatype"] == BYTES
+                else f"TYPE_{one['datatype']}",
+                "dims": one["shape"][1:] or [1],
+            }
+            for one in described[kind]
+        ]
+
+    return {
+        "name": name,
+        "platform": PLATFORM,
+        "backend": PLATFORM,
+        "max_batch_size": max_rows,
+        # A request has some of the inputs.
+        "input": [{**one, "optional": True} for one in tensors("inputs")],
+        "output": tensors("outputs"),
     }
 
 
@@ -76,8 +136,8 @@ def options_of(request: InferRequest, kind: type[O]) -> O:
         raise InvalidFieldsError(field_problems(error, "parameters")) from None
 
 
-def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, bool]:
-    """The names of the wanted outputs, and for each whether it comes as raw bytes.
+def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, Placement]:
+    """The names of the wanted outputs, and where each goes.
 
     Returns:
         The first of ``known``, if the request names none.
@@ -87,12 +147,15 @@ def wanted_outputs(request: InferRequest, known: tuple[str, ...]) -> dict[str, b
     """
     everything = bool(request.parameters.get("binary_data_output", False))
     if not request.outputs:
-        return {known[0]: everything}
+        return {known[0]: Placement(everything)}
     wanted = {}
     for output in request.outputs:
         if output.name not in known:
             raise TensorError(f"the outputs are {', '.join(known)}, got {output.name!r}")
-        wanted[output.name] = bool(output.parameters.get("binary_data", everything))
+        given = output.parameters
+        region = {name: given[name] for name in (REGION, SIZE, OFFSET) if name in given}
+        binary = bool(given.get("binary_data", everything))
+        wanted[output.name] = Placement(binary, region if REGION in region else None)
     return wanted
 
 
@@ -192,7 +255,7 @@ def token_sets_of(tensor: Tensor, info: ModelInfo) -> list[Tokens]:
     """
     config = info.config
     shape = (config.code_length, config.ids_per_token)
-    values = numbers(tensor, shape, "INT32", "INT64")
+    values = numbers(tensor, shape, "INT32", "INT64", "UINT16")
     limit = 2**config.group_bits
     if values.size and not ((values >= 0) & (values < limit)).all():
         raise TensorError(f"ids must be 0 to {limit - 1}")

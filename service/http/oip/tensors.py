@@ -6,7 +6,7 @@ element of datatype BYTES is its length in 4 bytes and then itself.
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ from flowmo.service.http.json_bodies import (
     check_structure,
     field_problems,
 )
+from flowmo.service.http.oip.shared_memory import REGION
 
-NUMBERS = {"UINT8": "u1", "INT32": "<i4", "INT64": "<i8", "UINT64": "<u8"}
+NUMBERS = {"UINT8": "u1", "UINT16": "<u2", "INT32": "<i4", "INT64": "<i8", "UINT64": "<u8"}
 BYTES = "BYTES"
 # Far above any request that a body may hold; they bound the work that a hostile shape makes.
 MAX_ELEMENTS = 2**27
@@ -100,13 +101,37 @@ class Parsed:
     tensors: Mapping[str, Tensor]
 
 
-def parse(body: bytes, header_length: str | None, *, max_values: int = MAX_VALUES) -> Parsed:
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an output goes.
+
+    Attributes:
+        binary: Whether its bytes follow the JSON.
+        region: The parameters that name a place in shared memory; None if it is in the answer.
+    """
+
+    binary: bool
+    region: Mapping[str, Parameter] | None = None
+
+
+# Reads a tensor's bytes from where its parameters say.
+ReadRegion = Callable[[dict[str, Parameter]], bytes]
+
+
+def parse(
+    body: bytes,
+    header_length: str | None,
+    *,
+    max_values: int = MAX_VALUES,
+    read_region: ReadRegion | None = None,
+) -> Parsed:
     """Parse the body of a request.
 
     Args:
         body: The whole body.
         header_length: The value of ``Inference-Header-Content-Length``; None is JSON only.
         max_values: The most values that the JSON may have beside options.
+        read_region: Reads tensors that are in shared memory; by default there are none.
 
     Raises:
         TensorError: The tensors do not fit their headers.
@@ -132,15 +157,19 @@ def parse(body: bytes, header_length: str | None, *, max_values: int = MAX_VALUE
         if header.name in tensors:
             raise TensorError(f"the input {header.name!r} is there twice")
         size = header.parameters.get("binary_data_size")
+        if REGION in header.parameters and read_region is not None:
+            data = memoryview(read_region(header.parameters))
+            tensors[header.name] = from_bytes(header, data)
+            continue
         if size is None:
-            tensors[header.name] = _from_json(header)
+            tensors[header.name] = from_json(header)
             continue
         if not isinstance(size, int) or not 0 <= size <= len(rest):
             raise TensorError(
                 f"{header.name}: binary_data_size must be 0 to {len(rest)}, the bytes that are "
                 f"left, got {size!r}"
             )
-        tensors[header.name] = _from_bytes(header, rest[:size])
+        tensors[header.name] = from_bytes(header, rest[:size])
         rest = rest[size:]
     if len(rest):
         raise TensorError(f"{len(rest)} bytes follow the last binary tensor")
@@ -165,7 +194,12 @@ def _count(header: InputHeader) -> int:
     return count
 
 
-def _from_bytes(header: InputHeader, data: memoryview) -> Tensor:
+def from_bytes(header: InputHeader, data: memoryview) -> Tensor:
+    """A tensor whose values came as raw bytes.
+
+    Raises:
+        TensorError: The bytes do not fit the header.
+    """
     count, shape = _count(header), tuple(header.shape)
     if header.datatype == BYTES:
         return Tensor(header.name, shape, _elements(header, data, count))
@@ -200,7 +234,12 @@ def _elements(header: InputHeader, data: memoryview, count: int) -> list[bytes]:
     return found
 
 
-def _from_json(header: InputHeader) -> Tensor:
+def from_json(header: InputHeader) -> Tensor:
+    """A tensor whose values came as a list.
+
+    Raises:
+        TensorError: The values do not fit the header.
+    """
     count, shape = _count(header), tuple(header.shape)
     if header.data is None:
         raise TensorError(f"{header.name}: there is neither data nor binary_data_size")
@@ -247,26 +286,30 @@ class Encoded:
     header_length: int | None
 
 
-def encode(answer: InferAnswer, outputs: Sequence[Tensor], binary: Sequence[bool]) -> Encoded:
+def encode(
+    answer: InferAnswer, outputs: Sequence[Tensor], placements: Sequence[Placement]
+) -> Encoded:
     """Make the body of an answer.
 
     Args:
         answer: The JSON of the answer, without its outputs.
         outputs: The tensors of the answer.
-        binary: For each tensor whether its bytes follow the JSON.
+        placements: Where each of them goes; those in shared memory are there already.
 
     Raises:
         TensorError: A tensor that is to be JSON has bytes that are no text.
     """
     tail: list[bytes] = []
-    for tensor, raw in zip(outputs, binary, strict=True):
+    for tensor, where in zip(outputs, placements, strict=True):
         item: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": list(tensor.shape),
         }
-        if raw:
-            data = _raw(tensor)
+        if where.region is not None:
+            item["parameters"] = dict(where.region)
+        elif where.binary:
+            data = raw(tensor)
             item["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
         else:
@@ -278,7 +321,8 @@ def encode(answer: InferAnswer, outputs: Sequence[Tensor], binary: Sequence[bool
     return Encoded(b"".join([head, *tail]), len(head))
 
 
-def _raw(tensor: Tensor) -> bytes:
+def raw(tensor: Tensor) -> bytes:
+    """The bytes of a tensor's values, in their order."""
     if isinstance(tensor.values, list):
         return b"".join(_LENGTH.pack(len(value)) + value for value in tensor.values)
     return tensor.values.astype(tensor.values.dtype.newbyteorder("<")).tobytes()

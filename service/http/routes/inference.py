@@ -3,48 +3,39 @@
 A version of either is a model that is served; no version is the default one.
 """
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from flowmo._version import __version__
-from flowmo.imaging.reading import Pixels
-from flowmo.model.container import Container
-from flowmo.model.errors import ContainerError, TokenError
-from flowmo.model.tokens import Tokens
-from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
-from flowmo.service.http.access import AUTHORIZED
+from flowmo.service.errors import NotReadyError
+from flowmo.service.http.access import AUTHORIZED, is_local
 from flowmo.service.http.bodies import BINARY, JSON, media_type_of, parse_aside, read_body
 from flowmo.service.http.disconnect import until_disconnect
-from flowmo.service.http.job import Job
 from flowmo.service.http.oip import models
-from flowmo.service.http.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
-from flowmo.service.http.oip.tensors import InferAnswer, InferRequest, Parsed, Tensor, encode, parse
+from flowmo.service.http.oip.infer import (
+    check_name,
+    check_ready,
+    index_of,
+    region_reader,
+    statistics_of,
+)
+from flowmo.service.http.oip.infer import infer as run_inference
+from flowmo.service.http.oip.tensors import InferAnswer, InferRequest, encode, parse
 from flowmo.service.http.openapi import schema_ref
 from flowmo.service.http.problems import Answer, error_headers
-from flowmo.service.http.routes.shared import (
-    ServiceOf,
-    binary_content,
-    decode_options,
-    model_headers,
-)
+from flowmo.service.http.routes.shared import ServiceOf, binary_content, model_headers
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, tokens_for
 
-router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+# Triton's client sends no Content-Type.
+router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"], strict_content_type=False)
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 
-TOKENIZE_OUTPUTS, DETOKENIZE_OUTPUTS = ("ids", "container"), ("image", "file")
-
-R = TypeVar("R")
-S = TypeVar("S")
+SERVER_NAME = "flowmo-serve"
+EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics", "model_repository"]
 
 
 class InferenceErrorAnswer(BaseModel):
@@ -74,18 +65,16 @@ _INFER_BODY = {
 }
 
 
-def _check_name(name: str) -> None:
-    if name not in {TOKENIZE, DETOKENIZE}:
-        raise UnknownModelError(
-            f"there is no model {name[:64]!r} in this protocol; there are {TOKENIZE} and "
-            f"{DETOKENIZE}, with the models that are served as versions"
-        )
-
-
 @router.get("")
-async def server_metadata() -> dict[str, Any]:
+async def server_metadata(service: ServiceOf) -> dict[str, Any]:
     """Name, version and extensions of the server."""
-    return {"name": "flowmo-serve", "version": __version__, "extensions": ["binary_tensor_data"]}
+    return server_description(service)
+
+
+def server_description(service: Service) -> dict[str, Any]:
+    """Name, version and extensions of the server, as the protocol has them."""
+    shared = ["system_shared_memory"] if service.regions.enabled else []
+    return {"name": SERVER_NAME, "version": __version__, "extensions": [*EXTENSIONS, *shared]}
 
 
 @router.head("/health/live", include_in_schema=False)
@@ -106,13 +95,23 @@ async def ready(service: ServiceOf) -> dict[str, bool]:
     return {"ready": True}
 
 
+@router.get("/models/stats", dependencies=[AUTHORIZED], responses=_ERRORS)
+@router.get("/models/{name}/stats", dependencies=[AUTHORIZED], responses=_ERRORS)
+@router.get("/models/{name}/versions/{version}/stats", dependencies=[AUTHORIZED], responses=_ERRORS)
+async def model_statistics(
+    service: ServiceOf, name: str | None = None, version: str | None = None
+) -> dict[str, Any]:
+    """What has been asked of each model since the start, and where the time went."""
+    return {"model_stats": statistics_of(service, name, version)}
+
+
 @router.get("/models/{name}", dependencies=[AUTHORIZED], responses=_ERRORS)
 @router.get("/models/{name}/versions/{version}", dependencies=[AUTHORIZED], responses=_ERRORS)
 async def model_metadata(
     service: ServiceOf, name: str, version: str | None = None
 ) -> dict[str, Any]:
     """The tensors of a model, and its versions: the models that are served."""
-    _check_name(name)
+    check_name(name)
     served = service.models.choose(version)
     return models.metadata(name, served.engines.info, [s.name for s in service.models])
 
@@ -121,9 +120,7 @@ async def model_metadata(
 @router.get("/models/{name}/versions/{version}/ready", dependencies=[AUTHORIZED], responses=_ERRORS)
 async def model_ready(service: ServiceOf, name: str, version: str | None = None) -> dict[str, Any]:
     """Whether a model takes requests."""
-    _check_name(name)
-    if not service.models.choose(version).engines.ready:
-        raise NotReadyError("the model is warming up")
+    check_ready(service, name, version)
     return {"name": name, "ready": True}
 
 
@@ -148,109 +145,61 @@ async def infer(
     version: str | None = None,
     header_length: Annotated[str | None, Header(alias=LENGTH_HEADER)] = None,
 ) -> Response:
-    """Run a model on some rows. The protocol has no partial results: one that fails fails all."""
-    _check_name(name)
+    """Run a model on some rows.
+
+    A row that fails fails the request, unless the output `error` is asked for: then the others
+    come, and it says what became of each.
+    """
+    check_name(name)
     media_type_of(request)  # a compressed body is refused
     served = service.models.choose(version)
+    owner = request.scope["state"].get("key")
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
         most = service.max_tensor_values
+        read_region = region_reader(service, owner, is_local=is_local(request.scope))
         parsed = await parse_aside(
-            request, body, lambda body: parse(body, header_length, max_values=most)
+            request,
+            body,
+            lambda body: parse(body, header_length, max_values=most, read_region=read_region),
         )
-        job = Job.begin(service, scope, served, waits=True)
-        run = _tokenize if name == TOKENIZE else _detokenize
-        outputs = await until_disconnect(request, run(service, job, parsed))
-    known = TOKENIZE_OUTPUTS if name == TOKENIZE else DETOKENIZE_OUTPUTS
-    binary = models.wanted_outputs(parsed.request, known)
+        work = run_inference(service, scope, owner, name, served, parsed)
+        found = await until_disconnect(request, work)
     answer = InferAnswer(model_name=name, model_version=served.name, id=parsed.request.id)
-    encoded = encode(answer, outputs, [binary[tensor.name] for tensor in outputs])
-    headers = model_headers(job)
+    encoded = encode(answer, found.outputs, found.placements)
+    headers = model_headers(found.job)
     if encoded.header_length is None:
         return Response(encoded.body, headers=headers, media_type=JSON)
     headers[LENGTH_HEADER] = str(encoded.header_length)
     return Response(encoded.body, headers=headers, media_type=BINARY)
 
 
+@router.get("/models/{name}/config", dependencies=[AUTHORIZED], responses=_ERRORS)
+@router.get(
+    "/models/{name}/versions/{version}/config", dependencies=[AUTHORIZED], responses=_ERRORS
+)
+async def model_config(service: ServiceOf, name: str, version: str | None = None) -> dict[str, Any]:
+    """The tensors of a row, and how many rows a request may have."""
+    check_name(name)
+    info = service.models.choose(version).engines.info
+    return models.configuration(name, info, service.settings.max_items)
+
+
+class IndexRequest(BaseModel):
+    """Which models the index is to have."""
+
+    ready: bool = False
+
+
+@router.post("/repository/index", dependencies=[AUTHORIZED], responses=_ERRORS)
+async def repository_index(
+    service: ServiceOf, wanted: IndexRequest | None = None
+) -> list[dict[str, str]]:
+    """All models with their versions and states; models are loaded by the operator alone."""
+    return index_of(service, ready=wanted is not None and wanted.ready)
+
+
 def error_response(answer: Answer, detail: str, error: Exception) -> Response:
     """Answer an error in the protocol's form; status and headers are those of the other routes."""
     text = f"{answer.code}: {detail} {answer.hint}"
     return JSONResponse({"error": text}, answer.status, headers=error_headers(answer, error))
-
-
-async def _tokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
-    options = models.options_of(parsed.request, ImageParameters)
-    wanted = models.wanted_outputs(parsed.request, TOKENIZE_OUTPUTS)
-    sent = models.one_of(parsed, "image", "file")
-
-    async def from_file(data: bytes) -> Tokens:
-        return await job.encode((await job.read(data, options.fit)).fitted.pixels)
-
-    if sent.name == "image":
-        found = await _rows(service, job, models.pixels_of(sent, job.info), job.encode)
-    else:
-        found = await _rows(service, job, models.elements(sent), from_file)
-    outputs: dict[str, Tensor] = {}
-    if "ids" in wanted:
-        config = job.info.config
-        shape = (len(found), config.code_length, config.ids_per_token)
-        ids = np.array([tokens.ids for tokens in found], np.int32).reshape(shape)
-        outputs["ids"] = Tensor("ids", shape, ids)
-    if "container" in wanted:
-        packed = [containered(tokens, job.info, job.fingerprint) for tokens in found]
-        outputs["container"] = Tensor("container", (len(found),), packed)
-    return [outputs[name] for name in wanted]
-
-
-async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
-    options = models.options_of(parsed.request, PictureParameters)
-    wanted = models.wanted_outputs(parsed.request, DETOKENIZE_OUTPUTS)
-    sent = models.one_of(parsed, "ids", "container", also=("seed",))
-    tokens: list[Tokens] = []
-    if sent.name == "ids":
-        tokens = models.token_sets_of(sent, job.info)
-    else:
-        for row, data in enumerate(models.elements(sent)):
-            try:
-                tokens.append(tokens_for(Container.from_bytes(data), job.info))
-            except (ContainerError, TokenError) as error:
-                raise RowError(row, error) from None
-    seeds = models.seeds_of(parsed, len(tokens), options.seed)
-    base = decode_options(service, job.info, options)
-
-    async def one(work: tuple[Tokens, int]) -> Pixels:
-        return (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
-
-    found = await _rows(service, job, list(zip(tokens, seeds, strict=True)), one)
-    outputs: dict[str, Tensor] = {}
-    if "image" in wanted:
-        size = job.info.image_size
-        shape = (len(found), size, size, 3)
-        outputs["image"] = Tensor("image", shape, np.array(found, np.uint8).reshape(shape))
-    if "file" in wanted:
-        files = [await job.render(pixels, options.format, options.quality) for pixels in found]
-        outputs["file"] = Tensor("file", (len(files),), files)
-    return [outputs[name] for name in wanted]
-
-
-async def _rows(
-    service: Service, job: Job, rows: Sequence[S], work: Callable[[S], Awaitable[R]]
-) -> list[R]:
-    """Do ``work`` for the rows, as many at once as the engines have room for.
-
-    Raises:
-        TensorError: There are too many rows.
-        RowError: A row failed.
-    """
-    limit = service.settings.max_items
-    if len(rows) > limit:
-        raise TensorError(f"{len(rows)} rows came, at most {limit} are taken at once")
-
-    async def fed(row: S) -> R:
-        return await service.feed.run(job.call, lambda: work(row))
-
-    results = await asyncio.gather(*map(fed, rows), return_exceptions=True)
-    for row, result in enumerate(results):
-        if isinstance(result, Exception):
-            raise RowError(row, result)
-    return [result for result in results if not isinstance(result, BaseException)]

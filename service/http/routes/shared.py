@@ -61,11 +61,15 @@ def decode_options(service: Service, info: ModelInfo, options: SamplingOptions) 
 def model_headers(job: Job) -> dict[str, str]:
     """The headers of every answer that a model had a part in."""
     return {
-        "Flowmo-Model": quote(job.name),
-        "Flowmo-Fingerprint": job.fingerprint,
+        **name_headers(job.name, job.fingerprint),
         "Server-Timing": job.clock.header(),
         "Vary": "Accept",
     }
+
+
+def name_headers(name: str, fingerprint: str) -> dict[str, str]:
+    """The headers that say which model, under its name and with which weights, did the work."""
+    return {"Flowmo-Model": quote(name), "Flowmo-Fingerprint": fingerprint}
 
 
 def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str, str]:

@@ -13,6 +13,7 @@ from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture_identity import address_of, tag_of
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import (
     ServiceOf,
@@ -26,7 +27,8 @@ from flowmo.service.http.routes.shared import (
     upload_headers,
 )
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.token_files import ARRAYS, PACKED
+from flowmo.service.http.token_sets import compact, containered, model_for, tokens_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
     DetokenizeOptions,
@@ -42,7 +44,7 @@ from flowmo.service.http.wire import (
 
 router = APIRouter(prefix="/v1", tags=["tokens"])
 
-TOKEN_OFFERS = ("application/json", CONTAINER_MEDIA_TYPE)
+TOKEN_OFFERS = ("application/json", CONTAINER_MEDIA_TYPE, *ARRAYS, PACKED)
 IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
 
 
@@ -51,8 +53,8 @@ IMAGE_OFFERS = tuple(OUTPUT_MEDIA_TYPES)
     response_model=TokenizeAnswer,
     responses={
         200: {
-            "description": "Tokens, as JSON ids or as a packed container.",
-            "content": binary_content(CONTAINER_MEDIA_TYPE),
+            "description": "Tokens, as JSON ids, as a packed container, as arrays or as bare bits.",
+            "content": binary_content(*TOKEN_OFFERS[1:]),
         },
         **problems(400, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
     },
@@ -71,10 +73,9 @@ async def tokenize(
         tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
     headers = model_headers(job) | upload_headers(upload)
     headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
-    if media_type == CONTAINER_MEDIA_TYPE:
-        return Response(
-            containered(tokens, job.info, job.fingerprint), headers=headers, media_type=media_type
-        )
+    if media_type != TOKEN_OFFERS[0]:
+        data = compact(tokens, job.info, media_type, fingerprint=job.fingerprint, model=job.name)
+        return Response(data, headers=headers, media_type=media_type)
     answer = TokenizeAnswer(
         tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
         upload=UploadMessage.of(upload),
@@ -100,7 +101,7 @@ async def tokenize(
         "requestBody": {
             "required": True,
             "content": {
-                **binary_content(CONTAINER_MEDIA_TYPE, bodies.BINARY),
+                **binary_content(*TOKEN_OFFERS[1:]),
                 "application/json": {"schema": schema_ref(DetokenizeBody)},
             },
         }
@@ -118,7 +119,11 @@ async def detokenize(
     seconds = service.settings.body_seconds
     with service.admit(request) as scope:
         body = await bodies.read_tokens(
-            request, query, seconds=seconds, max_values=service.max_token_values
+            request,
+            query,
+            service.models,
+            seconds=seconds,
+            max_values=service.max_token_values,
         )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
@@ -130,6 +135,12 @@ async def detokenize(
         found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = model_headers(job) | sampling_headers(options, found.value.sampler)
     headers["Flowmo-Cache"] = found.outcome
+    # Of the picture that was made: one of fewer steps has an address of its own.
+    made = (options.seed, found.value.sampler, format, wanted.quality)
+    headers["ETag"] = tag_of(tokens, job.fingerprint, *made)
+    address = address_of(containered(tokens, job.info, job.fingerprint), *made)
+    if address is not None:
+        headers["Content-Location"] = address
     return Response(found.value.data, headers=headers, media_type=media_type)
 
 
@@ -179,7 +190,7 @@ async def _stream(
         media_type = IMAGE_OFFERS[0]
     stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
     start = stream.start(
-        lambda watch: job.pixels(tokens, options, watch=watch),
+        lambda watch: scope.cancellation.until_cancelled(job.pixels(tokens, options, watch=watch)),
         wanted.previews,
         scope.resources,
     )

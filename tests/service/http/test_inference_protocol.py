@@ -15,7 +15,7 @@ from tritonclient.utils import InferenceServerException
 
 from flowmo.cli.server_process import ServerProcess
 from flowmo.service.errors import RequestError
-from flowmo.service.http.oip.tensors import InferAnswer, Tensor, encode, parse
+from flowmo.service.http.oip.tensors import InferAnswer, Placement, Tensor, encode, parse
 from tests.service.http.test_fuzz import over_http
 from tests.service.pictures import as_file, from_file, gradient
 
@@ -118,7 +118,7 @@ def test_images_become_the_same_tokens_as_by_the_other_route(
     assert back.as_numpy("image").shape == (2, 32, 32, 3)
 
 
-@pytest.mark.parametrize("datatype", ["INT32", "INT64"])
+@pytest.mark.parametrize("datatype", ["INT32", "INT64", "UINT16"])
 def test_tokens_become_the_same_images_with_a_seed_a_row(
     triton: Any, plain: httpx.Client, datatype: str
 ) -> None:
@@ -200,7 +200,8 @@ def test_what_is_written_is_read_again(
         texts = [text.hex().encode() for text in texts]
     values = np.array(numbers, np.int32).reshape(-1, 1)
     outputs = [Tensor("a", values.shape, values), Tensor("b", (len(texts),), texts)]
-    answer = encode(InferAnswer(model_name="m", model_version="v"), outputs, binary)
+    placements = [Placement(one) for one in binary]
+    answer = encode(InferAnswer(model_name="m", model_version="v"), outputs, placements)
     length = len(answer.body) if answer.header_length is None else answer.header_length
     head = json.loads(answer.body[:length])
     body = json.dumps({"inputs": head["outputs"]}).encode()

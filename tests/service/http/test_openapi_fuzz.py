@@ -58,7 +58,7 @@ def test_every_operation_keeps_what_the_document_promises(server: ServerProcess)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (all of them are reported at once)
             wrong.append(f"{operation.label}: {error}")
     assert not wrong, "\n\n".join(wrong)
-    assert len(asked) == 19
+    assert len(asked) == 34
 
 
 def test_its_examples_are_answered(http: httpx.Client) -> None:
