@@ -33,7 +33,7 @@ def tokens_for(sent: SentTokens, info: ModelInfo) -> Tokens:
     if isinstance(sent, TokensMessage):
         return sent.to_tokens(info)
     sent.check_model(info.fingerprint, info.config)
-    return sent.tokens
+    return sent.tokens.tile(0) if sent.tokens.tile_count == 1 else sent.tokens
 
 
 def containered(tokens: Tokens, info: ModelInfo, fingerprint: str) -> bytes:
