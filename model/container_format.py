@@ -98,6 +98,7 @@ class ContainerHeader:
         sizes = (self.token_bits, self.group_bits)
         layout, digest = self.layout, bytes.fromhex(self.fingerprint)
         width, height = layout.width, layout.height
+        rest: tuple[int | bytes, ...]
         if self.version == 1:
             rest = (*sizes, 0, self.code_length, width, height, self.tile_bytes, digest)
         else:

@@ -111,6 +111,6 @@ class PictureLayout:
         if max_tiles is not None and self.tiles > max_tiles:
             raise PictureTooLargeError(
                 f"the picture of {width} x {height} pixels takes {self.tiles:,} tiles of "
-                f"{self.tile_size} x {self.tile_size}, at most {max_tiles:,} are accepted; scale it "
-                f"down, or use fit=crop, pad or stretch for one tile"
+                f"{self.tile_size} x {self.tile_size}, at most {max_tiles:,} are accepted; scale "
+                f"it down, or use fit=crop, pad or stretch for one tile"
             )

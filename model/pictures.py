@@ -68,7 +68,8 @@ def decode_picture(
 
     A region is decoded of the tiles that touch it. It is equal to its part of the whole if one step
     is made, or if no tile that is left out shares a pixel with one that is not (with an overlap of
-    0, always); else tiles at the edge have seen less of their neighbours, and the pixels are near.
+    0 that is so if the sides are multiples of the tile's); else tiles at the edge have seen less of
+    their neighbours, and the pixels are near.
 
     Args:
         model: The network.
@@ -88,13 +89,51 @@ def decode_picture(
         ConfigError: A seed or the region is out of range.
         TokenError: The tokens are of another model, or of another number of tiles.
     """
-    chosen = sampler or model.config.sampler
     if tokens.tile_count != layout.tiles:
         raise TokenError(
             f"tokens of {tokens.tile_count} tiles came, a picture of {layout.width} x "
             f"{layout.height} pixels takes {layout.tiles}"
         )
     model.check_tokens([tokens.tile(0)])
+    return decode_tiles(
+        model,
+        _signs(tokens, part_of(layout, region).numbers),
+        layout,
+        seed=seed,
+        sampler=sampler,
+        observer=observer,
+        region=region,
+        tiles_at_once=tiles_at_once,
+    )
+
+
+def decode_tiles(
+    model: InferenceModel,
+    quantized: Tensor,
+    layout: PictureLayout,
+    *,
+    seed: int,
+    sampler: SamplerConfig | None = None,
+    observer: Observer | None = None,
+    region: Region | None = None,
+    tiles_at_once: int = DEFAULT_TILES_AT_ONCE,
+) -> Tensor:
+    """A picture of the quantized code of its tiles; see :func:`decode_picture`.
+
+    Args:
+        model: The network.
+        quantized: [T, K, D], of the tiles that the region needs.
+        layout: The picture and its tiles.
+        seed: As there, like all that follow.
+        sampler: As there.
+        observer: As there.
+        region: As there.
+        tiles_at_once: As there.
+
+    Raises:
+        ConfigError: A seed or the region is out of range, or there are not as many rows as tiles.
+    """
+    chosen = sampler or model.config.sampler
     part = part_of(layout, region)
     tiling, (width, height) = part.tiling, layout.tiling.frame
     x, y, w, h = region or (0, 0, layout.tiling.width, layout.tiling.height)
@@ -110,10 +149,9 @@ def decode_picture(
         return model.velocity_modulated(state, table[t], rows)
 
     with torch.inference_mode():
-        condition = with_mask(_signs(tokens, part.numbers).to(model.device, model.dtype))
         frame = sample_frame(
             velocity,
-            condition,
+            with_mask(quantized.to(model.device, model.dtype)),
             tiling,
             chosen,
             start.to(model.device),

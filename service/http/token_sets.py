@@ -1,7 +1,7 @@
 """Token sets as clients send them: which model they are for, and whether it can decode them."""
 
 from flowmo.model.container import Container
-from flowmo.model.tokens import Tokens
+from flowmo.model.image_tokens import ImageTokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.http.wire import TokensMessage
 from flowmo.service.models import Models, Served
@@ -23,26 +23,26 @@ def model_for(models: Models, sent: SentTokens, name: str | None) -> Served:
     return models.choose(name)
 
 
-def tokens_for(sent: SentTokens, info: ModelInfo) -> Tokens:
+def tokens_for(
+    sent: SentTokens, info: ModelInfo, *, max_pixels: int, max_tiles: int
+) -> ImageTokens:
     """Take tokens as a model can decode them.
+
+    Args:
+        sent: The tokens as they came.
+        info: The model.
+        max_pixels: The most pixels of what they decode to.
+        max_tiles: The most tiles.
 
     Raises:
         ContainerMismatchError: The tokens were made by another model.
+        PictureTooLargeError: The picture is larger than the limits.
         TokenError: The tokens have another shape.
     """
     if isinstance(sent, TokensMessage):
-        return sent.to_tokens(info)
-    sent.check_model(info.fingerprint, info.config)
-    return sent.tokens.tile(0) if sent.tokens.tile_count == 1 else sent.tokens
-
-
-def containered(tokens: Tokens, info: ModelInfo, fingerprint: str) -> bytes:
-    """Write tokens as a container.
-
-    Args:
-        tokens: A token set of a model of ``info``'s shapes.
-        info: The model that is served.
-        fingerprint: The fingerprint of the weights that made the tokens.
-    """
-    side = info.image_size
-    return Container(tokens=tokens, fingerprint=fingerprint, width=side, height=side).to_bytes()
+        tokens = sent.to_tokens(info)
+    else:
+        sent.check_model(info.fingerprint, info.config)
+        tokens = ImageTokens.of(sent)
+    tokens.layout.check_limits(max_pixels=max_pixels, max_tiles=max_tiles)
+    return tokens

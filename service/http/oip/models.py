@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from flowmo.imaging.fit import DEFAULT_SQUARE_FIT, Fit
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import ImageFormat
 from flowmo.model.tokens import Tokens
@@ -33,7 +34,13 @@ class PictureParameters(SamplingOptions, QualityOptions):
 
 
 class ImageParameters(FitOptions):
-    """Parameters of tokenize."""
+    """Parameters of tokenize.
+
+    A row of the tensor ``ids`` is one square, so that is what a picture becomes unless ``fit`` says
+    otherwise; ``native`` goes with the output ``container``.
+    """
+
+    fit: Fit = Field(default=DEFAULT_SQUARE_FIT, description="As of /v1/tokenize.")
 
 
 def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:

@@ -34,9 +34,15 @@ from flowmo.service.http.job import Job
 from flowmo.service.http.openapi import schema_ref
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
-from flowmo.service.http.routes.shared import ServiceOf, decode_options, explained, problems
+from flowmo.service.http.routes.shared import (
+    ServiceOf,
+    decode_options,
+    explained,
+    problems,
+    received_tokens,
+)
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.token_sets import model_for
 from flowmo.service.http.wire import FitMessage, TokensBody, TokensMessage, UploadMessage
 
 router = APIRouter(prefix="/v1", tags=["batches"])
@@ -72,12 +78,13 @@ async def tokenize_batch(
     async def one(scope: RequestScope, item: TokenizeItem) -> TokenizeItemAnswer:
         job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         upload = await job.read(item.image, item.fit)
-        tokens = await job.encode(upload.fitted.pixels)
+        layout = job.layout_of(upload, item.overlap)
+        tokens = await job.encode(upload.fitted.pixels, layout)
         message = container = None
         if item.tokens == "container":
-            container = _base64(containered(tokens, job.info, job.fingerprint))
+            container = _base64(tokens.to_bytes())
         else:
-            message = TokensMessage.of(job.name, tokens, job.info, job.fingerprint)
+            message = TokensMessage.of(job.name, tokens)
         return TokenizeItemAnswer(
             status=HTTPStatus.OK,
             model=job.name,
@@ -105,7 +112,7 @@ async def detokenize_batch(
         sent = item.sent()
         served = model_for(service.models, sent, item.model)
         job = Job.begin(service, scope, served, waits=True)
-        tokens = tokens_for(sent, job.info)
+        tokens = received_tokens(service, job, sent)
         options = decode_options(service, job.info, item)
         found = await job.decode(tokens, options, item.format, item.quality)
         return _picture(job, options, item.format, found)
@@ -128,7 +135,8 @@ async def reconstruct_batch(
         job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         options = decode_options(service, job.info, item)
         upload = await job.read(item.image, item.fit)
-        found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
+        layout, pixels = job.layout_of(upload, item.overlap), upload.fitted.pixels
+        found = await job.reconstruct(pixels, options, item.format, item.quality, layout)
         return _picture(job, options, item.format, found, upload)
 
     return await _run(request, service, query, ReconstructItem, "image", one, PictureItemAnswer)

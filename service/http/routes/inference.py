@@ -17,6 +17,8 @@ from flowmo._version import __version__
 from flowmo.imaging.reading import Pixels
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError, TokenError
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from flowmo.service.http.access import AUTHORIZED
@@ -27,15 +29,16 @@ from flowmo.service.http.oip import models
 from flowmo.service.http.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
 from flowmo.service.http.oip.tensors import InferAnswer, InferRequest, Parsed, Tensor, encode, parse
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import shaped
 from flowmo.service.http.problems import Answer, error_headers
 from flowmo.service.http.routes.shared import (
     ServiceOf,
     binary_content,
     decode_options,
     model_headers,
+    received_tokens,
 )
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, tokens_for
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
 
@@ -183,8 +186,15 @@ async def _tokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
     wanted = models.wanted_outputs(parsed.request, TOKENIZE_OUTPUTS)
     sent = models.one_of(parsed, "image", "file")
 
-    async def from_file(data: bytes) -> Tokens:
-        return await job.encode((await job.read(data, options.fit)).fitted.pixels)
+    async def from_file(data: bytes) -> ImageTokens:
+        upload = await job.read(data, options.fit)
+        layout = job.layout_of(upload, DEFAULT_OVERLAP_SHARE)
+        if "ids" in wanted and layout.tiles > 1:
+            raise TokenError(
+                f"a picture of {layout.width} x {layout.height} pixels takes {layout.tiles} "
+                f"tiles, and a row of ids is one: ask for the output container alone"
+            )
+        return await job.encode(upload.fitted.pixels, layout)
 
     if sent.name == "image":
         found = await _rows(service, job, models.pixels_of(sent, job.info), job.encode)
@@ -197,7 +207,7 @@ async def _tokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor]:
         ids = np.array([tokens.ids for tokens in found], np.int32).reshape(shape)
         outputs["ids"] = Tensor("ids", shape, ids)
     if "container" in wanted:
-        packed = [containered(tokens, job.info, job.fingerprint) for tokens in found]
+        packed = [tokens.to_bytes() for tokens in found]
         outputs["container"] = Tensor("container", (len(found),), packed)
     return [outputs[name] for name in wanted]
 
@@ -212,14 +222,23 @@ async def _detokenize(service: Service, job: Job, parsed: Parsed) -> list[Tensor
     else:
         for row, data in enumerate(models.elements(sent)):
             try:
-                tokens.append(tokens_for(Container.from_bytes(data), job.info))
+                tokens.append(received_tokens(service, job, Container.from_bytes(data)))
             except (ContainerError, TokenError) as error:
                 raise RowError(row, error) from None
     seeds = models.seeds_of(parsed, len(tokens), options.seed)
     base = decode_options(service, job.info, options)
 
     async def one(work: tuple[Tokens, int]) -> Pixels:
-        return (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
+        made = (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
+        layout = work[0].layout if isinstance(work[0], ImageTokens) else None
+        pixels = made if layout is None else shaped(made, layout, None)
+        size = job.info.image_size
+        if "image" in wanted and pixels.shape != (size, size, 3):
+            raise TokenError(
+                f"the tokens are of a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels, "
+                f"and a row of the tensor image is {size} x {size}: ask for the output file alone"
+            )
+        return pixels
 
     found = await _rows(service, job, list(zip(tokens, seeds, strict=True)), one)
     outputs: dict[str, Tensor] = {}

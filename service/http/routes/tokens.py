@@ -1,18 +1,20 @@
 """Image to tokens, tokens to image, and both."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
-from flowmo.model.tokens import Tokens
+from flowmo.model.image_tokens import ImageTokens
 from flowmo.service.engine.calls import Decoded, DecodeOptions
 from flowmo.service.http import bodies, streaming
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import check_region
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import (
     ServiceOf,
@@ -22,11 +24,13 @@ from flowmo.service.http.routes.shared import (
     image_request_body,
     model_headers,
     problems,
+    received_tokens,
     sampling_headers,
+    tile_headers,
     upload_headers,
 )
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.token_sets import model_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
     DetokenizeOptions,
@@ -68,15 +72,13 @@ async def tokenize(
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
         job = Job.begin(service, scope, service.models.choose(sent.options.model))
         upload = await until_disconnect(request, job.read(sent.data, sent.options.fit))
-        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
-    headers = model_headers(job) | upload_headers(upload)
-    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
+        layout = job.layout_of(upload, sent.options.overlap)
+        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels, layout))
+    headers = model_headers(job) | upload_headers(upload) | tile_headers(job, layout)
     if media_type == CONTAINER_MEDIA_TYPE:
-        return Response(
-            containered(tokens, job.info, job.fingerprint), headers=headers, media_type=media_type
-        )
+        return Response(tokens.to_bytes(), headers=headers, media_type=media_type)
     answer = TokenizeAnswer(
-        tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
+        tokens=TokensMessage.of(job.name, tokens),
         upload=UploadMessage.of(upload),
         fit=FitMessage.of(upload.fitted.report),
     )
@@ -122,13 +124,15 @@ async def detokenize(
         )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
-        tokens = tokens_for(body.sent, job.info)
-        options = decode_options(service, job.info, wanted)
+        tokens = received_tokens(service, job, body.sent)
+        options = replace(decode_options(service, job.info, wanted), region=wanted.box)
+        check_region(tokens.layout, options.region)
         if wanted.stream or media_type == streaming.MEDIA_TYPE:
             return await _stream(service, scope, job, tokens, options, wanted, media_type)
         format = OUTPUT_MEDIA_TYPES[media_type]
         found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = model_headers(job) | sampling_headers(options, found.value.sampler)
+    headers |= tile_headers(job, tokens.layout)
     headers["Flowmo-Cache"] = found.outcome
     return Response(found.value.data, headers=headers, media_type=media_type)
 
@@ -155,13 +159,15 @@ async def reconstruct(
         options = decode_options(service, job.info, wanted)
         upload = await until_disconnect(request, job.read(sent.data, wanted.fit))
         format = OUTPUT_MEDIA_TYPES[media_type]
-        work = job.reconstruct(upload.fitted.pixels, options, format, wanted.quality)
+        layout = job.layout_of(upload, wanted.overlap)
+        pixels = upload.fitted.pixels
+        work = job.reconstruct(pixels, options, format, wanted.quality, layout)
         found = await until_disconnect(request, work)
     headers = (
         model_headers(job) | sampling_headers(options, found.value.sampler) | upload_headers(upload)
     )
+    headers |= tile_headers(job, layout)
     headers["Flowmo-Cache"] = found.outcome
-    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
     return Response(found.value.data, headers=headers, media_type=media_type)
 
 
@@ -169,7 +175,7 @@ async def _stream(
     service: Service,
     scope: RequestScope,
     job: Job,
-    tokens: Tokens,
+    tokens: ImageTokens,
     options: DecodeOptions,
     wanted: DetokenizeOptions,
     media_type: str,
@@ -177,7 +183,13 @@ async def _stream(
     """Answer with the decode as events."""
     if media_type == streaming.MEDIA_TYPE:
         media_type = IMAGE_OFFERS[0]
-    stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
+    stream = streaming.DecodeStream(
+        job,
+        media_type=media_type,
+        quality=wanted.quality,
+        layout=tokens.layout,
+        region=options.region,
+    )
     start = stream.start(
         lambda watch: job.pixels(tokens, options, watch=watch),
         wanted.previews,
