@@ -81,8 +81,8 @@ def test_pictures_of_many_sizes_share_batches_and_come_in_their_order(tok: Token
     decoded = tok.decode(several, steps=1, seeds=[3, 3, 3, 3])
     assert [picture.size for picture in decoded] == [(45, 33), (32, 32), (9, 9), (70, 20)]
     for tokens, picture in zip(several, decoded, strict=True):
-        alone = tok.decode(tokens, steps=1, seeds=3)
-        difference = np.abs(np.asarray(picture).astype(int) - np.asarray(alone))
+        by_itself = tok.decode(tokens, steps=1, seeds=3)
+        difference = np.abs(np.asarray(picture).astype(int) - np.asarray(by_itself))
         assert difference.max() <= 1
     arrays = tok.decode(several, steps=1, output="array")
     assert [array.shape for array in arrays] == [(33, 45, 3), (32, 32, 3), (9, 9, 3), (20, 70, 3)]
