@@ -7,24 +7,28 @@ tokens = tok.encode("photo.jpg")
 picture = tok.decode(tokens, steps=8)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, get_args, overload
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from flowmo.imaging.fit import DEFAULT_FIT, Fit
-from flowmo.imaging.tensors import to_pixels
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.errors import ConfigError, TokenError
 from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.image_tokens import ImageTokens
 from flowmo.model.inference import InferenceModel
+from flowmo.model.layout import PictureLayout
 from flowmo.model.loading import choose_device, load_inference_model
-from flowmo.model.sampler import noise
+from flowmo.model.pictures import Region
+from flowmo.model.quantizer import ids_to_signs
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
+from flowmo.model.tokens import Tokens
 from flowmo.tokenizer_inputs import (
     ImageInput,
     ImageReader,
@@ -32,6 +36,15 @@ from flowmo.tokenizer_inputs import (
     ValueRange,
     read_tokens,
     split,
+)
+from flowmo.tokenizer_pictures import (
+    Latent,
+    as_pixels,
+    as_tensor,
+    codes,
+    finished,
+    pictures,
+    wanted_tiles,
 )
 
 Output = Literal["pil", "array", "tensor"]
@@ -153,6 +166,7 @@ class Tokenizer:
         images: Many,
         *,
         fit: Fit = ...,
+        overlap: float = ...,
         value_range: ValueRange | None = ...,
         batch_size: int = ...,
     ) -> list[ImageTokens]: ...
@@ -163,6 +177,7 @@ class Tokenizer:
         images: ImageInput,
         *,
         fit: Fit = ...,
+        overlap: float = ...,
         value_range: ValueRange | None = ...,
         batch_size: int = ...,
     ) -> ImageTokens: ...
@@ -172,6 +187,7 @@ class Tokenizer:
         images: ImageInput | Many,
         *,
         fit: Fit = DEFAULT_FIT,
+        overlap: float = DEFAULT_OVERLAP_SHARE,
         value_range: ValueRange | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> ImageTokens | list[ImageTokens]:
@@ -180,15 +196,20 @@ class Tokenizer:
         Args:
             images: One image or several: paths, bytes of files, Pillow's images and arrays uint8
                 [H, W, 3] of any size, or float tensors [3, S, S] of the model's size.
-            fit: How a picture becomes the model's square: its largest centred square (``crop``),
-                the whole picture on white (``pad``), or ``stretch``. Tensors are not fitted.
+            fit: What becomes of a picture: ``native`` covers it with tiles of the model's size, so
+                that any size and shape comes back as it was; the others make one square of it: its
+                largest centred one (``crop``), the whole picture on white (``pad``), or
+                ``stretch``. Tensors are not fitted.
+            overlap: The share of a tile's side that neighbouring tiles have in common at least, 0
+                to 0.5: with more there are more tiles, and less is seen of their borders.
             value_range: What the lowest and highest value of tensors stand for, black and white;
                 (-1, 1) by default. It must be given when no value of any tensor is below 0, because
                 images in [0, 1] look like that, and are wrong in [-1, 1].
-            batch_size: How many images are computed at once.
+            batch_size: How many tiles are computed at once.
 
         Returns:
-            Tokens, which can be saved as ``.flowmo`` files and know the model that made them.
+            Tokens with ids [T, K, D/G], T tiles an image. They can be saved as ``.flowmo`` files
+            and know the model that made them and the size of the image.
 
         Raises:
             ConfigError: A tensor has another size, type or range, or a NaN; or an option is wrong.
@@ -198,26 +219,26 @@ class Tokenizer:
             TypeError: An item is no image.
             ValueError: An array is no picture; the errors above but the last are ValueErrors, too.
         """
-        side, config = self.image_size, self.config
-        if config.quantizer != "lfq":
+        if self.config.quantizer != "lfq":
             raise TokenError(
-                f"model {config.name!r} has a continuous (Gaussian) latent and no tokens; "
+                f"model {self.config.name!r} has a continuous (Gaussian) latent and no tokens; "
                 f"reconstruct works, or load a model with quantizer='lfq'"
             )
-        encoded: list[ImageTokens] = []
-        batches, is_single = self._image_batches(images, fit, value_range, batch_size)
-        for batch in batches:
-            encoded += (
-                ImageTokens(
-                    ids=tokens.ids,
-                    group_bits=tokens.group_bits,
-                    fingerprint=self.fingerprint,
-                    width=side,
-                    height=side,
-                )
-                for tokens in self.model.tokenize(batch)
-            )
+        found, is_single = self._codes(images, fit, overlap, value_range, batch_size)
+        encoded = [self._image_tokens(layout, code) for layout, code in found]
         return encoded[0] if is_single else encoded
+
+    def _image_tokens(self, layout: PictureLayout, code: Tensor) -> ImageTokens:
+        return ImageTokens(
+            ids=Tokens.join(self.model.tokens_of(code)).ids,
+            group_bits=self.config.group_bits,
+            fingerprint=self.fingerprint,
+            width=layout.width,
+            height=layout.height,
+            tile_size=layout.tile_size,
+            overlap=layout.overlap,
+            fit=layout.fit,
+        )
 
     @overload
     def decode(
@@ -229,6 +250,7 @@ class Tokenizer:
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["pil"] = ...,
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> list[Image.Image]: ...
 
@@ -242,6 +264,7 @@ class Tokenizer:
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["pil"] = ...,
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> Image.Image: ...
 
@@ -255,6 +278,7 @@ class Tokenizer:
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["array", "tensor"],
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> Any: ...
 
@@ -267,22 +291,28 @@ class Tokenizer:
         seeds: int | Sequence[int] | None = None,
         sampler: SamplerConfig | None = None,
         output: Output = "pil",
+        region: Region | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> Any:
         """The images of tokens.
 
         Args:
             tokens: One token set or several: what :meth:`encode` gave, containers, paths or bytes
-                of ``.flowmo`` files, answers of the client, or arrays of ids [K, D/G].
+                of ``.flowmo`` files, answers of the client, or ids of one square, [K, D/G] or
+                [1, K, D/G]; several as [B, 1, K, D/G].
             steps: The number of sampler steps; the model's own by default.
             guidance: The classifier-free guidance weight, 1 for none; the model's own by default.
             seeds: The seed of each image's starting noise; 0, 1, 2 ... by default. One number for
                 one image.
             sampler: A whole sampler, in the place of the model's own.
-            output: ``pil`` (Pillow's images), ``array`` (uint8 [S, S, 3], several as [B, S, S, 3])
-                or ``tensor`` (float32 [3, S, S] in [-1, 1] on the model's device, several as
-                [B, 3, S, S]).
-            batch_size: How many images are computed at once.
+            output: ``pil`` (Pillow's images), ``array`` (uint8 [H, W, 3], several of one size as
+                [B, H, W, 3]) or ``tensor`` (float32 [3, H, W] in [-1, 1] on the model's device,
+                several of one size as [B, 3, H, W]). Several of different sizes are a list.
+            region: Left, top, width and height in pixels of the part of each picture that is
+                decoded; all by default. Only the tiles that touch it are computed, so tiles at
+                its edge have not seen all their neighbours:
+                :func:`flowmo.model.pictures.decode_picture` says what is equal.
+            batch_size: How many tiles are computed at once.
 
         Raises:
             ConfigError: An option is out of its range.
@@ -294,20 +324,29 @@ class Tokenizer:
         """
         _check_options(output, batch_size)
         chosen = self._sampler(sampler, steps, guidance)
-        items, is_single = split(tokens, dimensions=(2,))
+        items, is_single = split(tokens, dimensions=(2, 3))
         numbers = _seeds(seeds, len(items), is_single)
-        parts = []
-        for start in range(0, len(items), batch_size):
-            read = [
-                read_tokens(item, self.config.group_bits)
-                for item in items[start : start + batch_size]
-            ]
-            for one in read:
-                if isinstance(one, ImageTokens):
-                    one.container().check_model(self.fingerprint, self.config)
-            part = numbers[start : start + batch_size]
-            parts.append(self.model.detokenize(read, seeds=part, sampler=chosen))
-        return self._output(parts, output, is_single)
+        latents = (self._latent(item, n, region) for item, n in zip(items, numbers, strict=True))
+        return self._output(latents, chosen, output, region, batch_size, is_single)
+
+    def _latent(self, item: TokenInput, seed: int, region: Region | None) -> Latent:
+        """One token set as the decoder takes it."""
+        tokens = read_tokens(item, self.config.group_bits)
+        if isinstance(tokens, ImageTokens):
+            tokens.container().check_model(self.fingerprint, self.config)
+            layout = tokens.layout
+        elif tokens.tile_count == 1:
+            side = self.image_size
+            layout = PictureLayout(width=side, height=side, tile_size=side)
+        else:
+            raise TokenError(
+                f"ids of {tokens.tile_count} tiles came without the size of their picture; pass "
+                f"what encode gave, a container or ImageTokens(...), or several squares as a list"
+            )
+        numbers = wanted_tiles(layout, region)
+        self.model.check_tokens([tokens.tile(0)])
+        ids = torch.from_numpy(np.stack([tokens.tile(number).ids for number in numbers]))
+        return Latent(layout, ids_to_signs(ids, self.config.group_bits), seed)
 
     @overload
     def reconstruct(
@@ -315,12 +354,14 @@ class Tokenizer:
         images: Many,
         *,
         fit: Fit = ...,
+        overlap: float = ...,
         value_range: ValueRange | None = ...,
         steps: int | None = ...,
         guidance: float | None = ...,
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["pil"] = ...,
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> list[Image.Image]: ...
 
@@ -330,12 +371,14 @@ class Tokenizer:
         images: ImageInput,
         *,
         fit: Fit = ...,
+        overlap: float = ...,
         value_range: ValueRange | None = ...,
         steps: int | None = ...,
         guidance: float | None = ...,
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["pil"] = ...,
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> Image.Image: ...
 
@@ -345,12 +388,14 @@ class Tokenizer:
         images: ImageInput | Many,
         *,
         fit: Fit = ...,
+        overlap: float = ...,
         value_range: ValueRange | None = ...,
         steps: int | None = ...,
         guidance: float | None = ...,
         seeds: int | Sequence[int] | None = ...,
         sampler: SamplerConfig | None = ...,
         output: Literal["array", "tensor"],
+        region: Region | None = ...,
         batch_size: int = ...,
     ) -> Any: ...
 
@@ -359,12 +404,14 @@ class Tokenizer:
         images: ImageInput | Many,
         *,
         fit: Fit = DEFAULT_FIT,
+        overlap: float = DEFAULT_OVERLAP_SHARE,
         value_range: ValueRange | None = None,
         steps: int | None = None,
         guidance: float | None = None,
         seeds: int | Sequence[int] | None = None,
         sampler: SamplerConfig | None = None,
         output: Output = "pil",
+        region: Region | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
     ) -> Any:
         """Images through the latent and back; a continuous model can do it, too.
@@ -372,12 +419,14 @@ class Tokenizer:
         Args:
             images: As for :meth:`encode`.
             fit: As for :meth:`encode`.
+            overlap: As for :meth:`encode`.
             value_range: As for :meth:`encode`.
             steps: As for :meth:`decode`.
             guidance: As for :meth:`decode`.
             seeds: As for :meth:`decode`.
             sampler: As for :meth:`decode`.
             output: As for :meth:`decode`.
+            region: As for :meth:`decode`.
             batch_size: As for :meth:`encode`.
 
         Raises:
@@ -391,28 +440,29 @@ class Tokenizer:
         chosen = self._sampler(sampler, steps, guidance)
         items, is_single = split(images, dimensions=(2, 3))
         numbers = _seeds(seeds, len(items), is_single)
-        batches, _ = self._image_batches(items, fit, value_range, batch_size)
-        parts, shape = [], (3, self.image_size, self.image_size)
-        for start, batch in zip(range(0, len(items), batch_size), batches, strict=True):
-            latent = self.model.quantize(self.model.encode(batch))
-            begin = noise(numbers[start : start + batch_size], shape)
-            parts.append(self.model.decode(latent, start=begin, sampler=chosen))
-        return self._output(parts, output, is_single)
+        found, _ = self._codes(items, fit, overlap, value_range, batch_size)
+        latents = (
+            Latent(layout, self.model.quantize(code)[wanted_tiles(layout, region)], n)
+            for (layout, code), n in zip(found, numbers, strict=True)
+        )
+        return self._output(latents, chosen, output, region, batch_size, is_single)
 
-    def _image_batches(
+    def _codes(
         self,
         images: ImageInput | Many,
         fit: Fit,
+        overlap: float,
         value_range: ValueRange | None,
         batch_size: int,
-    ) -> tuple[Iterator[Tensor], bool]:
-        """Batches of the model's tensors, read as they are asked for; whether one came alone."""
+    ) -> tuple[Iterator[tuple[PictureLayout, Tensor]], bool]:
+        """Each image's layout and code, made as they are asked for; whether one came alone."""
         _check_options("pil", batch_size)
-        reader = ImageReader(size=self.image_size, fit=fit, value_range=value_range)
+        reader = ImageReader(
+            size=self.image_size, fit=fit, overlap=overlap, value_range=value_range
+        )
         items, is_single = split(images, dimensions=(2, 3))
         reader.check_range(items)
-        starts = range(0, len(items), batch_size)
-        return (reader.read(items[i : i + batch_size]) for i in starts), is_single
+        return codes(self.model, reader, items, batch_size), is_single
 
     def _sampler(
         self, sampler: SamplerConfig | None, steps: int | None, guidance: float | None
@@ -425,16 +475,35 @@ class Tokenizer:
             chosen = replace(chosen, steps=steps)
         return chosen if guidance is None else replace(chosen, guidance=guidance)
 
-    def _output(self, parts: list[Tensor], output: Output, is_single: bool) -> Any:
+    def _output(
+        self,
+        latents: Iterable[Latent],
+        sampler: SamplerConfig,
+        output: Output,
+        region: Region | None,
+        batch_size: int,
+        is_single: bool,
+    ) -> Any:
+        """The pictures of latents, in the form that was asked for."""
+        made = pictures(self.model, latents, sampler=sampler, region=region, batch_size=batch_size)
+        results = (finished(image, layout, region) for layout, image in made)
         side = self.image_size
-        images = torch.cat(parts) if parts else torch.empty(0, 3, side, side)
         if output == "tensor":
-            return images[0] if is_single else images
-        pixels = to_pixels(images)
-        if output == "array":
-            return pixels[0] if is_single else pixels
-        pictures = [Image.fromarray(one) for one in pixels]
-        return pictures[0] if is_single else pictures
+            tensors = [as_tensor(one, self.device) for one in results]
+            if is_single:
+                return tensors[0]
+            if not tensors:
+                return torch.empty(0, 3, side, side)
+            return torch.stack(tensors) if len({one.shape for one in tensors}) == 1 else tensors
+        pixels = [as_pixels(one) for one in results]
+        if output == "pil":
+            made_of_them = [Image.fromarray(one) for one in pixels]
+            return made_of_them[0] if is_single else made_of_them
+        if is_single:
+            return pixels[0]
+        if not pixels:
+            return np.empty((0, side, side, 3), np.uint8)
+        return np.stack(pixels) if len({one.shape for one in pixels}) == 1 else pixels
 
 
 def _check_options(output: Output, batch_size: int) -> None:

@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -13,11 +13,14 @@ from PIL import Image
 from torch import Tensor
 
 from flowmo.imaging.fit import Fit, fit_image
-from flowmo.imaging.reading import DecodedImage, ImageError, Pixels, from_picture, read_image
+from flowmo.imaging.reading import DecodedImage, ImageError, from_picture, read_image
 from flowmo.imaging.tensors import to_images
 from flowmo.model.container import Container
 from flowmo.model.errors import ConfigError, TokenError
 from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.layout import PictureLayout
+from flowmo.model.pictures import tile_batches
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE, overlap_pixels
 from flowmo.model.tokens import Tokens
 
 Bytes: TypeAlias = bytes | bytearray | memoryview
@@ -28,7 +31,8 @@ ImageInput: TypeAlias = Path_ | Bytes | Image.Image | NDArray[np.uint8] | Tensor
 [3, S, S] that has the model's size."""
 
 TokenInput: TypeAlias = Tokens | Container | Path_ | Bytes | NDArray[np.integer] | Tensor
-"""One token set: tokens, a container, the path or bytes of a ``.flowmo`` file, or ids [K, D/G]."""
+"""One image's tokens: tokens, a container, the path or bytes of a ``.flowmo`` file, or ids of one
+square, [K, D/G] or [1, K, D/G]."""
 
 ValueRange: TypeAlias = tuple[float, float]
 MODEL_RANGE: ValueRange = (-1.0, 1.0)
@@ -55,17 +59,27 @@ class ImageReader:
 
     Args:
         size: S, the side of the model's images in pixels.
-        fit: How a picture of another shape becomes the square. Tensors are not fitted.
+        fit: What becomes of a picture of another shape. Tensors are not fitted.
+        overlap: The share of a tile's side that neighbouring tiles have in common at least, of
+            ``native``.
         value_range: What the tensors' lowest and highest value stand for; None where they lie in
             [-1, 1] beyond doubt.
 
     Raises:
-        ConfigError: There is no such fit, or the range is none.
+        ConfigError: There is no such fit or overlap, or the range is none.
     """
 
-    def __init__(self, *, size: int, fit: Fit, value_range: ValueRange | None) -> None:
-        if fit not in ("crop", "pad", "stretch"):
-            raise ConfigError(f"fit must be crop, pad or stretch, got {fit!r}")
+    def __init__(
+        self,
+        *,
+        size: int,
+        fit: Fit,
+        value_range: ValueRange | None,
+        overlap: float = DEFAULT_OVERLAP_SHARE,
+    ) -> None:
+        if fit not in get_args(Fit):
+            raise ConfigError(f"fit must be one of {', '.join(get_args(Fit))}, got {fit!r}")
+        self._overlap = overlap_pixels(size, overlap)
         if value_range is not None:
             low, high = value_range
             if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -88,11 +102,11 @@ class ImageReader:
                 "ones in [-1, 1]: say which by value_range=(0, 1) or value_range=(-1, 1)"
             )
 
-    def read(self, items: Sequence[object]) -> Tensor:
-        """The images of a batch, float [B, 3, S, S] in [-1, 1] if the tensors were.
+    def read(self, item: object) -> tuple[PictureLayout, Iterator[Tensor]]:
+        """An image's layout and its tiles, float [3, S, S] each, in [-1, 1] if a tensor was.
 
         Args:
-            items: The images.
+            item: The image.
 
         Raises:
             ConfigError: A tensor has another shape or type, or lies outside the range given.
@@ -101,30 +115,35 @@ class ImageReader:
             TypeError: An item is no image.
             ValueError: An array is no picture.
         """
-        rows = [
-            self._in_model_range(item)
-            if isinstance(item, Tensor)
-            else to_images(self._square(item)[None])[0]
-            for item in items
-        ]
-        # Where a tensor is already, so that it does not come back for the pictures' sake.
-        devices = [row.device for row in rows if row.device.type != "cpu"]
-        device = devices[0] if devices else torch.device("cpu")
-        return torch.stack([row.to(device, torch.float32) for row in rows])
-
-    def _square(self, item: object) -> Pixels:
-        return fit_image(self._picture(item), self._size, self._fit).pixels
+        size = self._size
+        if isinstance(item, Tensor):
+            layout = PictureLayout(width=size, height=size, tile_size=size)
+            return layout, iter([self._in_model_range(item)])
+        picture = self._picture(item)
+        layout = PictureLayout(
+            width=picture.width,
+            height=picture.height,
+            tile_size=size,
+            overlap=self._overlap,
+            fit=self._fit,
+        )
+        pixels = fit_image(picture, size, self._fit).pixels
+        batches = tile_batches(pixels, layout.tiling, 1)
+        return layout, (to_images(batch)[0] for batch in batches)
 
     def _picture(self, item: object) -> DecodedImage:
+        side = None if self._fit == "native" else self._size
+        if isinstance(item, DecodedImage):
+            return item
         if isinstance(item, Image.Image):
             return from_picture(item)
         if isinstance(item, np.ndarray):
             return from_picture(_picture_of_array(item))
         if isinstance(item, bytes | bytearray | memoryview):
-            return read_image(bytes(item), side=self._size)
+            return read_image(bytes(item), side=side)
         if isinstance(item, str | os.PathLike):
             try:
-                return read_image(Path(item).read_bytes(), side=self._size)
+                return read_image(Path(item).read_bytes(), side=side)
             except ImageError as error:
                 raise type(error)(f"{os.fspath(item)}: {error}") from error
         raise TypeError(
@@ -156,6 +175,13 @@ class ImageReader:
                 f"{most:.4g}; mend the values or value_range"
             )
         return (values - low) * (2 / (high - low)) - 1
+
+
+def stacked(rows: Sequence[Tensor]) -> Tensor:
+    """Tiles [3, S, S] as one batch, where a tensor among them is already."""
+    devices = [row.device for row in rows if row.device.type != "cpu"]
+    device = devices[0] if devices else torch.device("cpu")
+    return torch.stack([row.to(device, torch.float32) for row in rows])
 
 
 def _picture_of_array(array: NDArray[Any]) -> Image.Image:

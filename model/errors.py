@@ -2,6 +2,7 @@
 
     FlowMoError
     ├── ConfigError                     also ValueError: a size or setting out of its range
+    ├── PictureTooLargeError            also ValueError: more pixels or tiles than are accepted
     ├── TokenError                      also ValueError: ids or packed payload of a wrong form
     ├── ContainerError                  also ValueError: bytes that cannot be read as a .flowmo file
     │   ├── NotAContainerError          something else altogether
@@ -23,6 +24,10 @@ class FlowMoError(Exception):
 
 class ConfigError(FlowMoError, ValueError):
     """A config or argument has a value that cannot work."""
+
+
+class PictureTooLargeError(FlowMoError, ValueError):
+    """A picture has more pixels or tiles than are accepted."""
 
 
 class TokenError(FlowMoError, ValueError):

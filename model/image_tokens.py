@@ -8,6 +8,7 @@ from typing import Self
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError
 from flowmo.model.files import write_file
+from flowmo.model.layout import NATIVE, PictureLayout
 from flowmo.model.tokens import Tokens
 
 
@@ -19,24 +20,45 @@ class ImageTokens(Tokens):
     container.
 
     Args:
-        ids: Integers [K, D/G], each in [0, 2^G).
+        ids: Integers [T, K, D/G] (or [K, D/G] of one tile), each in [0, 2^G).
         group_bits: G, 1 to 24.
         fingerprint: The model that made the tokens, 32 lower-case hex digits.
-        width: The width in pixels of the image that the tokens decode to, 1 to 65535.
+        width: The width of the image in pixels, 1 to 65535.
         height: Its height in pixels, likewise.
+        tile_size: The side in pixels of the model's square; the longer side of the image by
+            default.
+        overlap: The fewest pixels that neighbouring tiles share.
+        fit: How the image became tiles: ``native``, or one square by ``crop``, ``pad`` or
+            ``stretch``.
 
     Raises:
         TokenError: The ids have a wrong shape, type or range.
-        ContainerError: Another value is one that no container can have.
+        ContainerError: Another value is one that no container can have, or there are not as many
+            tokens as tiles.
     """
 
     fingerprint: str
     width: int
     height: int
+    tile_size: int = 0
+    overlap: int = 0
+    fit: str = NATIVE
 
     def __post_init__(self) -> None:
         Tokens.__post_init__(self)
-        self.container()  # which checks the rest
+        container = self.container()  # which checks the rest
+        object.__setattr__(self, "ids", container.tokens.ids)
+        for name, value in (
+            ("tile_size", container.tile_size),
+            ("overlap", container.overlap),
+            ("fit", container.fit),
+        ):
+            object.__setattr__(self, name, value)
+
+    @property
+    def layout(self) -> PictureLayout:
+        """The size of the image and its tiles."""
+        return self.container().layout
 
     @classmethod
     def of(cls, container: Container) -> Self:
@@ -51,6 +73,9 @@ class ImageTokens(Tokens):
             fingerprint=container.fingerprint,
             width=container.width,
             height=container.height,
+            tile_size=container.tile_size,
+            overlap=container.overlap,
+            fit=container.fit,
         )
 
     @classmethod
@@ -86,11 +111,20 @@ class ImageTokens(Tokens):
         """These tokens as a container."""
         tokens = Tokens(ids=self.ids, group_bits=self.group_bits)
         return Container(
-            tokens=tokens, fingerprint=self.fingerprint, width=self.width, height=self.height
+            tokens=tokens,
+            fingerprint=self.fingerprint,
+            width=self.width,
+            height=self.height,
+            tile_size=self.tile_size,
+            overlap=self.overlap,
+            fit=self.fit,
         )
 
     def to_bytes(self) -> bytes:
-        """The container's bytes, 52 more than the packed tokens; what a ``.flowmo`` file holds."""
+        """The container's bytes; what a ``.flowmo`` file holds.
+
+        They are 52 more than the packed tokens of one square of the model's size, else 68 more.
+        """
         return self.container().to_bytes()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -105,8 +139,9 @@ class ImageTokens(Tokens):
         write_file(Path(path), self.to_bytes(), flush_to_disk=False)
 
     def __repr__(self) -> str:
+        tiles = "" if self.tile_count == 1 else f"{self.tile_count} tiles of "
         return (
-            f"ImageTokens({self.code_length} tokens of {self.token_bits} bits, "
+            f"ImageTokens({tiles}{self.code_length} tokens of {self.token_bits} bits, "
             f"{self.payload_bytes} bytes, {self.width} x {self.height} pixels, "
             f"model {self.fingerprint[:8]})"
         )
@@ -114,6 +149,7 @@ class ImageTokens(Tokens):
     def _repr_html_(self) -> str:
         """A row of a table, for notebooks."""
         cells = {
+            "tiles": self.tile_count,
             "tokens": self.code_length,
             "bits": self.token_bits,
             "bytes": self.payload_bytes,

@@ -356,7 +356,12 @@ class InferenceModel:
         config = self.config
         expected = (config.code_length, config.ids_per_token, config.group_bits)
         for item in tokens:
-            if (came := (*item.ids.shape, item.group_bits)) != expected:
+            if item.tile_count != 1:
+                raise TokenError(
+                    f"tokens of {item.tile_count} tiles came where those of one are decoded; "
+                    f"detokenize_picture decodes a picture of several"
+                )
+            if (came := (*item.ids.shape[-2:], item.group_bits)) != expected:
                 raise TokenError(
                     f"tokens of {came[0]} x {came[1]} ids of {came[2]} bits came, model "
                     f"{config.name!r} takes {expected[0]} x {expected[1]} ids of {expected[2]} "
@@ -394,7 +399,8 @@ class InferenceModel:
         size = config.image_size
         if not tokens:
             return torch.empty(0, 3, size, size)
-        ids = torch.from_numpy(np.stack([item.ids for item in tokens]))
+        rows = [item.ids.reshape(config.code_length, config.ids_per_token) for item in tokens]
+        ids = torch.from_numpy(np.stack(rows))
         quantized = ids_to_signs(ids, config.group_bits)
         start = noise(seeds, (3, size, size))
         return self.decode(quantized, start=start, sampler=sampler, observer=observer)

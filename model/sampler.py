@@ -153,4 +153,6 @@ def noise(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
             raise ConfigError(f"a seed is a whole number from 0 to 2^63 - 1, got {seed!r}")
         rows.append(torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)))
+    if len(rows) == 1:
+        return rows[0][None]  # of a large picture a copy is hundreds of megabytes
     return torch.stack(rows) if rows else torch.empty((0, *shape))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from flowmo.model.errors import ConfigError
 
 MAX_OVERLAP_SHARE = 0.5
+DEFAULT_OVERLAP_SHARE = 0.125
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +142,33 @@ class Tiling:
         down = _between(self.tops, self.size, top, top + height)
         return tuple(row * self.columns + column for row in down for column in across)
 
+    def part(self, left: int, top: int, width: int, height: int) -> "TilingPart":
+        """The tiles that a region of the picture needs, as a tiling of their own.
+
+        Args:
+            left: The region's first column.
+            top: The region's first row.
+            width: The region's width in pixels.
+            height: The region's height in pixels.
+
+        Raises:
+            ConfigError: The region is empty or not inside the picture.
+        """
+        numbers = self.touching(left, top, width, height)
+        first, last = self[numbers[0]], self[numbers[-1]]
+        across = [x for x in self.lefts if first.left <= x <= last.left]
+        down = [y for y in self.tops if first.top <= y <= last.top]
+        tiling = Tiling(
+            width=last.left + self.size - first.left,
+            height=last.top + self.size - first.top,
+            size=self.size,
+            overlap=self.overlap,
+        )
+        # Where they stand in the whole, which is not where they would be spread by themselves.
+        object.__setattr__(tiling, "lefts", tuple(x - first.left for x in across))
+        object.__setattr__(tiling, "tops", tuple(y - first.top for y in down))
+        return TilingPart(numbers=numbers, left=first.left, top=first.top, tiling=tiling)
+
     def weights(self, index: int) -> NDArray[np.float32]:
         """How much a tile counts at each of its pixels, float32 [S, S] in (0, 1].
 
@@ -152,6 +180,24 @@ class Tiling:
         down = axis_weights(self.tops, self.size)[row]
         product: NDArray[np.float32] = np.outer(down, across).astype(np.float32)
         return product
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TilingPart:
+    """Some columns and rows of a tiling's tiles, which is a tiling, too.
+
+    Attributes:
+        numbers: The tiles' numbers in the whole, ascending.
+        left: The first column of the first tile in the whole's frame.
+        top: Its first row there.
+        tiling: The tiles by themselves; their weights add up to 1 wherever they are, and are those
+            of the whole wherever no other tile of the whole is.
+    """
+
+    numbers: tuple[int, ...]
+    left: int
+    top: int
+    tiling: Tiling
 
 
 def overlap_pixels(size: int, share: float) -> int:

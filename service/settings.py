@@ -126,10 +126,17 @@ class Settings(RunnerConfig, BaseSettings):
     )
     max_pixels: int = setting(
         Panel.LIMITS,
-        "The most pixels of an uploaded image.",
+        "The most pixels of an uploaded image, and of what tokens decode to.",
         default=DEFAULT_MAX_PIXELS,
         ge=1,
         le=89_000_000,
+    )
+    max_tiles: int = setting(
+        Panel.LIMITS,
+        "The most tiles of one picture, whose decode takes as many rows a step; more get 413.",
+        default=4096,
+        ge=1,
+        le=65_536,
     )
     max_steps: int = setting(
         Panel.LIMITS,

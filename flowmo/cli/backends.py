@@ -11,6 +11,9 @@ from typing import Protocol
 
 from flowmo.client import Fit, ImageFormat, Sampling
 
+Region = tuple[int, int, int, int]
+"""Left, top, width and height in pixels."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
@@ -30,12 +33,20 @@ class Outcome:
 class Backend(Protocol):
     """Reads files and computes with them; outcomes are yielded in any order."""
 
-    def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
+    def tokenize(
+        self, paths: Sequence[Path], *, fit: Fit, overlap: float | None
+    ) -> Iterator[Outcome]:
         """Turn image files into containers."""
         ...
 
     def detokenize(
-        self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
+        self,
+        paths: Sequence[Path],
+        *,
+        sampling: Sampling,
+        format: ImageFormat,
+        quality: int,
+        region: Region | None,
     ) -> Iterator[Outcome]:
         """Turn containers into image files."""
         ...
@@ -45,6 +56,7 @@ class Backend(Protocol):
         paths: Sequence[Path],
         *,
         fit: Fit,
+        overlap: float | None,
         sampling: Sampling,
         format: ImageFormat,
         quality: int,

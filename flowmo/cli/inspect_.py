@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flowmo.model.container import VERSION, Container
+from flowmo.model.container import Container
+from flowmo.model.container_format import ContainerHeader
 from flowmo.model.errors import ContainerMismatchError, NotAContainerError
 
 if TYPE_CHECKING:
@@ -77,10 +78,14 @@ def _container_report(
     report: dict[str, Any] = {
         "kind": "container",
         "path": str(path),
-        "version": VERSION,
+        "version": ContainerHeader.read(data).version,
         "fingerprint": container.fingerprint,
         "width": container.width,
         "height": container.height,
+        "fit": container.fit,
+        "tiles": tokens.tile_count,
+        "tile_size": container.tile_size,
+        "overlap": container.overlap,
         "code_length": tokens.code_length,
         "token_bits": tokens.token_bits,
         "group_bits": tokens.group_bits,

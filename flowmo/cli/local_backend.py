@@ -4,18 +4,19 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flowmo.cli.backends import Outcome, read_file
+from flowmo.cli.backends import Outcome, Region, read_file
 from flowmo.client import Fit, ImageFormat, Sampling
 from flowmo.model.container import Container
 from flowmo.model.errors import FlowMoError
 
 if TYPE_CHECKING:
-    from flowmo.imaging.reading import Pixels
+    from flowmo.imaging.reading import DecodedImage, Pixels
+    from flowmo.model.image_tokens import ImageTokens
     from flowmo.model.inference import InferenceModel
-    from flowmo.model.tokens import Tokens
 
 # The checkpoint that comes with the package.
 DEMO_MODEL = "tiny"
+DEFAULT_TILES_AT_ONCE = 4
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -30,29 +31,43 @@ class LocalBackend:
     """
 
     def __init__(self, model: "InferenceModel", *, batch_size: int) -> None:
-        self._model = model
+        from flowmo.tokenizer import Tokenizer
+
+        self._tokenizer = Tokenizer(model)
         self._batch_size = batch_size
 
-    def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
+    def tokenize(
+        self, paths: Sequence[Path], *, fit: Fit, overlap: float | None
+    ) -> Iterator[Outcome]:
         """See :meth:`Backend.tokenize`."""
-        fingerprint, size = self._model.fingerprint, self._model.config.image_size
 
-        def pack(tokens: "Tokens") -> bytes:
-            container = Container(tokens=tokens, fingerprint=fingerprint, width=size, height=size)
-            return container.to_bytes()
+        def pack(tokens: "ImageTokens") -> bytes:
+            return tokens.to_bytes()
 
-        return self._in_batches(paths, lambda images: _each(self._tokens(images, fit), pack))
+        return self._in_batches(
+            paths, lambda images: _each(self._tokens(images, fit, overlap), pack)
+        )
 
     def detokenize(
-        self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
+        self,
+        paths: Sequence[Path],
+        *,
+        sampling: Sampling,
+        format: ImageFormat,
+        quality: int,
+        region: Region | None,
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.detokenize`."""
-        write = self._writer(sampling, format, quality)
+        write = self._writer(sampling, format, quality, region)
 
-        def unpack(data: bytes) -> "Tokens":
+        def unpack(data: bytes) -> "ImageTokens":
+            from flowmo.model.image_tokens import ImageTokens
+            from flowmo.tokenizer_pictures import check_region
+
             container = Container.from_bytes(data)
-            container.check_model(self._model.fingerprint, self._model.config)
-            return container.tokens
+            container.check_model(self._tokenizer.fingerprint, self._tokenizer.config)
+            check_region(container.layout, region)
+            return ImageTokens.of(container)
 
         return self._in_batches(paths, lambda containers: write(_each(containers, unpack)))
 
@@ -61,13 +76,14 @@ class LocalBackend:
         paths: Sequence[Path],
         *,
         fit: Fit,
+        overlap: float | None,
         sampling: Sampling,
         format: ImageFormat,
         quality: int,
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.reconstruct`."""
-        write = self._writer(sampling, format, quality)
-        return self._in_batches(paths, lambda images: write(self._tokens(images, fit)))
+        write = self._writer(sampling, format, quality, None)
+        return self._in_batches(paths, lambda images: write(self._tokens(images, fit, overlap)))
 
     def _in_batches(
         self,
@@ -81,41 +97,58 @@ class LocalBackend:
                 size = len(content) if isinstance(content, bytes) else 0
                 yield Outcome(index=start + offset, bytes_read=size, result=result)
 
-    def _tokens(self, images: Sequence[bytes | Exception], fit: Fit) -> "list[Tokens | Exception]":
-        from flowmo.imaging.fit import read_square
-        from flowmo.imaging.tensors import to_images
+    def _tokens(
+        self, images: Sequence[bytes | Exception], fit: Fit, overlap: float | None
+    ) -> "list[ImageTokens | Exception]":
+        from flowmo.imaging.reading import read_image
+        from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 
-        model = self._model
+        tokenizer = self._tokenizer
+        side = None if fit == "native" else tokenizer.image_size
+        share = DEFAULT_OVERLAP_SHARE if overlap is None else overlap
 
-        def read(data: bytes) -> "Pixels":
-            return read_square(data, model.config.image_size, fit=fit)
+        def read(data: bytes) -> "DecodedImage":
+            return read_image(data, side=side)
 
-        def tokenize(pictures: "list[Pixels]") -> "list[Tokens]":
-            return model.tokenize(to_images(pictures, model.device))
+        def tokenize(pictures: "list[DecodedImage]") -> "list[ImageTokens]":
+            return tokenizer.encode(
+                pictures, fit=fit, overlap=share, batch_size=self._tiles_at_once
+            )
 
         return _together(_each(images, read), tokenize)
 
+    @property
+    def _tiles_at_once(self) -> int:
+        # One picture at a time is what --batch-size 1 says, and may be many tiles.
+        return max(self._batch_size, DEFAULT_TILES_AT_ONCE)
+
     def _writer(
-        self, sampling: Sampling, format: ImageFormat, quality: int
-    ) -> "Callable[[Sequence[Tokens | Exception]], list[bytes | Exception]]":
+        self, sampling: Sampling, format: ImageFormat, quality: int, region: Region | None
+    ) -> "Callable[[Sequence[ImageTokens | Exception]], list[bytes | Exception]]":
         """What makes files of tokens.
 
         Raises:
             ConfigError: The sampling options are out of their range.
         """
-        from flowmo.imaging.tensors import to_pixels
         from flowmo.imaging.writing import encode_image
 
-        sampler = self._model.config.sampler.changed(
+        sampler = self._tokenizer.config.sampler.changed(
             steps=sampling.steps,
             schedule=sampling.schedule,
             rho=sampling.rho,
             guidance=sampling.guidance,
         )
 
-        def decode(tokens: "list[Tokens]") -> "list[Pixels]":
-            seeds = [sampling.seed] * len(tokens)
-            return list(to_pixels(self._model.detokenize(tokens, seeds=seeds, sampler=sampler)))
+        def decode(tokens: "list[ImageTokens]") -> "list[Pixels]":
+            pictures = self._tokenizer.decode(
+                tokens,
+                seeds=[sampling.seed] * len(tokens),
+                sampler=sampler,
+                output="array",
+                region=region,
+                batch_size=self._tiles_at_once,
+            )
+            return list(pictures)
 
         def encode(pixels: "Pixels") -> bytes:
             return encode_image(pixels, format, quality=quality)

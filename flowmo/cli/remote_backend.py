@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowmo.cli.backends import Outcome, read_file
+from flowmo.cli.backends import Outcome, Region, read_file
 from flowmo.client import AsyncClient, ClientError, Fit, ImageFormat, Retry, Sampling
 
 
@@ -21,22 +21,30 @@ class RemoteBackend:
     def __init__(self, client: AsyncClient, runner: asyncio.Runner, *, concurrency: int) -> None:
         self._client, self._runner, self._concurrency = client, runner, concurrency
 
-    def tokenize(self, paths: Sequence[Path], *, fit: Fit) -> Iterator[Outcome]:
+    def tokenize(
+        self, paths: Sequence[Path], *, fit: Fit, overlap: float | None
+    ) -> Iterator[Outcome]:
         """See :meth:`Backend.tokenize`."""
 
         async def one(image: bytes) -> bytes:
-            return (await self._client.tokenize(image, fit=fit)).data
+            return (await self._client.tokenize(image, fit=fit, overlap=overlap)).data
 
         return self._each(paths, one)
 
     def detokenize(
-        self, paths: Sequence[Path], *, sampling: Sampling, format: ImageFormat, quality: int
+        self,
+        paths: Sequence[Path],
+        *,
+        sampling: Sampling,
+        format: ImageFormat,
+        quality: int,
+        region: Region | None,
     ) -> Iterator[Outcome]:
         """See :meth:`Backend.detokenize`."""
 
         async def one(container: bytes) -> bytes:
             decoded = await self._client.detokenize(
-                container, sampling=sampling, format=format, quality=quality
+                container, sampling=sampling, format=format, quality=quality, region=region
             )
             return decoded.data
 
@@ -47,6 +55,7 @@ class RemoteBackend:
         paths: Sequence[Path],
         *,
         fit: Fit,
+        overlap: float | None,
         sampling: Sampling,
         format: ImageFormat,
         quality: int,
@@ -55,7 +64,12 @@ class RemoteBackend:
 
         async def one(image: bytes) -> bytes:
             decoded = await self._client.reconstruct(
-                image, fit=fit, sampling=sampling, format=format, quality=quality
+                image,
+                fit=fit,
+                overlap=overlap,
+                sampling=sampling,
+                format=format,
+                quality=quality,
             )
             return decoded.data
 

@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from flowmo.cli import batch
-from flowmo.cli.backends import Backend
+from flowmo.cli.backends import Backend, Region
 from flowmo.cli.files import CONTAINER_SUFFIXES, IMAGE_SUFFIXES, plan
 from flowmo.cli.local_backend import local_backend
 from flowmo.cli.remote_backend import remote_backend
 from flowmo.client import Fit, ImageFormat, Sampling, Schedule
 from flowmo.model.container import FILE_SUFFIX
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 
 DEFAULT_QUALITY = 90
 # Enough to fill a server's batches; the server refuses what it has no room for.
@@ -70,7 +71,27 @@ Threads = Annotated[
 BatchSize = Annotated[int, typer.Option(min=1, help="Pictures computed at once (not with --url).")]
 FitOption = Annotated[
     Fit,
-    typer.Option(help="How a picture becomes the model's square: crop, pad (on white), stretch."),
+    typer.Option(
+        help="native: tiles of the model's size cover the picture; crop, pad (on white) and "
+        "stretch make one square of it."
+    ),
+]
+OverlapOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=0.5,
+        help="Share of a tile's side that neighbours have in common, with --fit native.",
+        show_default=str(DEFAULT_OVERLAP_SHARE),
+    ),
+]
+RegionOption = Annotated[
+    str | None,
+    typer.Option(
+        "--region",
+        help="Decode only this part: X,Y,WIDTH,HEIGHT in pixels.",
+        show_default="all",
+    ),
 ]
 FormatOption = Annotated[
     ImageFormat | None,
@@ -99,7 +120,8 @@ def tokenize_command(
     inputs: Inputs,
     out: Out = None,
     overwrite: Overwrite = False,
-    fit: FitOption = "crop",
+    fit: FitOption = "native",
+    overlap: OverlapOption = None,
     url: Url = None,
     api_key: ApiKey = None,
     model: Model = None,
@@ -117,7 +139,7 @@ def tokenize_command(
     with _backend(here, _There(url, api_key, model, concurrency)) as backend:
         account = batch.run(
             work,
-            lambda paths: backend.tokenize(paths, fit=fit),
+            lambda paths: backend.tokenize(paths, fit=fit, overlap=overlap),
             title="tokenize",
             overwrite=overwrite,
         )
@@ -134,6 +156,7 @@ def detokenize_command(
     steps: Steps = None,
     schedule: ScheduleOption = None,
     guidance: Guidance = None,
+    region: RegionOption = None,
     url: Url = None,
     api_key: ApiKey = None,
     model: Model = None,
@@ -146,6 +169,7 @@ def detokenize_command(
     batch_size: BatchSize = 1,
 ) -> None:
     """Turn tokens into images: photo.jpg.flowmo becomes photo.jpg.flowmo.png."""
+    part = _region(region)
     chosen = _format(format, out)
     work = plan(inputs, suffixes=CONTAINER_SUFFIXES, added=f".{chosen}", out=out)
     sampling = _sampling(seed, steps, schedule, guidance)
@@ -154,7 +178,7 @@ def detokenize_command(
         account = batch.run(
             work,
             lambda paths: backend.detokenize(
-                paths, sampling=sampling, format=chosen, quality=quality
+                paths, sampling=sampling, format=chosen, quality=quality, region=part
             ),
             title="detokenize",
             overwrite=overwrite,
@@ -166,7 +190,8 @@ def reconstruct_command(
     inputs: Inputs,
     out: Out = None,
     overwrite: Overwrite = False,
-    fit: FitOption = "crop",
+    fit: FitOption = "native",
+    overlap: OverlapOption = None,
     format: FormatOption = None,
     quality: Quality = DEFAULT_QUALITY,
     seed: Seed = 0,
@@ -194,7 +219,12 @@ def reconstruct_command(
         account = batch.run(
             work,
             lambda paths: backend.reconstruct(
-                paths, fit=fit, sampling=sampling, format=chosen, quality=quality
+                paths,
+                fit=fit,
+                overlap=overlap,
+                sampling=sampling,
+                format=chosen,
+                quality=quality,
             ),
             title="reconstruct",
             overwrite=overwrite,
@@ -265,6 +295,23 @@ def _format(given: ImageFormat | None, out: Path | None) -> ImageFormat:
     if given is not None or out is None:
         return given or "png"
     return _FORMAT_OF.get(out.suffix.lower(), "png")
+
+
+def _region(given: str | None) -> Region | None:
+    """What --region says.
+
+    Raises:
+        BadParameter: It is not four whole numbers.
+    """
+    if given is None:
+        return None
+    try:
+        x, y, width, height = (int(part) for part in given.split(","))
+    except ValueError:
+        raise typer.BadParameter(
+            f"--region is X,Y,WIDTH,HEIGHT in whole pixels, such as 0,0,256,256; got {given!r}"
+        ) from None
+    return x, y, width, height
 
 
 def _sampling(

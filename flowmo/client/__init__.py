@@ -31,6 +31,7 @@ from flowmo.client.values import (
     Preview,
     Priority,
     Progress,
+    Region,
     Sampling,
     Schedule,
 )
@@ -55,6 +56,7 @@ __all__ = [
     "Preview",
     "Priority",
     "Progress",
+    "Region",
     "Retry",
     "Sampling",
     "Schedule",

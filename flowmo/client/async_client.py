@@ -27,6 +27,7 @@ from flowmo.client.values import (
     ImageFormat,
     ModelInfo,
     Priority,
+    Region,
     Sampling,
 )
 
@@ -86,12 +87,17 @@ class AsyncClient:
         await self._http.aclose()
 
     async def tokenize(
-        self, image: Picture, *, fit: Fit = "crop", **options: Unpack[CallOptions]
+        self,
+        image: Picture,
+        *,
+        fit: Fit = "native",
+        overlap: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> EncodedImage:
         """See :meth:`flowmo.client.Client.tokenize`."""
         attempts = self._attempts(options)
         # In a thread: a file is read, or an array compressed.
-        operation = await asyncio.to_thread(requests.tokenize, image, fit=fit)
+        operation = await asyncio.to_thread(requests.tokenize, image, fit=fit, overlap=overlap)
         return await self._run(operation, attempts)
 
     async def detokenize(
@@ -101,12 +107,18 @@ class AsyncClient:
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
+        region: Region | None = None,
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
         """See :meth:`flowmo.client.Client.detokenize`."""
         attempts = self._attempts(options)
         operation = await asyncio.to_thread(
-            requests.detokenize, tokens, sampling=sampling, format=format, quality=quality
+            requests.detokenize,
+            tokens,
+            sampling=sampling,
+            format=format,
+            quality=quality,
+            region=region,
         )
         return await self._run(operation, attempts)
 
@@ -114,7 +126,8 @@ class AsyncClient:
         self,
         image: Picture,
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
@@ -123,7 +136,13 @@ class AsyncClient:
         """See :meth:`flowmo.client.Client.reconstruct`."""
         attempts = self._attempts(options)
         operation = await asyncio.to_thread(
-            requests.reconstruct, image, fit=fit, sampling=sampling, format=format, quality=quality
+            requests.reconstruct,
+            image,
+            fit=fit,
+            overlap=overlap,
+            sampling=sampling,
+            format=format,
+            quality=quality,
         )
         return await self._run(operation, attempts)
 
@@ -135,6 +154,7 @@ class AsyncClient:
         previews: Sequence[int] = (),
         format: ImageFormat = "png",
         quality: int | None = None,
+        region: Region | None = None,
         **options: Unpack[CallOptions],
     ) -> AsyncGenerator[DecodeEvent, None]:
         """See :meth:`flowmo.client.Client.stream_detokenize`.
@@ -143,7 +163,12 @@ class AsyncClient:
         ``async with contextlib.aclosing(client.stream_detokenize(...)) as events:``.
         """
         operation = requests.stream_detokenize(
-            tokens, sampling=sampling, previews=previews, format=format, quality=quality
+            tokens,
+            sampling=sampling,
+            previews=previews,
+            format=format,
+            quality=quality,
+            region=region,
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
         return self._events(operation, self._attempts(options))
@@ -152,12 +177,15 @@ class AsyncClient:
         self,
         images: Sequence[Picture],
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Unpack[CallOptions],
     ) -> list[EncodedImage | ServerRefusedError]:
         """See :meth:`flowmo.client.Client.tokenize_many`."""
-        return await self._many(batches.tokenize(images, fit=fit, batch_size=batch_size), options)
+        return await self._many(
+            batches.tokenize(images, fit=fit, overlap=overlap, batch_size=batch_size), options
+        )
 
     async def detokenize_many(
         self,
@@ -179,7 +207,8 @@ class AsyncClient:
         self,
         images: Sequence[Picture],
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
@@ -190,6 +219,7 @@ class AsyncClient:
         chunks = batches.reconstruct(
             images,
             fit=fit,
+            overlap=overlap,
             sampling=sampling,
             format=format,
             quality=quality,

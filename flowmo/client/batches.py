@@ -8,7 +8,7 @@ import httpx
 from flowmo.client import answers
 from flowmo.client.errors import ServerRefusedError
 from flowmo.client.inputs import Picture, TokenSource, check_files, picture_bytes, token_bytes
-from flowmo.client.requests import Operation, decode_params
+from flowmo.client.requests import Operation, decode_params, fit_params
 from flowmo.client.retry import is_temporary
 from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, Sampling
 
@@ -66,10 +66,10 @@ class Chunk(Generic[T]):
 
 
 def tokenize(
-    images: Sequence[Picture], *, fit: Fit, batch_size: int
+    images: Sequence[Picture], *, fit: Fit, overlap: float | None, batch_size: int
 ) -> Iterator[Chunk[EncodedImage]]:
     """The requests for the tokens of images, each made when the ones before it are done."""
-    params = {"fit": fit, "tokens": "container"}
+    params = {**fit_params(fit, overlap), "tokens": "container"}
     check_files(images)
     items = (picture_bytes(image) for image in images)
     return _chunks(items, "/v1/tokenize/batch", params, answers.encoded_item, batch_size)
@@ -94,13 +94,14 @@ def reconstruct(
     images: Sequence[Picture],
     *,
     fit: Fit,
+    overlap: float | None,
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
     batch_size: int,
 ) -> Iterator[Chunk[DecodedImage]]:
     """The requests for images through tokens and back, likewise."""
-    params = {**decode_params(sampling, quality), "format": format, "fit": fit}
+    params = {**decode_params(sampling, quality), "format": format, **fit_params(fit, overlap)}
     check_files(images)
     items = (picture_bytes(image) for image in images)
     return _chunks(items, "/v1/reconstruct/batch", params, answers.decoded_item, batch_size)

@@ -25,6 +25,7 @@ from flowmo.client.values import (
     ImageFormat,
     ModelInfo,
     Priority,
+    Region,
     Sampling,
 )
 
@@ -99,14 +100,22 @@ class Client:
         self._http.close()
 
     def tokenize(
-        self, image: Picture, *, fit: Fit = "crop", **options: Unpack[CallOptions]
+        self,
+        image: Picture,
+        *,
+        fit: Fit = "native",
+        overlap: float | None = None,
+        **options: Unpack[CallOptions],
     ) -> EncodedImage:
         """Ask for the tokens of an image.
 
         Args:
             image: The path of an image file, its bytes, an array uint8 [H, W, 3], or Pillow's
                 image; of any size. Files are JPEG, PNG, WebP, AVIF, GIF, BMP or TIFF.
-            fit: How it becomes the model's square.
+            fit: What becomes of it: ``native`` covers it with tiles of the model's size and gives
+                it back as it was; ``crop``, ``pad`` and ``stretch`` make one square of it.
+            overlap: The share of a tile's side that neighbouring tiles have in common at least, 0
+                to 0.5; the server's by default.
             **options: See :class:`CallOptions`.
 
         Returns:
@@ -118,7 +127,9 @@ class Client:
             TypeError: The image is nothing of these; so for all calls.
             ValueError: An option is out of range, or an array is no picture; so for all calls.
         """
-        return self._run(requests.tokenize(image, fit=fit), self._attempts(options))
+        return self._run(
+            requests.tokenize(image, fit=fit, overlap=overlap), self._attempts(options)
+        )
 
     def detokenize(
         self,
@@ -127,6 +138,7 @@ class Client:
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
+        region: Region | None = None,
         **options: Unpack[CallOptions],
     ) -> DecodedImage:
         """Ask for the image of tokens.
@@ -137,6 +149,8 @@ class Client:
             sampling: Seed, steps and guidance.
             format: The format of the answer.
             quality: The quality of JPEG and WebP, 1 to 100.
+            region: Left, top, width and height in pixels of the part that is wanted; all by
+                default. Only the tiles that touch it are decoded.
             **options: See :class:`CallOptions`.
 
         Returns:
@@ -145,14 +159,17 @@ class Client:
         Raises:
             ClientError: No image came.
         """
-        operation = requests.detokenize(tokens, sampling=sampling, format=format, quality=quality)
+        operation = requests.detokenize(
+            tokens, sampling=sampling, format=format, quality=quality, region=region
+        )
         return self._run(operation, self._attempts(options))
 
     def reconstruct(
         self,
         image: Picture,
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
@@ -163,6 +180,7 @@ class Client:
         Args:
             image: As for :meth:`tokenize`.
             fit: As for :meth:`tokenize`.
+            overlap: As for :meth:`tokenize`.
             sampling: As for :meth:`detokenize`.
             format: As for :meth:`detokenize`.
             quality: As for :meth:`detokenize`.
@@ -175,7 +193,7 @@ class Client:
             ClientError: No image came.
         """
         operation = requests.reconstruct(
-            image, fit=fit, sampling=sampling, format=format, quality=quality
+            image, fit=fit, overlap=overlap, sampling=sampling, format=format, quality=quality
         )
         return self._run(operation, self._attempts(options))
 
@@ -187,6 +205,7 @@ class Client:
         previews: Sequence[int] = (),
         format: ImageFormat = "png",
         quality: int | None = None,
+        region: Region | None = None,
         **options: Unpack[CallOptions],
     ) -> Generator[DecodeEvent, None, None]:
         """Ask for the image of tokens while it is made: progress, previews, at the end the image.
@@ -200,6 +219,8 @@ class Client:
             previews: Steps, 1 for the first, after which the image so far is wanted; at most 32.
             format: The format of the answer and its previews.
             quality: The quality of JPEG and WebP, 1 to 100.
+            region: Left, top, width and height in pixels of the part that is wanted; all by
+                default. Only the tiles that touch it are decoded.
             **options: See :class:`CallOptions`.
 
         Yields:
@@ -210,7 +231,12 @@ class Client:
             ClientError: No image came.
         """
         operation = requests.stream_detokenize(
-            tokens, sampling=sampling, previews=previews, format=format, quality=quality
+            tokens,
+            sampling=sampling,
+            previews=previews,
+            format=format,
+            quality=quality,
+            region=region,
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
         return self._events(operation, self._attempts(options))
@@ -219,7 +245,8 @@ class Client:
         self,
         images: Sequence[Picture],
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         batch_size: int = DEFAULT_BATCH_SIZE,
         **options: Unpack[CallOptions],
     ) -> list[EncodedImage | ServerRefusedError]:
@@ -230,7 +257,8 @@ class Client:
 
         Args:
             images: Any number of what :meth:`tokenize` takes.
-            fit: How each becomes the model's square.
+            fit: As for :meth:`tokenize`.
+            overlap: As for :meth:`tokenize`.
             batch_size: How many images go in one request, 1 to 64; fewer when files are large.
             **options: See :class:`CallOptions`.
 
@@ -241,7 +269,9 @@ class Client:
             ClientError: The server could not be asked, or did not answer.
             FileNotFoundError: A path leads to no file; nothing has been sent then.
         """
-        return self._many(batches.tokenize(images, fit=fit, batch_size=batch_size), options)
+        return self._many(
+            batches.tokenize(images, fit=fit, overlap=overlap, batch_size=batch_size), options
+        )
 
     def detokenize_many(
         self,
@@ -279,7 +309,8 @@ class Client:
         self,
         images: Sequence[Picture],
         *,
-        fit: Fit = "crop",
+        fit: Fit = "native",
+        overlap: float | None = None,
         sampling: Sampling | None = None,
         format: ImageFormat = "png",
         quality: int | None = None,
@@ -290,7 +321,8 @@ class Client:
 
         Args:
             images: Any number of what :meth:`tokenize` takes.
-            fit: How each becomes the model's square.
+            fit: As for :meth:`tokenize`.
+            overlap: As for :meth:`tokenize`.
             sampling: As for :meth:`detokenize`, for all of them.
             format: As for :meth:`detokenize`.
             quality: As for :meth:`detokenize`.
@@ -307,6 +339,7 @@ class Client:
         chunks = batches.reconstruct(
             images,
             fit=fit,
+            overlap=overlap,
             sampling=sampling,
             format=format,
             quality=quality,

@@ -9,7 +9,15 @@ import httpx
 
 from flowmo.client import answers
 from flowmo.client.inputs import Picture, TokenSource, picture_bytes, token_bytes
-from flowmo.client.values import DecodedImage, EncodedImage, Fit, ImageFormat, ModelInfo, Sampling
+from flowmo.client.values import (
+    DecodedImage,
+    EncodedImage,
+    Fit,
+    ImageFormat,
+    ModelInfo,
+    Region,
+    Sampling,
+)
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 
 BINARY = "application/octet-stream"
@@ -41,13 +49,13 @@ class Operation(Generic[T]):
     for_model: bool = True
 
 
-def tokenize(image: Picture, *, fit: Fit) -> Operation[EncodedImage]:
+def tokenize(image: Picture, *, fit: Fit, overlap: float | None) -> Operation[EncodedImage]:
     """The request for the tokens of an image."""
     return Operation(
         method="POST",
         path="/v1/tokenize",
         read=answers.encoded,
-        params={"fit": fit},
+        params=fit_params(fit, overlap),
         headers={"Content-Type": BINARY, "Accept": CONTAINER_MEDIA_TYPE},
         content=picture_bytes(image),
     )
@@ -59,13 +67,14 @@ def detokenize(
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
+    region: Region | None,
 ) -> Operation[DecodedImage]:
     """The request for the image of tokens."""
     return Operation(
         method="POST",
         path="/v1/detokenize",
         read=answers.decoded,
-        params=decode_params(sampling, quality),
+        params=decode_params(sampling, quality) | region_params(region),
         headers={"Content-Type": CONTAINER_MEDIA_TYPE, "Accept": f"image/{format}"},
         content=token_bytes(tokens),
     )
@@ -78,9 +87,14 @@ def stream_detokenize(
     previews: Sequence[int],
     format: ImageFormat,
     quality: int | None,
+    region: Region | None,
 ) -> Operation[None]:
     """The request for the image of tokens as events, which :mod:`flowmo.client.stream` reads."""
-    params: dict[str, str | list[str]] = {**decode_params(sampling, quality), "stream": "true"}
+    params: dict[str, str | list[str]] = {
+        **decode_params(sampling, quality),
+        **region_params(region),
+        "stream": "true",
+    }
     if previews:
         params["previews"] = [str(step) for step in previews]
     return Operation(
@@ -97,6 +111,7 @@ def reconstruct(
     image: Picture,
     *,
     fit: Fit,
+    overlap: float | None,
     sampling: Sampling | None,
     format: ImageFormat,
     quality: int | None,
@@ -106,7 +121,7 @@ def reconstruct(
         method="POST",
         path="/v1/reconstruct",
         read=answers.decoded,
-        params={**decode_params(sampling, quality), "fit": fit},
+        params=decode_params(sampling, quality) | fit_params(fit, overlap),
         headers={"Content-Type": BINARY, "Accept": f"image/{format}"},
         content=picture_bytes(image),
     )
@@ -145,6 +160,16 @@ def models() -> Operation[list[ModelInfo]]:
 def ready() -> Operation[None]:
     """The question whether the server has warmed up; it is refused if it has not."""
     return Operation(method="GET", path="/readyz", read=lambda _: None, for_model=False)
+
+
+def fit_params(fit: Fit, overlap: float | None) -> dict[str, str]:
+    """The query parameters that say what becomes of a picture."""
+    return {"fit": fit} | ({} if overlap is None else {"overlap": str(overlap)})
+
+
+def region_params(region: Region | None) -> dict[str, str]:
+    """The query parameter of the part of a picture that is wanted."""
+    return {} if region is None else {"region": ",".join(map(str, region))}
 
 
 def decode_params(sampling: Sampling | None, quality: int | None) -> dict[str, str]:

@@ -12,7 +12,8 @@ from flowmo.model.container import Container
 if TYPE_CHECKING:
     from PIL import Image
 
-Fit = Literal["crop", "pad", "stretch"]
+Fit = Literal["native", "crop", "pad", "stretch"]
+Region = tuple[int, int, int, int]
 ImageFormat = Literal["png", "jpeg", "webp"]
 Schedule = Literal["power", "linear"]
 Degrade = Literal["never", "allow"]

@@ -12,6 +12,8 @@ from torch import Tensor
 from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
 from flowmo.imaging.reading import Pixels
 
+_ROWS_AT_ONCE = 256
+
 
 def to_model_range(levels: Tensor) -> Tensor:
     """uint8 of any shape to float32 in [-1, 1]: v / 127.5 - 1."""
@@ -45,6 +47,18 @@ def to_images(
 def to_pixels(images: Tensor) -> Pixels:
     """Values [B, 3, S, S] in [-1, 1], clipped and rounded, to pictures uint8 [B, S, S, 3]."""
     pixels: Pixels = to_levels(images).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
+
+
+def to_picture(image: Tensor) -> Pixels:
+    """Values [3, H, W] in [-1, 1], clipped and rounded, to a picture uint8 [H, W, 3].
+
+    Some rows at a time: of a large picture the steps between take several times its room.
+    """
+    _, height, width = image.shape
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, _ROWS_AT_ONCE):
+        pixels[top : top + _ROWS_AT_ONCE] = to_pixels(image[None, :, top : top + _ROWS_AT_ONCE])[0]
     return pixels
 
 

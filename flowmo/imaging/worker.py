@@ -38,12 +38,12 @@ _ERRORS = {kind.__name__: kind for kind in ImageError.__subclasses__()}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SquareRequest:
-    """How a file becomes the model's square.
+    """How a file becomes what the model takes.
 
     Attributes:
         max_pixels: The most pixels accepted.
-        size: The side of the square, in pixels.
-        fit: How a picture that is no square becomes one.
+        size: The side of the model's square, in pixels.
+        fit: How a picture that is no square becomes one, or ``native``.
     """
 
     max_pixels: int
@@ -60,7 +60,7 @@ class SquareImage:
         height: Pixels of the original, after its orientation was applied.
         format: Pillow's name of the original's format.
         animated: Whether the original has further frames or pages, which were not read.
-        fitted: The square, and how it was cut from the original.
+        fitted: The pixels that the model takes, and how they were made of the original.
     """
 
     width: int
@@ -71,12 +71,13 @@ class SquareImage:
 
 
 def read_square(data: bytes, request: SquareRequest) -> SquareImage:
-    """Read a file and fit it to a square, in this process.
+    """Read a file and fit it to a model, in this process.
 
     Raises:
         ImageError: The file is no image that can be used.
     """
-    image = read_image(data, max_pixels=request.max_pixels, side=request.size)
+    side = None if request.fit == "native" else request.size
+    image = read_image(data, max_pixels=request.max_pixels, side=side)
     return SquareImage(
         width=image.width,
         height=image.height,
@@ -128,11 +129,10 @@ class WorkerProcess:
             raise _ERRORS.get(answer["error"], RuntimeError)(answer["message"])
         report = answer["report"]
         report["source"], report["target"] = tuple(report["source"]), tuple(report["target"])
-        size = request.size
-        square = np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
-        return SquareImage(
-            **answer["image"], fitted=FittedImage(pixels=square, report=FitReport(**report))
-        )
+        report = FitReport(**report)
+        size = (report.height, report.width) if report.fit == "native" else (report.size,) * 2
+        square = np.frombuffer(pixels, np.uint8).reshape(*size, 3)
+        return SquareImage(**answer["image"], fitted=FittedImage(pixels=square, report=report))
 
     def kill(self) -> None:
         """End it at once; whoever waits for its answer gets an error."""

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
+from flowmo.model.layout import PictureLayout
 from flowmo.model.tokens import Tokens
 
 if TYPE_CHECKING:
     from flowmo.service.engine.shared_calls import SharedCall
 
+# Left, top, width and height in pixels; as model.pictures has it, which needs torch.
+Region = tuple[int, int, int, int]
 Priority = Literal["interactive", "batch"]
 # See service.engine.decoder.DecoderEngine.
 Batching = Literal["step", "request", "single"]
@@ -57,6 +60,9 @@ class DecodeOptions:
         degrade: Whether the engine may take fewer steps when the deadline cannot be met otherwise.
         weights: The fingerprint of the weights that the tokens are for; None takes any.
         patience: The seconds to wait for a replica of these weights, while an update is under way.
+        layout: The picture and its tiles; one square without it.
+        region: Left, top, width and height of the part that is decoded of a picture of several
+            tiles; all by default.
     """
 
     seed: int
@@ -64,6 +70,8 @@ class DecodeOptions:
     degrade: bool = False
     weights: str | None = None
     patience: float = UPDATE_SECONDS
+    layout: PictureLayout | None = None
+    region: Region | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,7 +109,7 @@ class Decoded:
     """One decoded picture.
 
     Attributes:
-        pixels: uint8 [S, S, 3].
+        pixels: uint8 [S, S, 3]; of several tiles the picture or its region, [H, W, 3].
         sampler: The sampler that was used; fewer steps than asked for if ``degrade`` allowed it.
         timings: Where the time went.
     """
@@ -118,7 +126,8 @@ class DecodeProgress:
     Attributes:
         step: The number of steps that are done, 1 after the first.
         steps: The number of steps that there will be.
-        preview: The clean-image estimate, uint8 [S, S, 3], after the steps that asked for it.
+        preview: The clean-image estimate, uint8 of the result's shape, after the steps that asked
+            for it.
     """
 
     step: int

@@ -5,12 +5,25 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Self, TypeVar
 
+import numpy as np
+
 from flowmo.imaging.fit import Fit
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.worker import SquareImage, SquareRequest
 from flowmo.imaging.writing import ImageFormat, encode_image
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.layout import PictureLayout
+from flowmo.model.tiling import overlap_pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import UPDATE_SECONDS, Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.calls import (
+    UPDATE_SECONDS,
+    Call,
+    Decoded,
+    DecodeOptions,
+    Encoded,
+    Region,
+    Watch,
+)
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.shared_calls import until_deadline
 from flowmo.service.errors import (
@@ -19,8 +32,9 @@ from flowmo.service.errors import (
     OtherWeightsError,
 )
 from flowmo.service.http.cache import CacheEntry, CacheResult, Make
+from flowmo.service.http.encode_tiles import encode_tiles
 from flowmo.service.http.item_feed import when_there_is_room
-from flowmo.service.http.picture import Picture
+from flowmo.service.http.picture import Picture, check_region, shaped
 from flowmo.service.http.request_scope import WorkScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.stage_clock import StageClock
@@ -90,26 +104,67 @@ class Job:
         readers = self._service.image_readers
         return await readers.read(data, request, self.clock, self._scope.call)
 
-    async def encode(self, pixels: Pixels) -> Tokens:
+    async def encode(self, pixels: Pixels, layout: PictureLayout | None = None) -> ImageTokens:
         """Encode a picture; :attr:`fingerprint` names the weights that did it from now on.
 
         Args:
-            pixels: uint8 [S, S, 3].
+            pixels: uint8 [S, S, 3]; of a layout of several tiles [H, W, 3].
+            layout: The picture and its tiles; one square without it.
 
         Raises:
+            OtherWeightsError: Encoders stay at different weights.
             RequestError: See :meth:`EncoderEngine.encode`.
         """
+        size = self.info.image_size
+        layout = layout or PictureLayout(width=size, height=size, tile_size=size)
+        tiles = await encode_tiles(
+            pixels, layout.tiling, lambda tile: self._asked(self._scope.call, self._encoding(tile))
+        )
+        self._service.metrics.picture(self.name, layout)
+        self.clock.add({"queue": tiles.queue, "encode": tiles.run})
+        self.fingerprint = tiles.weights
+        return ImageTokens(
+            ids=tiles.tokens.ids,
+            group_bits=tiles.tokens.group_bits,
+            fingerprint=self.fingerprint,
+            width=layout.width,
+            height=layout.height,
+            tile_size=layout.tile_size,
+            overlap=layout.overlap,
+            fit=layout.fit,
+        )
 
-        async def encode(call: Call) -> Encoded:
-            return await self.engines.encoder.encode(pixels, call)
+    def _encoding(self, tile: Pixels) -> Callable[[Call], Awaitable[Encoded]]:
+        return lambda call: self.engines.encoder.encode(tile, call)
 
-        encoded = await self._asked(self._scope.call, encode)
-        self.clock.add({"queue": encoded.timings.queue, "encode": encoded.timings.run})
-        self.fingerprint = encoded.weights
-        return encoded.tokens
+    def layout_of(self, upload: SquareImage, overlap: float) -> PictureLayout:
+        """The tiles of an upload.
+
+        Args:
+            upload: What was read.
+            overlap: The share of a tile's side that neighbours have in common at least.
+
+        Raises:
+            PictureTooLargeError: There are more than the server takes.
+        """
+        size = self.info.image_size
+        layout = PictureLayout(
+            width=upload.width,
+            height=upload.height,
+            tile_size=size,
+            overlap=overlap_pixels(size, overlap),
+            fit=upload.fitted.report.fit,
+        )
+        layout.check_limits(max_pixels=None, max_tiles=self._service.settings.max_tiles)
+        return layout
 
     async def reconstruct(
-        self, pixels: Pixels, options: DecodeOptions, format: ImageFormat, quality: int
+        self,
+        pixels: Pixels,
+        options: DecodeOptions,
+        format: ImageFormat,
+        quality: int,
+        layout: PictureLayout | None = None,
     ) -> CacheResult[Picture]:
         """Encode a picture and decode its tokens, both with the same weights.
 
@@ -121,6 +176,7 @@ class Job:
             options: How the tokens are decoded.
             format: The format of the resulting file.
             quality: 1 to 100, for formats that lose something.
+            layout: The picture and its tiles; one square without it.
 
         Raises:
             OtherWeightsError: Encoders and decoders stay at different weights.
@@ -129,7 +185,7 @@ class Job:
         """
         until = time.monotonic() + UPDATE_SECONDS
         while True:
-            tokens = await self.encode(pixels)
+            tokens = await self.encode(pixels, layout)
             try:
                 return await self.decode(tokens, replace(options, patience=0.5), format, quality)
             except OtherWeightsError:
@@ -137,7 +193,7 @@ class Job:
                     raise
 
     async def decode(
-        self, tokens: Tokens, options: DecodeOptions, format: ImageFormat, quality: int
+        self, tokens: ImageTokens, options: DecodeOptions, format: ImageFormat, quality: int
     ) -> CacheResult[Picture]:
         """Decode a token set to a file, unless the cache has the file or will soon have it.
 
@@ -162,7 +218,14 @@ class Job:
 
         call = self._scope.call
         # What makes no other picture is not in it: who waits how long, and who would take less.
-        key = (self.fingerprint, tokens.ids.tobytes(), options.seed, options.sampler)
+        key = (
+            self.fingerprint,
+            tokens.ids.tobytes(),
+            tokens.layout,
+            options.region,
+            options.seed,
+            options.sampler,
+        )
         until = time.monotonic() + options.patience
         try:
             async with until_deadline(call):
@@ -192,14 +255,15 @@ class Job:
 
     async def _picture(
         self,
-        tokens: Tokens,
+        tokens: ImageTokens,
         options: DecodeOptions,
         call: Call,
         format: ImageFormat,
         quality: int,
     ) -> Picture:
         decoded = await self.pixels(tokens, options, call)
-        return Picture(await self.render(decoded.pixels, format, quality), decoded.sampler)
+        data = await self.render(decoded.pixels, format, quality, tokens.layout, options.region)
+        return Picture(data, decoded.sampler)
 
     async def pixels(
         self,
@@ -211,15 +275,24 @@ class Job:
         """Decode a token set to pixels, past the cache, with the weights of :attr:`fingerprint`.
 
         Args:
-            tokens: A token set of the model.
-            options: How the tokens are decoded.
+            tokens: Tokens of the model.
+            options: How the tokens are decoded. Of one tile the whole square comes, whatever the
+                region: :meth:`render` cuts it out.
             call: How long the result is waited for, and how urgently; the request's by default.
             watch: How progress is reported; it is not without it.
 
         Raises:
             RequestError: See :meth:`DecoderEngine.decode`.
         """
-        own = replace(options, weights=self.fingerprint)
+        layout = tokens.layout if isinstance(tokens, ImageTokens) else None
+        if layout is not None:
+            check_region(layout, options.region)
+        if layout is not None and layout.tiles > 1:
+            own = replace(options, weights=self.fingerprint, layout=layout)
+            self._service.metrics.picture(self.name, layout)
+        else:
+            own = replace(options, weights=self.fingerprint, region=None)
+            tokens = tokens.tile(0)  # as the engine takes a square
 
         async def decode(call: Call) -> Decoded:
             return await self.engines.decoder.decode(tokens, own, call, watch)
@@ -231,10 +304,26 @@ class Job:
     async def _asked(self, call: Call, work: Callable[[Call], Awaitable[R]]) -> R:
         return await (when_there_is_room(call, work) if self._waits else work(call))
 
-    async def render(self, pixels: Pixels, format: ImageFormat, quality: int) -> bytes:
-        """Write a picture, uint8 [S, S, 3], as an image file."""
+    async def render(
+        self,
+        pixels: Pixels,
+        format: ImageFormat,
+        quality: int,
+        layout: PictureLayout | None = None,
+        region: Region | None = None,
+    ) -> bytes:
+        """Write what a decoder made as an image file.
+
+        Args:
+            pixels: uint8 [H, W, 3].
+            format: The file's format.
+            quality: 1 to 100, for formats that lose something.
+            layout: The picture whose size and shape the file has; the pixels' own without it.
+            region: The part of it that is wanted.
+        """
 
         def work() -> bytes:
-            return encode_image(pixels, format, quality=quality)
+            made = pixels if layout is None else shaped(pixels, layout, region)
+            return encode_image(np.ascontiguousarray(made), format, quality=quality)
 
         return await self._service.image_threads.run(work, "encode_image", self.clock)

@@ -13,7 +13,8 @@ from urllib.parse import urlencode
 
 from flowmo.imaging.writing import DEFAULT_QUALITY, ImageFormat
 from flowmo.model.config import SamplerConfig
-from flowmo.model.tokens import Tokens
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.service.engine.calls import Region
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
 
 PATH = "/v1/pictures/"
@@ -24,33 +25,34 @@ _A_YEAR, _AN_HOUR = 31_536_000, 3600
 
 
 def tag_of(
-    tokens: Tokens,
-    fingerprint: str,
+    tokens: ImageTokens,
     seed: int,
     sampler: SamplerConfig,
     format: ImageFormat,
     quality: int,
+    *,
+    region: Region | None = None,
 ) -> str:
     """The ETag of a picture.
 
     Args:
         tokens: The picture's tokens.
-        fingerprint: The weights that decode them.
         seed: The seed of the starting noise.
         sampler: The time grid and guidance.
         format: The format of the file.
         quality: 1 to 100, for formats that lose something.
+        region: The part of the picture; all of it by default.
     """
+    # The container has the picture's size, its tiles and the weights.
     parts = {
-        "fingerprint": fingerprint,
-        "shape": [*tokens.ids.shape, tokens.group_bits],
+        "region": region,
         "seed": seed,
         "sampler": sampler.to_dict(),
         "format": format,
         "quality": None if format == "png" else quality,
     }
     digest = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=_DIGEST_BYTES)
-    digest.update(tokens.pack())
+    digest.update(tokens.to_bytes())
     return f'W/"{digest.hexdigest()}"'
 
 

@@ -28,6 +28,7 @@ from flowmo.model.errors import (
     ContainerTruncatedError,
     ContainerVersionError,
     NotAContainerError,
+    PictureTooLargeError,
     TokenError,
 )
 from flowmo.service.errors import (
@@ -101,6 +102,7 @@ ANSWERS: dict[type[Exception], Answer] = {
         (OtherWeightsError, 409, "other-weights", "The model is just being replaced", "Send it again in a minute; if that does not help, tokenize the image again."),
         (BodyTooLargeError, 413, "body-too-large", "The body is too large", "Send a smaller file."),
         (ImageTooLargeError, 413, "image-too-large", "The image has too many pixels", "Scale the image down."),
+        (PictureTooLargeError, 413, "picture-too-large", "The picture is too large", "Scale the picture down, or use fit=crop, pad or stretch, which take one tile."),
         (UnsupportedBodyError, 415, "unsupported-body", "The body's type is not read here", "Set Content-Type to one of the types named in the detail."),
         (UnsupportedImageError, 415, "unsupported-image", "The image's format is not accepted", f"Convert it to {ACCEPTED_FORMATS}."),
         (InvalidFieldsError, 422, "invalid-fields", "Fields cannot be used", "Correct the fields listed in errors; /openapi.json describes them."),

@@ -142,6 +142,10 @@ class Service:
     @property
     def max_token_values(self) -> int:
         """The values of the longest token set of any model, as lists of ids in JSON."""
+        return self._tile_values * self.settings.max_tiles + 1
+
+    @property
+    def _tile_values(self) -> int:
         configs = [served.engines.info.config for served in self.models]
         return max(config.code_length * (config.ids_per_token + 1) for config in configs) + 1
 
@@ -153,7 +157,7 @@ class Service:
         """
         sizes = [served.engines.info.image_size for served in self.models]
         pixels = max(size * (4 * size + 1) for size in sizes)
-        return self.settings.max_items * (max(self.max_token_values, pixels) + 1)
+        return self.settings.max_items * (max(self._tile_values, pixels) + 1)
 
     def render_metrics(self) -> bytes:
         """All series as they are now, in Prometheus' text format."""

@@ -19,7 +19,8 @@ from starlette.types import Receive, Scope, Send
 
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
-from flowmo.service.engine.calls import Decoded, DecodeProgress, Watch
+from flowmo.model.layout import PictureLayout
+from flowmo.service.engine.calls import Decoded, DecodeProgress, Region, Watch
 from flowmo.service.http.job import Job
 
 MEDIA_TYPE = "text/event-stream"
@@ -76,10 +77,21 @@ class DecodeStream:
         job: The request's job, with its model.
         media_type: The media type of the image and the previews.
         quality: 1 to 100, for JPEG and WebP.
+        layout: The picture whose size and shape the images have.
+        region: The part of it that is wanted.
     """
 
-    def __init__(self, job: Job, *, media_type: str, quality: int) -> None:
+    def __init__(
+        self,
+        job: Job,
+        *,
+        media_type: str,
+        quality: int,
+        layout: PictureLayout,
+        region: Region | None = None,
+    ) -> None:
         self._job = job
+        self._layout, self._region = layout, region
         self._media_type, self._quality = media_type, quality
         self._updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         self._task: asyncio.Task[Decoded] | None = None
@@ -135,7 +147,7 @@ class DecodeStream:
 
     async def _picture(self, pixels: Pixels) -> dict[str, str]:
         format = OUTPUT_MEDIA_TYPES[self._media_type]
-        data = await self._job.render(pixels, format, self._quality)
+        data = await self._job.render(pixels, format, self._quality, self._layout, self._region)
         return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
 
 

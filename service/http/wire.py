@@ -17,8 +17,11 @@ from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import DEFAULT_QUALITY
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.container import Container
-from flowmo.model.errors import ContainerMismatchError, TokenError
-from flowmo.model.tokens import Tokens
+from flowmo.model.errors import ConfigError, ContainerMismatchError, TokenError
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.layout import NATIVE, PictureLayout
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE, MAX_OVERLAP_SHARE, overlap_pixels
+from flowmo.service.engine.calls import Region
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
 from flowmo.service.http.json_bodies import from_base64
@@ -50,12 +53,20 @@ class ModelOptions(_Message):
 
 
 class FitOptions(_Message):
-    """How a picture becomes the model's square."""
+    """What becomes of a picture before the model sees it."""
 
     fit: Fit = Field(
         default=DEFAULT_FIT,
-        description="crop: largest centred square; pad: whole picture on white; "
-        "stretch: ignore the aspect ratio.",
+        description="native: tiles of the model's size cover the picture, which comes back as it "
+        "was; or one square of it: crop, its largest centred one; pad, all of it on white; "
+        "stretch, whatever its aspect ratio.",
+    )
+    overlap: float = Field(
+        default=DEFAULT_OVERLAP_SHARE,
+        ge=0,
+        le=MAX_OVERLAP_SHARE,
+        description="With fit=native: the share of a tile's side that neighbours have in common "
+        "at least.",
     )
 
 
@@ -109,6 +120,25 @@ class QualityOptions(_Message):
     )
 
 
+class RegionOptions(_Message):
+    """Which part of a picture is wanted."""
+
+    region: str | None = Field(
+        default=None,
+        pattern=r"^\d{1,5},\d{1,5},\d{1,5},\d{1,5}$",
+        description="x,y,width,height in pixels of the picture; all of it by default. Only the "
+        "tiles that touch the region are decoded.",
+    )
+
+    @property
+    def box(self) -> Region | None:
+        """The region as numbers."""
+        if self.region is None:
+            return None
+        x, y, width, height = map(int, self.region.split(","))
+        return x, y, width, height
+
+
 class StreamOptions(_Message):
     """Whether a decode is seen while it is made."""
 
@@ -129,7 +159,7 @@ class PictureOptions(ModelOptions, SamplingOptions, QualityOptions):
     """How tokens become a picture file."""
 
 
-class DetokenizeOptions(PictureOptions, StreamOptions):
+class DetokenizeOptions(PictureOptions, RegionOptions, StreamOptions):
     """Query parameters of detokenize."""
 
 
@@ -170,47 +200,95 @@ class ReconstructBody(ReconstructOptions, ImageBody):
 # Far above any model; they bound the work that a hostile list makes.
 MAX_TOKENS = 65_536
 MAX_IDS_PER_TOKEN = 256
+MAX_TILES = 65_536
 Id = Annotated[int, Field(ge=0, lt=2**24, strict=True)]
 IdRow = Annotated[list[Id], Field(max_length=MAX_IDS_PER_TOKEN, fail_fast=True)]
+IdTile = Annotated[list[IdRow], Field(max_length=MAX_TOKENS, fail_fast=True)]
+
+
+def _tiled(ids: object) -> object:
+    """[K][D/G] of one square as [1][K][D/G]."""
+    one = isinstance(ids, list) and ids and isinstance(ids[0], list)
+    return [ids] if one and not (ids[0] and isinstance(ids[0][0], list)) else ids  # type: ignore[index]
 
 
 class TokensMessage(_Message):
-    """One picture's tokens. Only ``ids`` is needed on the way in; the rest must agree with it."""
+    """One picture's tokens.
 
-    ids: Annotated[list[IdRow], Field(max_length=MAX_TOKENS, fail_fast=True)] = Field(
-        description="[K][D/G] ids of G bits."
+    Of a square of the model's size only ``ids`` is needed on the way in; of any other picture its
+    ``width`` and ``height``, too, and ``overlap`` and ``fit`` unless they are the defaults. The
+    rest must agree with them.
+    """
+
+    ids: Annotated[
+        list[IdTile], Field(max_length=MAX_TILES, fail_fast=True), BeforeValidator(_tiled)
+    ] = Field(description="[tiles][K][D/G] ids of G bits; [K][D/G] of one tile is read, too.")
+    width: int | None = Field(default=None, description="Of the picture, in pixels.")
+    height: int | None = Field(default=None, description="Of the picture, in pixels.")
+    tile_size: int | None = Field(default=None, description="Side of a tile: the model's square.")
+    overlap: int | None = Field(
+        default=None, description="The fewest pixels that neighbouring tiles share."
     )
+    fit: Fit | None = Field(default=None, description="How the picture became tiles.")
     model: str | None = None
     fingerprint: str | None = Field(
         default=None, description="32 hex digits that name the weights."
     )
-    code_length: int | None = Field(default=None, description="K, tokens a picture.")
+    code_length: int | None = Field(default=None, description="K, tokens a tile.")
     token_bits: int | None = Field(default=None, description="D, bits a token.")
     group_bits: int | None = Field(default=None, description="G, bits an id.")
-    payload_bytes: int | None = Field(default=None, description="Size of the packed tokens.")
+    payload_bytes: int | None = Field(
+        default=None, description="Size of the packed tokens of all tiles."
+    )
 
     @classmethod
-    def of(cls, name: str, tokens: Tokens, info: ModelInfo, fingerprint: str) -> Self:
+    def of(cls, name: str, tokens: ImageTokens) -> Self:
         """Make the message of tokens.
 
         Args:
             name: The name under which the model is served.
-            tokens: A token set of the model.
-            info: The model's shapes.
-            fingerprint: The fingerprint of the weights that made the tokens.
+            tokens: Tokens that the model made.
         """
-        config = info.config
         return cls(
             ids=tokens.ids.tolist(),
+            width=tokens.width,
+            height=tokens.height,
+            tile_size=tokens.tile_size,
+            overlap=tokens.overlap,
+            fit=tokens.fit,  # type: ignore[arg-type]
             model=name,
-            fingerprint=fingerprint,
-            code_length=config.code_length,
-            token_bits=config.token_bits,
-            group_bits=config.group_bits,
-            payload_bytes=config.payload_bytes,
+            fingerprint=tokens.fingerprint,
+            code_length=tokens.code_length,
+            token_bits=tokens.token_bits,
+            group_bits=tokens.group_bits,
+            payload_bytes=tokens.payload_bytes,
         )
 
-    def to_tokens(self, info: ModelInfo) -> Tokens:
+    def _layout(self, info: ModelInfo) -> PictureLayout:
+        """The picture and its tiles.
+
+        Raises:
+            TokenError: The size of a picture of several tiles is missing or impossible.
+        """
+        size = info.image_size
+        if (self.width is None) != (self.height is None):
+            raise TokenError("a picture has a width and a height: send both, or none for a square")
+        width, height = self.width or size, self.height or size
+        overlap = self.overlap
+        if overlap is None:
+            overlap = overlap_pixels(size, DEFAULT_OVERLAP_SHARE)
+        try:
+            return PictureLayout(
+                width=width,
+                height=height,
+                tile_size=size,
+                overlap=overlap,
+                fit=self.fit or NATIVE,
+            )
+        except ConfigError as error:
+            raise TokenError(str(error)) from error
+
+    def to_tokens(self, info: ModelInfo) -> ImageTokens:
         """Take the tokens as ``info``'s model can decode them.
 
         Raises:
@@ -224,18 +302,27 @@ class TokensMessage(_Message):
                 f"({info.fingerprint})"
             )
         config = info.config
-        rows, columns = config.code_length, config.ids_per_token
-        lengths = {len(row) for row in self.ids}
-        if len(self.ids) != rows or lengths != {columns}:
+        layout = self._layout(info)
+        if len(self.ids) != layout.tiles:
             raise TokenError(
-                f"ids must be {rows} lists of {columns}, got {len(self.ids)} lists of "
-                f"{sorted(lengths)[:8]}"
+                f"a picture of {layout.width} x {layout.height} pixels takes {layout.tiles} tiles, "
+                f"got the ids of {len(self.ids)}; send width, height and overlap as they were "
+                f"answered"
             )
+        rows, columns = config.code_length, config.ids_per_token
+        for tile in self.ids:
+            lengths = {len(row) for row in tile}
+            if len(tile) != rows or lengths != {columns}:
+                raise TokenError(
+                    f"ids must be {rows} lists of {columns}, got {len(tile)} lists of "
+                    f"{sorted(lengths)[:8]}"
+                )
         said = {
             "code_length": (self.code_length, config.code_length),
             "token_bits": (self.token_bits, config.token_bits),
             "group_bits": (self.group_bits, config.group_bits),
-            "payload_bytes": (self.payload_bytes, config.payload_bytes),
+            "payload_bytes": (self.payload_bytes, layout.tiles * config.payload_bytes),
+            "tile_size": (self.tile_size, info.image_size),
         }
         wrong = [
             FieldProblem(
@@ -248,17 +335,25 @@ class TokensMessage(_Message):
         ]
         if wrong:
             raise InvalidFieldsError(wrong)
-        ids = np.array(self.ids, dtype=np.int32)
-        return Tokens(ids=ids, group_bits=config.group_bits)
+        return ImageTokens(
+            ids=np.array(self.ids, dtype=np.int32),
+            group_bits=config.group_bits,
+            fingerprint=info.fingerprint,
+            width=layout.width,
+            height=layout.height,
+            tile_size=layout.tile_size,
+            overlap=layout.overlap,
+            fit=layout.fit,
+        )
 
 
 class FitMessage(_Message):
     """What was done to a picture, in pixels; boxes are left, top, right, bottom."""
 
     fit: Fit
-    size: int = Field(description="Side of the square.")
+    size: int = Field(description="Side of the square, or of a tile.")
     source: tuple[int, int, int, int] = Field(description="Part of the upload that was used.")
-    target: tuple[int, int, int, int] = Field(description="Where in the square it lies.")
+    target: tuple[int, int, int, int] = Field(description="Where in the result it lies.")
 
     @classmethod
     def of(cls, report: FitReport) -> Self:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, get_args
 
 from flowmo._version import __version__
+from flowmo.model.layout import PictureLayout
 from flowmo.service.engine.observer import EngineKind, RefusalReason
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import CacheOutcome
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds, from a cached health check to a long decode on a CPU.
 REQUEST_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_TILE_BUCKETS = (1, 4, 16, 64, 256, 1024, 4096)
+_PIXEL_BUCKETS = (1e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8)
 _STAGE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _STEP_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
@@ -194,6 +197,18 @@ class Metrics:
             "Requests by API key: admitted, limited, or unknown (without a key's name).",
             ["key", "outcome"],
         )
+        self._tiles = self.instruments.histogram(
+            "flowmo_picture_tiles",
+            "Tiles of encoded and decoded pictures.",
+            ["model"],
+            buckets=_TILE_BUCKETS,
+        )
+        self._pixels = self.instruments.histogram(
+            "flowmo_picture_pixels",
+            "Pixels of encoded and decoded pictures.",
+            ["model"],
+            buckets=_PIXEL_BUCKETS,
+        )
         self._cache = self.instruments.counter(
             "flowmo_cache_requests",
             "Pictures looked up in the cache: hit, shared (was being made) or miss.",
@@ -224,6 +239,12 @@ class Metrics:
         assert stage in STAGES, stage
         self._stages.observe(model, stage, value=seconds)
 
+    def picture(self, model: str, layout: PictureLayout) -> None:
+        """Count a picture that goes to an engine."""
+        width, height = layout.output
+        self._tiles.observe(model, value=layout.tiles)
+        self._pixels.observe(model, value=width * height)
+
     def cached(self, model: str, outcome: CacheOutcome, size: int) -> None:
         """Count a look-up in the cache, whose entries have ``size`` bytes now."""
         self._cache.inc(model, outcome)
@@ -248,6 +269,8 @@ class Metrics:
             name, engines = served.name, served.engines
             for stage in STAGES:
                 self._stages.make(name, stage)
+            self._tiles.make(name)
+            self._pixels.make(name)
             self._ready.set(name, to=engines.ready)
             if not self._in_cluster:
                 self.engines.queue_depth.set(name, to=engines.waiting)

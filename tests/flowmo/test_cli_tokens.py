@@ -286,7 +286,7 @@ def test_the_demo_model_needs_no_option_and_no_service(photos: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert from_file((photos / "a.png.flowmo.png").read_bytes()).shape == (128, 128, 3)
+    assert from_file((photos / "a.png.flowmo.png").read_bytes()).shape == (32, 32, 3)
 
 
 def test_a_published_file_of_the_hub_is_used_by_its_preset(photos: Path, tmp_path: Path) -> None:
@@ -381,3 +381,24 @@ def test_results_are_written_whole_with_the_users_permissions(
     mode = (photos / "a.png.flowmo").stat().st_mode & 0o777
     (photos / "plain").touch()
     assert mode == (photos / "plain").stat().st_mode & 0o777
+
+
+def test_a_picture_of_any_size_and_a_region_of_it(run: Run, photos: Path, checkpoint: Path) -> None:
+    wide = photos / "wide.png"
+    wide.write_bytes(as_file(gradient(100, 40)))
+    result = run("tokenize", wide, "--overlap", 0, "-c", checkpoint)
+    assert result.exit_code == 0, result.output
+    tokens = photos / "wide.png.flowmo"
+    assert Container.from_bytes(tokens.read_bytes()).tokens.tile_count == 8
+    run("detokenize", tokens, "--steps", 1, "-c", checkpoint)
+    assert from_file((photos / "wide.png.flowmo.png").read_bytes()).shape == (40, 100, 3)
+    part = photos / "part.png"
+    options = ("--region", "10,5,30,20", "--out", part, "--steps", 1, "-c", checkpoint)
+    result = run("detokenize", tokens, *options)
+    assert result.exit_code == 0, result.output
+    assert from_file(part.read_bytes()).shape == (20, 30, 3)
+    result = run("detokenize", tokens, "--region", "10,5", "-c", checkpoint)
+    assert result.exit_code == 2
+    result = run("detokenize", tokens, "--region", "90,5,30,20", "--overwrite", "-c", checkpoint)
+    assert result.exit_code == 1
+    assert "a region lies inside the picture of 100 x 40" in " ".join(result.output.split())

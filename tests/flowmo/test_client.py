@@ -35,7 +35,7 @@ def test_there_and_back(server: ServerProcess, inference_model: InferenceModel) 
         assert encoded.container.fingerprint == model.fingerprint == inference_model.fingerprint
         assert encoded.container.to_bytes() == encoded.data
         assert encoded.token_bytes == 24
-        assert encoded.upload_size == (48, 40)
+        assert encoded.upload_size == (32, 32)
         assert set(encoded.timings) == {"decode_image", "queue", "encode"}
         assert encoded.request_id == "mine"
         decoded = client.detokenize(encoded.container, sampling=SAMPLING)

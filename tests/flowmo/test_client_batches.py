@@ -39,8 +39,8 @@ from tests.service.pictures import as_file, gradient
 EXACT = Retry(first_wait=0.0)
 # Refused by the server below: for good, and for the first two times.
 BROKEN, HASTY = b"broken", b"hasty"
-UPLOAD = {"width": 48, "height": 40, "format": "PNG", "animated": False}
-FIT = {"fit": "crop", "size": 32, "source": [4, 0, 44, 40], "target": [0, 0, 32, 32]}
+UPLOAD = {"width": 32, "height": 32, "format": "PNG", "animated": False}
+FIT = {"fit": "native", "size": 32, "source": [0, 0, 32, 32], "target": [0, 0, 32, 32]}
 
 
 def batch_server() -> ScriptedServer:
@@ -92,7 +92,7 @@ def test_outcomes_stand_where_their_items_stood(ask: Asker) -> None:
         assert isinstance(encoded, EncodedImage)
         assert encoded.container == some_container(ids)
         assert encoded.data == some_container(ids).to_bytes()
-        assert (encoded.token_bytes, encoded.upload_size) == (24, (48, 40))
+        assert (encoded.token_bytes, encoded.upload_size) == (24, (32, 32))
     assert isinstance(broken, ServerRefusedError)
     assert (broken.status, broken.code, broken.hint) == (400, "corrupt-image", "Send it again.")
     assert broken.request_id == "from-server"

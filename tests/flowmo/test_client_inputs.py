@@ -63,7 +63,7 @@ def test_every_kind_of_picture_and_of_tokens(
     for kind, picture in kinds.items():
         encoded = ask(server, "tokenize", picture)
         assert encoded.container == expected.container, kind
-        assert encoded.upload_size == (48, 40), kind
+        assert encoded.upload_size == (32, 32), kind
     many = ask(server, "tokenize_many", list(kinds.values()))
     assert [one.container for one in many] == [expected.container] * len(kinds)
 
@@ -96,9 +96,9 @@ def test_pictures_of_pillow_are_read_by_the_rules_for_files() -> None:
     exif[0x0112] = 6  # a camera held upright
     data = as_file(Image.fromarray(gradient()), "JPEG", quality=95, exif=exif)
     with Image.open(io.BytesIO(data)) as image:
-        assert from_file(picture_bytes(image)).shape == (48, 40, 3)
+        assert from_file(picture_bytes(image)).shape == (32, 32, 3)
     printed = Image.fromarray(gradient()).convert("CMYK")
-    assert from_file(picture_bytes(printed)).shape == (40, 48, 3)
+    assert from_file(picture_bytes(printed)).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_pictures_of_pillow_are_read_by_the_rules_for_files() -> None:
         (None, TypeError, "got NoneType"),
         ([gradient()], TypeError, "got list"),
         (gradient() / 255.0, ValueError, r"uint8 .* got float64; .*255 \* array"),
-        (gradient()[None], ValueError, r"got \[1, 40, 48, 3\]; several .*_many"),
+        (gradient()[None], ValueError, r"got \[1, 32, 32, 3\]; several .*_many"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, r"got \[0, 4, 3\]"),
         ("nowhere.jpg", FileNotFoundError, "nowhere.jpg"),
     ],
@@ -171,7 +171,7 @@ def test_notebooks_show_pictures() -> None:
     ):
         assert image._repr_png_() == FILE
         assert image._repr_jpeg_() is None
-        assert image.to_pil().size == (48, 40)
+        assert image.to_pil().size == (32, 32)
     assert decoded("image/jpeg")._repr_png_() is None
     assert decoded("image/jpeg")._repr_jpeg_() == FILE
     assert decoded("image/webp")._repr_jpeg_() is None
@@ -249,4 +249,4 @@ sys.meta_path.insert(0, Blocker())
 
 def test_pillow_is_loaded_with_a_picture_of_pillows(server: ServerProcess) -> None:
     with Client(server.url) as client:
-        assert client.tokenize(Image.fromarray(gradient())).upload_size == (48, 40)
+        assert client.tokenize(Image.fromarray(gradient())).upload_size == (32, 32)

@@ -35,7 +35,7 @@ def test_nothing_is_sent_that_was_not_asked_for(ask: Asker) -> None:
     with script(ENCODED) as server:
         ask(server, "tokenize", b"photo", client={"model": "micro"}, model=None)
     (request,) = server.requests
-    assert request.query == {"fit": ["crop"]}
+    assert request.query == {"fit": ["native"]}
     assert not {"authorization", "flowmo-priority", "x-request-timeout-seconds"} & set(
         request.headers
     )

@@ -11,7 +11,7 @@ from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import with_mask
 from flowmo.model.sampler import SamplerStep, euler, guided, noise, time_grid
-from flowmo.model.tiled_sampling import blended, sample_tiles
+from flowmo.model.tiled_sampling import blended, sample_frame
 from flowmo.model.tiling import Tiling
 from tests.model.checkpoints import CONFIG, made_model
 
@@ -24,11 +24,14 @@ def _linear(x: Tensor, t: float, condition: Tensor) -> Tensor:
     return (0.5 + t) * x
 
 
+def _start(tiling: Tiling, seed: int) -> Tensor:
+    width, height = tiling.frame
+    return noise([seed], (3, height, width))
+
+
 def _sample(tiling: Tiling, condition: Tensor, tiles_at_once: int = 4) -> Tensor:
-    null = torch.zeros_like(condition)
-    return sample_tiles(
-        _linear, condition, null, tiling, SAMPLER, seed=3, tiles_at_once=tiles_at_once
-    )
+    start = _start(tiling, 3)
+    return sample_frame(_linear, condition, tiling, SAMPLER, start, tiles_at_once=tiles_at_once)[0]
 
 
 @pytest.mark.parametrize("tiles_at_once", [1, 4, 100])
@@ -37,8 +40,7 @@ def test_a_field_that_is_the_same_in_every_tile_leaves_no_trace_of_them(
 ) -> None:
     condition = torch.zeros(TILING.count, 2, 3)
     picture = _sample(TILING, condition, tiles_at_once=tiles_at_once)
-    width, height = TILING.frame
-    start = noise([3], (3, height, width))
+    start = _start(TILING, 3)
     factor = 1.0
     times = time_grid(SAMPLER)
     for t, t_next in itertools.pairwise(times):
@@ -55,20 +57,12 @@ def test_constant_fields_are_blended_by_the_weights() -> None:
 
     condition = constants[:, None, None].expand(-1, 2, 3)
     sampler = SamplerConfig(steps=3, guidance=1.0)
-    picture = sample_tiles(constant, condition, condition, TILING, sampler, seed=0)
-    width, height = TILING.frame
-    expected = noise([0], (3, height, width))[0]
+    picture = sample_frame(constant, condition, TILING, sampler, _start(TILING, 0))[0]
+    expected = _start(TILING, 0)[0]
     for tile, value in zip(TILING, constants, strict=True):
         rows, columns = tile.box
         expected[:, rows, columns] -= value * torch.from_numpy(TILING.weights(tile.index))
     torch.testing.assert_close(picture, expected.clamp(-1, 1), atol=1e-5, rtol=1e-5)
-
-
-def test_a_small_picture_is_cut_out_of_its_frame() -> None:
-    tiling = Tiling(width=5, height=3, size=8)
-    condition = torch.zeros(1, 2, 3)
-    whole = _sample(Tiling(width=8, height=8, size=8), condition)
-    assert torch.equal(_sample(tiling, condition), whole[:, :3, :5])
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +78,8 @@ def test_one_tile_is_sampled_exactly_as_ever(model: FlowMo) -> None:
     ever = model.decode(quantized, seeds=[7], sampler=sampler)
     condition = with_mask(quantized)
     tiling = Tiling(width=size, height=size, size=size)
-    null = torch.zeros_like(condition)
-    tiled = sample_tiles(model.velocity, condition, null, tiling, sampler, seed=7)
-    assert torch.equal(tiled, ever[0])
+    tiled = sample_frame(model.velocity, condition, tiling, sampler, _start(tiling, 7))
+    assert torch.equal(tiled, ever)
 
 
 @torch.inference_mode()
@@ -96,7 +89,7 @@ def test_without_overlap_every_tile_is_sampled_from_its_part_of_the_noise(model:
     condition = with_mask(torch.randn(2, CONFIG.code_length, CONFIG.token_bits).sign())
     null = torch.zeros_like(condition)
     sampler = SamplerConfig(steps=3, guidance=1.5, guidance_interval=(0.0, 50.0))
-    picture = sample_tiles(model.velocity, condition, null, tiling, sampler, seed=1)
+    picture = sample_frame(model.velocity, condition, tiling, sampler, _start(tiling, 1))[0]
     start = noise([1], (3, size, 2 * size))
     tiles = torch.cat(start.split(size, dim=3))
     field = guided(model.velocity, condition, null, sampler)
@@ -107,10 +100,12 @@ def test_without_overlap_every_tile_is_sampled_from_its_part_of_the_noise(model:
 def test_previews_show_the_whole_picture() -> None:
     seen: list[SamplerStep] = []
     condition = torch.zeros(TILING.count, 2, 3)
-    null = torch.zeros_like(condition)
-    sample_tiles(_linear, condition, null, TILING, SAMPLER, seed=0, observer=seen.append)
+    sample_frame(_linear, condition, TILING, SAMPLER, _start(TILING, 0), observer=seen.append)
     assert [preview.step for preview in seen] == [1, 2, 3, 4, 5]
     assert all(preview.estimate.shape == (1, 3, 13, 21) for preview in seen)
+    # Each has its own state: a later step does not change what was seen.
+    assert len({float(preview.x.sum()) for preview in seen}) == 5
+    assert torch.equal(seen[-1].x.clamp(-1, 1), seen[-1].estimate.clamp(-1, 1))
 
 
 def test_a_guided_step_is_one_call_with_twice_the_rows() -> None:
@@ -122,28 +117,10 @@ def test_a_guided_step_is_one_call_with_twice_the_rows() -> None:
 
     condition = torch.zeros(TILING.count, 2, 3)
     sampler = SamplerConfig(steps=1, guidance=1.5, guidance_interval=(0.0, 1e9))
-    field = blended(counting, condition, condition, TILING, sampler, tiles_at_once=4)
+    field = blended(counting, condition, TILING, sampler, tiles_at_once=4)
     field(torch.zeros(1, 3, 13, 21), 0.5)
     assert TILING.count == 8
     assert calls == [8, 8]
-
-
-def test_only_chosen_tiles_are_computed() -> None:
-    """Where no tile that is left out overlaps, one step gives what the whole gives."""
-    tiling = Tiling(width=24, height=8, size=8)
-    condition = torch.arange(3.0)[:, None, None].expand(-1, 2, 3)
-
-    def by_condition(x: Tensor, t: float, rows: Tensor) -> Tensor:
-        return x * (1 + rows[:, 0, 0, None, None, None])
-
-    x = torch.randn(1, 3, 8, 24)
-    sampler = SamplerConfig(steps=1, guidance=1.0)
-    whole = blended(by_condition, condition, condition, tiling, sampler)(x, 1.0)
-    some = condition[1:2]
-    part = blended(by_condition, some, some, tiling, sampler, chosen=[1])(x, 1.0)
-    assert torch.equal(part[..., 8:16], whole[..., 8:16])
-    assert not part[..., :8].any()
-    assert not part[..., 16:].any()
 
 
 def test_conditions_of_another_picture_are_refused() -> None:

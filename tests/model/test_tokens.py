@@ -101,6 +101,50 @@ def test_tokens_and_network_mean_the_same_bits(name: str) -> None:
     assert np.array_equal(tokens.signs(), ids_to_signs(ids, config.group_bits))
 
 
+def test_tiles_are_packed_one_after_the_other_in_whole_bytes() -> None:
+    tiles = [
+        Tokens.from_ids(ids, group_bits=3) for ids in (IDS, [[0, 5], [6, 7]], [[1, 1], [2, 2]])
+    ]
+    picture = Tokens.join(tiles)
+    assert (picture.tile_count, picture.code_length, picture.token_bits) == (3, 2, 6)
+    assert picture.ids.shape == (3, 2, 2)
+    assert picture.signs().shape == (3, 2, 6)
+    assert picture.pack() == b"".join(one.pack() for one in tiles)
+    assert picture.payload_bytes == 3 * tiles[0].payload_bytes == len(picture.pack())
+    again = Tokens.unpack(picture.pack(), code_length=2, token_bits=6, group_bits=3, tiles=3)
+    assert again == picture == Tokens.from_ids(picture.ids.tolist(), group_bits=3)
+    assert [picture.tile(i) for i in range(3)] == tiles
+    assert all(picture.tile(i).ids.shape == (2, 2) for i in range(3))
+    assert repr(picture) == "Tokens(tile_count=3, code_length=2, token_bits=6, group_bits=3)"
+    with pytest.raises(IndexError, match="tile 3 of 3"):
+        picture.tile(3)
+
+
+def test_tokens_of_one_tile_are_equal_with_and_without_its_dimension() -> None:
+    alone = Tokens.from_ids(IDS, group_bits=3)
+    tiled = Tokens.from_ids([IDS], group_bits=3)
+    assert alone == tiled
+    assert hash(alone) == hash(tiled)
+    assert alone.pack() == tiled.pack()
+    assert alone != Tokens.join([alone, alone])
+
+
+def test_tiles_of_different_sizes_make_no_picture() -> None:
+    one = Tokens.from_ids(IDS, group_bits=3)
+    with pytest.raises(TokenError, match="2 tiles of"):
+        Tokens.join([one, Tokens.from_ids(IDS, group_bits=4)])
+    with pytest.raises(TokenError, match="0 tiles"):
+        Tokens.join([])
+
+
+def test_every_tile_has_padding_bits_of_its_own() -> None:
+    payload = PAYLOAD + b"\x49\x15"
+    with pytest.raises(TokenError, match="last 4 bits"):
+        Tokens.unpack(payload, code_length=2, token_bits=6, group_bits=3, tiles=2)
+    with pytest.raises(TokenError, match="3 tiles of 2 tokens of 6 bits are 6 bytes, got 4"):
+        Tokens.unpack(payload, code_length=2, token_bits=6, group_bits=3, tiles=3)
+
+
 def test_tokens_cannot_change() -> None:
     ids = np.array(IDS)
     tokens = Tokens(ids=ids, group_bits=3)
@@ -125,8 +169,9 @@ def test_tokens_equal_tokens_alone() -> None:
     ("ids", "group_bits", "message"),
     [
         (IDS, 3, "must be a numpy array, got list; Tokens.from_ids"),
-        (np.array([1, 2]), 3, r"\[K, D/G\] with both at least 1, got \[2\]"),
-        (np.zeros((1, 2, 2), np.int32), 3, r"one image, so pass one row"),
+        (np.array([1, 2]), 3, r"\[tiles, K, D/G\] with all at least 1, got \[2\]"),
+        (np.zeros((1, 1, 2, 2), np.int32), 3, r"one image, so pass one row"),
+        (np.zeros((0, 2, 2), np.int32), 3, r"got \[0, 2, 2\]"),
         (np.zeros((0, 2), np.int32), 3, r"got \[0, 2\]"),
         (np.array([[1.0]]), 3, "must be integers, got float64"),
         (np.array([[True]]), 3, "must be integers, got bool"),

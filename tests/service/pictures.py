@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 
-def gradient(width: int = 48, height: int = 40) -> NDArray[np.uint8]:
+def gradient(width: int = 32, height: int = 32) -> NDArray[np.uint8]:
     """Red grows to the right, green downwards, blue is constant: [height, width, 3]."""
     red = np.linspace(0, 255, width)[None, :].repeat(height, 0)
     green = np.linspace(0, 255, height)[:, None].repeat(width, 1)

@@ -11,6 +11,8 @@ import numpy as np
 from flowmo.imaging.reading import Pixels
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError, TokenError
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from flowmo.service.http.job import Job
@@ -18,11 +20,11 @@ from flowmo.service.http.oip import models
 from flowmo.service.http.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
 from flowmo.service.http.oip.shared_memory import REGION
 from flowmo.service.http.oip.tensors import Parsed, Placement, Tensor, raw
+from flowmo.service.http.picture import shaped
 from flowmo.service.http.problems import INTERNAL, answer_for
 from flowmo.service.http.request_scope import WorkScope
-from flowmo.service.http.routes.shared import decode_options
+from flowmo.service.http.routes.shared import decode_options, received_tokens
 from flowmo.service.http.service import Service
-from flowmo.service.http.token_sets import containered, tokens_for
 from flowmo.service.models import Served
 
 OUTPUTS = {TOKENIZE: ("ids", "container", "error"), DETOKENIZE: ("image", "file", "error")}
@@ -175,8 +177,15 @@ async def _tokenize(
     options = models.options_of(parsed.request, ImageParameters)
     sent = models.one_of(parsed, "image", "file")
 
-    async def from_file(data: bytes) -> Tokens:
-        return await job.encode((await job.read(data, options.fit)).fitted.pixels)
+    async def from_file(data: bytes) -> ImageTokens:
+        upload = await job.read(data, options.fit)
+        layout = job.layout_of(upload, DEFAULT_OVERLAP_SHARE)
+        if "ids" in wanted and layout.tiles > 1:
+            raise TokenError(
+                f"a picture of {layout.width} x {layout.height} pixels takes {layout.tiles} "
+                f"tiles, and a row of ids is one: ask for the output container alone"
+            )
+        return await job.encode(upload.fitted.pixels, layout)
 
     partial = "error" in wanted
     if sent.name == "image":
@@ -194,10 +203,7 @@ async def _tokenize(
                 ids[row] = tokens.ids
         outputs["ids"] = Tensor("ids", shape, ids)
     if "container" in wanted:
-        packed = [
-            containered(tokens, job.info, job.fingerprint) if isinstance(tokens, Tokens) else b""
-            for tokens in found
-        ]
+        packed = [tokens.to_bytes() if isinstance(tokens, ImageTokens) else b"" for tokens in found]
         outputs["container"] = Tensor("container", (len(found),), packed)
     outputs["error"] = _errors(service, found)
     return [outputs[name] for name in wanted]
@@ -215,7 +221,7 @@ async def _detokenize(
     else:
         for row, data in enumerate(models.elements(sent)):
             try:
-                tokens.append(tokens_for(Container.from_bytes(data), job.info))
+                tokens.append(received_tokens(service, job, Container.from_bytes(data)))
             except (ContainerError, TokenError) as error:
                 if not partial:
                     raise RowError(row, error) from None
@@ -226,7 +232,16 @@ async def _detokenize(
     async def one(work: tuple[Tokens | Exception, int]) -> Pixels:
         if isinstance(work[0], Exception):
             raise work[0]
-        return (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
+        made = (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
+        layout = work[0].layout if isinstance(work[0], ImageTokens) else None
+        pixels = made if layout is None else shaped(made, layout, None)
+        size = job.info.image_size
+        if "image" in wanted and pixels.shape != (size, size, 3):
+            raise TokenError(
+                f"the tokens are of a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels, "
+                f"and a row of the tensor image is {size} x {size}: ask for the output file alone"
+            )
+        return pixels
 
     rows = list(zip(tokens, seeds, strict=True))
     found = await _rows(service, job, rows, one, partial=partial)

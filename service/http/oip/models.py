@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from flowmo.imaging.fit import DEFAULT_SQUARE_FIT, Fit
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.writing import ImageFormat
 from flowmo.model.config import FlowMoConfig
@@ -42,7 +43,13 @@ class PictureParameters(SamplingOptions, QualityOptions):
 
 
 class ImageParameters(FitOptions):
-    """Parameters of tokenize."""
+    """Parameters of tokenize.
+
+    A row of the tensor ``ids`` is one square, so that is what a picture becomes unless ``fit`` says
+    otherwise; ``native`` goes with the output ``container``.
+    """
+
+    fit: Fit = Field(default=DEFAULT_SQUARE_FIT, description="As of /v1/tokenize.")
 
     ids_datatype: Literal["INT32", "UINT16"] = Field(
         default="INT32", description="Of the output ids; UINT16 for ids of at most 16 bits."

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES, ImageFormat
+from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.service.engine.calls import DecodeOptions
 from flowmo.service.http.batch_wire import (
     BatchAnswer,
@@ -50,10 +51,11 @@ from flowmo.service.http.routes.shared import (
     decode_options,
     explained,
     problems,
+    received_tokens,
 )
 from flowmo.service.http.service import Service
 from flowmo.service.http.streaming import EventStream
-from flowmo.service.http.token_sets import containered, model_for, tokens_for
+from flowmo.service.http.token_sets import check_one_tile, model_for
 from flowmo.service.http.wire import FitMessage, TokensBody, TokensMessage, UploadMessage
 
 router = APIRouter(prefix="/v1", tags=["batches"])
@@ -107,16 +109,20 @@ async def tokenize_batch(
     async def encode(scope: RequestScope, item: TokenizeItem) -> EncodedItem:
         job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         upload = await job.read(item.image, item.fit)
-        return EncodedItem(job, await job.encode(upload.fitted.pixels), upload)
+        layout = job.layout_of(upload, item.overlap)
+        tokens = await job.encode(upload.fitted.pixels, layout)
+        if media_type in TOKEN_FORMS and media_type != CONTAINER_MEDIA_TYPE:
+            check_one_tile(tokens, media_type)
+        return EncodedItem(job, tokens, upload)
 
     async def one(scope: RequestScope, item: TokenizeItem) -> TokenizeItemAnswer:
         encoded = await encode(scope, item)
         job, tokens, upload = encoded.job, encoded.tokens, encoded.upload
         message = container = None
         if item.tokens == "container":
-            container = _base64(containered(tokens, job.info, job.fingerprint))
+            container = _base64(tokens.to_bytes())
         else:
-            message = TokensMessage.of(job.name, tokens, job.info, job.fingerprint)
+            message = TokensMessage.of(job.name, tokens)
         return TokenizeItemAnswer(
             status=HTTPStatus.OK,
             model=job.name,
@@ -151,7 +157,7 @@ async def detokenize_batch(
         sent = item.sent()
         served = model_for(service.models, sent, item.model)
         job = Job.begin(service, scope, served, waits=True)
-        tokens = tokens_for(sent, job.info)
+        tokens = received_tokens(service, job, sent)
         options = decode_options(service, job.info, item)
         found = await job.decode(tokens, options, item.format, item.quality)
         return _picture(job, options, item.format, found)
@@ -181,7 +187,8 @@ async def reconstruct_batch(
         job = Job.begin(service, scope, service.models.choose(item.model), waits=True)
         options = decode_options(service, job.info, item)
         upload = await job.read(item.image, item.fit)
-        found = await job.reconstruct(upload.fitted.pixels, options, item.format, item.quality)
+        layout, pixels = job.layout_of(upload, item.overlap), upload.fitted.pixels
+        found = await job.reconstruct(pixels, options, item.format, item.quality, layout)
         return _picture(job, options, item.format, found, upload)
 
     read = _Reading(ReconstructItem, "image", query)

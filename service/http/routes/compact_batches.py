@@ -10,7 +10,7 @@ from fastapi import Request, Response
 from flowmo.imaging.worker import SquareImage
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.model.errors import FlowMoError
-from flowmo.model.tokens import Tokens
+from flowmo.model.image_tokens import ImageTokens
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, NotAcceptableError
 from flowmo.service.http.batches import Split
 from flowmo.service.http.job import Job
@@ -24,7 +24,6 @@ from flowmo.service.http.token_files import (
     split_containers,
     split_packed,
 )
-from flowmo.service.http.token_sets import containered
 
 TOKEN_FORMS = (CONTAINER_MEDIA_TYPE, *ARRAYS, PACKED)
 STATUS_HEADER = "Flowmo-Item-Status"
@@ -35,7 +34,7 @@ class EncodedItem:
     """One item of a batch, with what made it."""
 
     job: Job
-    tokens: Tokens
+    tokens: ImageTokens
     upload: SquareImage
 
 
@@ -66,7 +65,7 @@ def compact_answer(
     ]
     headers = {STATUS_HEADER: ",".join(f"{one:d}" for one in status), "Vary": "Accept"}
     if media_type == CONTAINER_MEDIA_TYPE:
-        data = b"".join(containered(i.tokens, i.job.info, i.job.fingerprint) for i in made)
+        data = b"".join(item.tokens.to_bytes() for item in made)
         return Response(data, headers=headers, media_type=media_type)
     if len({item.job.fingerprint for item in made}) > 1:
         raise NotAcceptableError(

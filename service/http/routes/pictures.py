@@ -56,7 +56,7 @@ class AddressOptions(SamplingOptions, QualityOptions):
     responses={
         200: {"description": "The image.", "content": binary_content(*OUTPUT_MEDIA_TYPES)},
         304: {"description": "The client has it already: If-None-Match names its ETag."},
-        **problems(400, 404, 409, 422, 429, 500, 503, 504),
+        **problems(400, 404, 409, 413, 422, 429, 500, 503, 504),
     },
 )
 async def picture(
@@ -74,11 +74,10 @@ async def picture(
     sent = Container.from_bytes(container_in(container))
     served = model_for(service.models, sent, None)
     info = served.engines.info
-    tokens = tokens_for(sent, info)
+    settings = service.settings
+    tokens = tokens_for(sent, info, max_pixels=settings.max_pixels, max_tiles=settings.max_tiles)
     options = decode_options(service, info, query)
-    tag = tag_of(
-        tokens, info.fingerprint, options.seed, options.sampler, query.format, query.quality
-    )
+    tag = tag_of(tokens, options.seed, options.sampler, query.format, query.quality)
     keyring: Keyring = request.app.state.keyring
     kept = {
         "ETag": tag,

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from flowmo.imaging.formats import MEDIA_TYPES
 from flowmo.imaging.worker import SquareImage
 from flowmo.model.config import SamplerConfig
+from flowmo.model.image_tokens import ImageTokens
+from flowmo.model.layout import PictureLayout
 from flowmo.service.engine.calls import DecodeOptions
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
@@ -26,6 +28,7 @@ from flowmo.service.http.problems import (
     problem,
 )
 from flowmo.service.http.service import Service
+from flowmo.service.http.token_sets import SentTokens, tokens_for
 from flowmo.service.http.wire import SamplingOptions
 
 logger = logging.getLogger(__name__)
@@ -101,6 +104,24 @@ def upload_headers(upload: SquareImage) -> dict[str, str]:
         "Flowmo-Fit-Source": ",".join(map(str, report.source)),
         "Flowmo-Fit-Target": ",".join(map(str, report.target)),
     }
+
+
+def tile_headers(job: Job, layout: PictureLayout) -> dict[str, str]:
+    """The headers that say how many tiles and bytes of tokens a picture is."""
+    return {
+        "Flowmo-Tiles": str(layout.tiles),
+        "Flowmo-Token-Bytes": str(layout.tiles * job.info.config.payload_bytes),
+    }
+
+
+def received_tokens(service: Service, job: Job, sent: SentTokens) -> ImageTokens:
+    """Take tokens as a job's model can decode them, within the server's limits.
+
+    Raises:
+        FlowMoError: As :func:`tokens_for`.
+    """
+    settings = service.settings
+    return tokens_for(sent, job.info, max_pixels=settings.max_pixels, max_tiles=settings.max_tiles)
 
 
 def explained(service: Service, request: Request, error: Exception) -> Problem:

@@ -1,18 +1,20 @@
 """Image to tokens, tokens to image, and both."""
 
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
-from flowmo.model.tokens import Tokens
+from flowmo.model.image_tokens import ImageTokens
 from flowmo.service.engine.calls import Decoded, DecodeOptions
 from flowmo.service.http import bodies, streaming
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
+from flowmo.service.http.picture import check_region
 from flowmo.service.http.picture_identity import address_of, tag_of
 from flowmo.service.http.request_scope import RequestScope
 from flowmo.service.http.routes.shared import (
@@ -23,12 +25,14 @@ from flowmo.service.http.routes.shared import (
     image_request_body,
     model_headers,
     problems,
+    received_tokens,
     sampling_headers,
+    tile_headers,
     upload_headers,
 )
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_files import ARRAYS, PACKED
-from flowmo.service.http.token_sets import compact, containered, model_for, tokens_for
+from flowmo.service.http.token_sets import compact, model_for
 from flowmo.service.http.wire import (
     DetokenizeBody,
     DetokenizeOptions,
@@ -70,14 +74,14 @@ async def tokenize(
         sent = await bodies.read_image(request, TokenizeBody, query, seconds=seconds)
         job = Job.begin(service, scope, service.models.choose(sent.options.model))
         upload = await until_disconnect(request, job.read(sent.data, sent.options.fit))
-        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels))
-    headers = model_headers(job) | upload_headers(upload)
-    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
+        layout = job.layout_of(upload, sent.options.overlap)
+        tokens = await until_disconnect(request, job.encode(upload.fitted.pixels, layout))
+    headers = model_headers(job) | upload_headers(upload) | tile_headers(job, layout)
     if media_type != TOKEN_OFFERS[0]:
-        data = compact(tokens, job.info, media_type, fingerprint=job.fingerprint, model=job.name)
+        data = compact(tokens, job.info, media_type, model=job.name)
         return Response(data, headers=headers, media_type=media_type)
     answer = TokenizeAnswer(
-        tokens=TokensMessage.of(job.name, tokens, job.info, job.fingerprint),
+        tokens=TokensMessage.of(job.name, tokens),
         upload=UploadMessage.of(upload),
         fit=FitMessage.of(upload.fitted.report),
     )
@@ -127,18 +131,20 @@ async def detokenize(
         )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
-        tokens = tokens_for(body.sent, job.info)
-        options = decode_options(service, job.info, wanted)
+        tokens = received_tokens(service, job, body.sent)
+        options = replace(decode_options(service, job.info, wanted), region=wanted.box)
+        check_region(tokens.layout, options.region)
         if wanted.stream or media_type == streaming.MEDIA_TYPE:
             return await _stream(service, scope, job, tokens, options, wanted, media_type)
         format = OUTPUT_MEDIA_TYPES[media_type]
         found = await until_disconnect(request, job.decode(tokens, options, format, wanted.quality))
     headers = model_headers(job) | sampling_headers(options, found.value.sampler)
+    headers |= tile_headers(job, tokens.layout)
     headers["Flowmo-Cache"] = found.outcome
     # Of the picture that was made: one of fewer steps has an address of its own.
     made = (options.seed, found.value.sampler, format, wanted.quality)
-    headers["ETag"] = tag_of(tokens, job.fingerprint, *made)
-    address = address_of(containered(tokens, job.info, job.fingerprint), *made)
+    headers["ETag"] = tag_of(tokens, *made, region=options.region)
+    address = None if options.region else address_of(tokens.to_bytes(), *made)
     if address is not None:
         headers["Content-Location"] = address
     return Response(found.value.data, headers=headers, media_type=media_type)
@@ -166,13 +172,15 @@ async def reconstruct(
         options = decode_options(service, job.info, wanted)
         upload = await until_disconnect(request, job.read(sent.data, wanted.fit))
         format = OUTPUT_MEDIA_TYPES[media_type]
-        work = job.reconstruct(upload.fitted.pixels, options, format, wanted.quality)
+        layout = job.layout_of(upload, wanted.overlap)
+        pixels = upload.fitted.pixels
+        work = job.reconstruct(pixels, options, format, wanted.quality, layout)
         found = await until_disconnect(request, work)
     headers = (
         model_headers(job) | sampling_headers(options, found.value.sampler) | upload_headers(upload)
     )
+    headers |= tile_headers(job, layout)
     headers["Flowmo-Cache"] = found.outcome
-    headers["Flowmo-Token-Bytes"] = str(job.info.config.payload_bytes)
     return Response(found.value.data, headers=headers, media_type=media_type)
 
 
@@ -180,7 +188,7 @@ async def _stream(
     service: Service,
     scope: RequestScope,
     job: Job,
-    tokens: Tokens,
+    tokens: ImageTokens,
     options: DecodeOptions,
     wanted: DetokenizeOptions,
     media_type: str,
@@ -188,7 +196,13 @@ async def _stream(
     """Answer with the decode as events."""
     if media_type == streaming.MEDIA_TYPE:
         media_type = IMAGE_OFFERS[0]
-    stream = streaming.DecodeStream(job, media_type=media_type, quality=wanted.quality)
+    stream = streaming.DecodeStream(
+        job,
+        media_type=media_type,
+        quality=wanted.quality,
+        layout=tokens.layout,
+        region=options.region,
+    )
     start = stream.start(
         lambda watch: scope.cancellation.until_cancelled(job.pixels(tokens, options, watch=watch)),
         wanted.previews,

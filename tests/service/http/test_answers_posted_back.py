@@ -30,7 +30,8 @@ def test_the_answer_of_tokenize(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("form", ["ids", "container"])
 def test_the_answer_of_a_batch(http: httpx.Client, form: str) -> None:
-    body = {"items": [{"image": IMAGE}, {"image": IMAGE, "fit": "pad"}], "tokens": form}
+    wide = base64.b64encode(as_file(gradient(64, 32))).decode()
+    body = {"items": [{"image": IMAGE}, {"image": wide, "fit": "crop"}], "tokens": form}
     answer = http.post("/v1/tokenize/batch", json=body)
     json_type = {"Content-Type": "application/json"}
     posted = http.post("/v1/detokenize/batch", content=answer.content, headers=json_type)

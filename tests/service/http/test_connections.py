@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from flowmo.cli.server_process import ServerProcess
-from flowmo.model.container import MEDIA_TYPE
+from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.model.tokens import Tokens
 from flowmo.service.http.connections import ConnectionLimits, _Pending
-from flowmo.service.http.token_sets import containered
 from flowmo.service.loader import load_runner
 from tests.model.checkpoints import save_random
 from tests.service.clusters import wait_until
@@ -35,7 +34,9 @@ def container(checkpoint: Path) -> bytes:
     info = load_runner(cpu(checkpoint)).info
     ids = np.full((info.config.code_length, info.config.ids_per_token), 9, np.int32)
     tokens = Tokens(ids=ids, group_bits=info.config.group_bits)
-    return containered(tokens, info, info.fingerprint)
+    side = info.image_size
+    container = Container(tokens=tokens, fingerprint=info.fingerprint, width=side, height=side)
+    return container.to_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowmo.imaging.formats import INPUT_FORMATS
 from flowmo.imaging.reading import ImageError, read_image
-from flowmo.model.container import MAGIC
+from flowmo.model.container_format import MAGIC
 from tests.service.pictures import as_file, gradient
 
 FORMATS = [format.pillow for format in INPUT_FORMATS]

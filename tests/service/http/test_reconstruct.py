@@ -36,7 +36,7 @@ def test_headers_say_everything(http: httpx.Client) -> None:
     headers = http.post("/v1/reconstruct", content=PNG, headers=RAW, params={"seed": 2}).headers
     assert headers["Flowmo-Seed"] == "2"
     assert headers["Flowmo-Token-Bytes"] == "24"
-    assert headers["Flowmo-Fit-Source"] == "4,0,44,40"
+    assert headers["Flowmo-Fit-Source"] == "0,0,32,32"
     stages = [entry.split(";")[0].strip() for entry in headers["Server-Timing"].split(",")]
     assert stages == ["decode_image", "queue", "encode", "sample", "encode_image"]
 

@@ -35,7 +35,12 @@ def test_the_answer_has_the_models_tokens(
     fitted = fit_image(read_image(PNG, side=32), 32)
     (expected,) = tokens_of(inference_model, fitted.pixels[None])
     assert message["tokens"] == {
-        "ids": expected.ids.tolist(),
+        "ids": [expected.ids.tolist()],
+        "width": 32,
+        "height": 32,
+        "tile_size": 32,
+        "overlap": 0,
+        "fit": "native",
         "model": "nano",
         "fingerprint": inference_model.fingerprint,
         "code_length": 16,
@@ -43,11 +48,11 @@ def test_the_answer_has_the_models_tokens(
         "group_bits": 4,
         "payload_bytes": 24,
     }
-    assert message["upload"] == {"width": 48, "height": 40, "format": "PNG", "animated": False}
+    assert message["upload"] == {"width": 32, "height": 32, "format": "PNG", "animated": False}
     assert message["fit"] == {
-        "fit": "crop",
+        "fit": "native",
         "size": 32,
-        "source": [4, 0, 44, 40],
+        "source": [0, 0, 32, 32],
         "target": [0, 0, 32, 32],
     }
 
@@ -98,7 +103,7 @@ def test_the_container_holds_the_same_tokens(http: httpx.Client) -> None:
 
 
 def test_headers_say_what_was_done(http: httpx.Client) -> None:
-    headers = tokenize(http, fit="pad").headers
+    headers = tokenize(http, as_file(gradient(48, 40)), fit="pad").headers
     assert headers["Flowmo-Model"] == "nano"
     assert headers["Flowmo-Token-Bytes"] == "24"
     assert headers["Flowmo-Upload-Size"] == "48x40"

@@ -1,0 +1,177 @@
+"""What a tokenizer does with pictures of any size: tiles through the model and back."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from flowmo.imaging.fit import fit_back, plan_fit
+from flowmo.imaging.reading import Pixels
+from flowmo.imaging.tensors import to_images, to_picture
+from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
+from flowmo.model.inference import InferenceModel
+from flowmo.model.layout import NATIVE, PictureLayout
+from flowmo.model.pictures import Region, decode_tiles, part_of
+from flowmo.model.sampler import noise
+from flowmo.tokenizer_inputs import ImageReader, stacked
+
+
+@dataclass(frozen=True, slots=True)
+class Latent:
+    """An image between the encoder and the decoder.
+
+    Attributes:
+        layout: Its size and tiles.
+        code: [T, K, D], of the tiles that are wanted.
+        seed: Of the starting noise.
+    """
+
+    layout: PictureLayout
+    code: Tensor
+    seed: int
+
+
+def codes(
+    model: InferenceModel, reader: ImageReader, items: Sequence[object], batch_size: int
+) -> Iterator[tuple[PictureLayout, Tensor]]:
+    """The code of each image, [T, K, D], and its layout; images share batches of the encoder.
+
+    Args:
+        model: The network.
+        reader: Reads the images, one after the other as they are needed.
+        items: The images.
+        batch_size: The most tiles of one network call.
+    """
+    layouts: list[PictureLayout] = []
+
+    def tiles() -> Iterator[Tensor]:
+        for item in items:
+            layout, rows = reader.read(item)
+            layouts.append(layout)
+            yield from rows
+
+    stream, waiting = tiles(), torch.empty(0)
+    done = 0
+    while batch := list(islice(stream, batch_size)):
+        code = model.encode(stacked(batch))
+        waiting = torch.cat([waiting.to(code), code]) if len(waiting) else code
+        while done < len(layouts) and len(waiting) >= layouts[done].tiles:
+            count = layouts[done].tiles
+            yield layouts[done], waiting[:count]
+            waiting, done = waiting[count:], done + 1
+
+
+def pictures(
+    model: InferenceModel,
+    latents: Iterable[Latent],
+    *,
+    sampler: SamplerConfig,
+    region: Region | None,
+    batch_size: int,
+) -> Iterator[tuple[PictureLayout, Tensor]]:
+    """The tiled picture of each latent, float32 [3, H, W], in their order.
+
+    Images of one tile are decoded together, those of several one after the other.
+
+    Args:
+        model: The network.
+        latents: What is decoded.
+        sampler: The time grid and guidance.
+        region: The part that is decoded of pictures of several tiles.
+        batch_size: The most tiles of one network call.
+    """
+    shape = (3, model.config.image_size, model.config.image_size)
+    together: list[Latent] = []
+
+    def squares() -> Iterator[tuple[PictureLayout, Tensor]]:
+        if together:
+            code = torch.cat([one.code for one in together])
+            start = noise([one.seed for one in together], shape)
+            made = model.decode(code, start=start, sampler=sampler)
+            yield from ((one.layout, image) for one, image in zip(together, made, strict=True))
+            together.clear()
+
+    for latent in latents:
+        if latent.layout.tiles == 1:
+            together.append(latent)
+            if len(together) == batch_size:
+                yield from squares()
+            continue
+        yield from squares()
+        made = decode_tiles(
+            model,
+            latent.code,
+            latent.layout,
+            seed=latent.seed,
+            sampler=sampler,
+            region=region,
+            tiles_at_once=batch_size,
+        )
+        yield latent.layout, made
+    yield from squares()
+
+
+def wanted_tiles(layout: PictureLayout, region: Region | None) -> list[int]:
+    """The numbers of the tiles that are decoded for a region of what comes out.
+
+    Raises:
+        ConfigError: The region is empty or not inside the picture.
+    """
+    check_region(layout, region)
+    return list(part_of(layout, region if layout.tiles > 1 else None).numbers)
+
+
+def check_region(layout: PictureLayout, region: Region | None) -> None:
+    """Refuse a region that is not inside of what comes out.
+
+    Raises:
+        ConfigError: The region is empty or not inside the picture.
+    """
+    if region is None:
+        return
+    x, y, w, h = region
+    width, height = layout.output
+    if not (0 <= x < x + w <= width and 0 <= y < y + h <= height):
+        raise ConfigError(
+            f"a region lies inside the picture of {width} x {height} pixels and is not empty, got "
+            f"{x},{y},{w},{h} (x, y, width, height)"
+        )
+
+
+def finished(image: Tensor, layout: PictureLayout, region: Region | None) -> Tensor | Pixels:
+    """What comes out of a tiled picture: its own size and shape, and the region of it.
+
+    Args:
+        image: float [3, H, W] in [-1, 1]; of several tiles the region is cut out already.
+        layout: The picture and its tiles.
+        region: The part that is wanted.
+
+    Returns:
+        A tensor if nothing was resized, else pixels uint8 [H, W, 3].
+    """
+    if layout.fit not in (NATIVE, "crop"):
+        side = layout.tile_size
+        report = plan_fit(layout.width, layout.height, side, layout.fit)  # type: ignore[arg-type]
+        pixels = fit_back(to_picture(image), report)
+        if region is None:
+            return pixels
+        x, y, w, h = region
+        return pixels[y : y + h, x : x + w]
+    if layout.tiles > 1:
+        return image
+    width, height = layout.output
+    x, y, w, h = region or (0, 0, width, height)
+    return image[:, y : y + h, x : x + w]
+
+
+def as_tensor(made: Tensor | Pixels, device: torch.device) -> Tensor:
+    """A result as float32 [3, H, W] in [-1, 1]."""
+    return made if isinstance(made, Tensor) else to_images(made[None], device)[0]
+
+
+def as_pixels(made: Tensor | Pixels) -> Pixels:
+    """A result as uint8 [H, W, 3]."""
+    return to_picture(made) if isinstance(made, Tensor) else made

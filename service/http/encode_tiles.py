@@ -1,0 +1,74 @@
+"""The tiles of a picture through the encoder: each by itself, some at once, all by one model."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from flowmo.imaging.reading import Pixels
+from flowmo.model.tiling import Tiling, frame_pixels
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import UPDATE_SECONDS, Encoded
+from flowmo.service.errors import OtherWeightsError
+
+# The tiles of one picture in the encoder's queue at once: enough for its batches, and others'
+# pictures are never behind more of them.
+TILES_AT_ONCE = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedTiles:
+    """A picture's tokens.
+
+    Attributes:
+        tokens: The tokens of all tiles.
+        weights: The fingerprint of the weights that made them all.
+        queue: The seconds of the longest wait of a tile.
+        run: The seconds that all tiles were computed, one after the other.
+    """
+
+    tokens: Tokens
+    weights: str
+    queue: float
+    run: float
+
+
+async def encode_tiles(
+    pixels: Pixels, tiling: Tiling, encode: Callable[[Pixels], Awaitable[Encoded]]
+) -> EncodedTiles:
+    """Encode the tiles of a picture; they share the encoder's batches with everybody's.
+
+    Args:
+        pixels: uint8 [H, W, 3].
+        tiling: The tiling of a picture of this size.
+        encode: Encodes a square.
+
+    Raises:
+        OtherWeightsError: In a rolling update, encoders of different weights made them, again and
+            again.
+        Exception: The first error of a tile; the others are cancelled then.
+    """
+    frame = frame_pixels(pixels, tiling)
+    until = asyncio.get_running_loop().time() + UPDATE_SECONDS
+    while True:
+        slots = asyncio.Semaphore(TILES_AT_ONCE)
+
+        async def one(index: int, slots: asyncio.Semaphore = slots) -> Encoded:
+            async with slots:
+                return await encode(frame[tiling[index].box])
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(index)) for index in range(tiling.count)]
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        made = [task.result() for task in tasks]
+        weights = {one.weights for one in made}
+        if len(weights) == 1:
+            return EncodedTiles(
+                tokens=Tokens.join([one.tokens for one in made]),
+                weights=weights.pop(),
+                queue=max(one.timings.queue for one in made),
+                run=sum(one.timings.run for one in made),
+            )
+        if asyncio.get_running_loop().time() > until:
+            raise OtherWeightsError("the picture's tiles were encoded by models of other weights")
