@@ -13,11 +13,12 @@ from flowmo._version import __version__
 from flowmo.service.errors import FieldProblem, InvalidFieldsError, RowError
 from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import AdmissionLimiter
+from flowmo.service.http.cross_origin import allow_origins
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
-from flowmo.service.http.routes import batches, health, inference, tokens
+from flowmo.service.http.routes import batches, health, inference, playground, tokens
 from flowmo.service.http.routes import models as model_routes
 from flowmo.service.http.routes.shared import problems
 from flowmo.service.http.service import Service
@@ -80,6 +81,8 @@ def create_app(
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        docs_url=None,  # the framework's pages fetch scripts from elsewhere
+        redoc_url=None,
     )
     app.state.keyring = keyring
     app.state.large_body = asyncio.Lock()  # see bodies.parse_aside
@@ -87,6 +90,8 @@ def create_app(
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
+    if settings.playground:
+        app.include_router(playground.router)
     app.include_router(inference.router)
     for router in (tokens.router, batches.router, model_routes.router):
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
@@ -96,6 +101,7 @@ def create_app(
     )
     if not in_cluster:  # there a gateway is cancelled only with its client
         app.add_middleware(ShutdownAnswers, metrics=metrics)
+    allow_origins(app, settings.cors_origins)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)
