@@ -4,7 +4,7 @@
  */
 
 import { $ } from "./dom.js";
-import { encodedIn, drawFile, psnr } from "./pictures.js";
+import { contextOf, encodedIn, drawFile, psnr } from "./pictures.js";
 
 const STAGES = ["decode_image", "queue", "encode", "sample", "encode_image"];
 const NAMES = { decode_image: "read file", queue: "queue", encode: "encode", sample: "decode", encode_image: "write file" };
@@ -32,17 +32,26 @@ export function showSize(bytes, pixels) {
 /** @param {number} value */
 export const showPsnr = (value) => (Number.isNaN(value) ? put("psnr", "–") : put("psnr", value.toFixed(1), "dB"));
 
+/**
+ * @param {number} milliseconds
+ * @returns {[string, string]} A number and its unit.
+ */
+function duration(milliseconds) {
+  if (milliseconds >= 1000) return [(milliseconds / 1000).toFixed(2), "s"];
+  return [milliseconds.toFixed(milliseconds < 10 ? 1 : 0), "ms"];
+}
+
 /** @param {Record<string, number>} timings Milliseconds by stage. */
 export function showTimes(timings) {
   const known = STAGES.filter((name) => name in timings);
   const total = known.reduce((sum, name) => sum + timings[name], 0);
-  put("time", total < 1000 ? total.toFixed(0) : (total / 1000).toFixed(2), total < 1000 ? "ms" : "s");
+  put("time", ...duration(total));
   $("stages").replaceChildren(
     ...known.map((name) => {
       const line = document.createElement("li");
       const bar = document.createElement("i");
       bar.style.setProperty("--share", `${(100 * timings[name]) / total}%`);
-      line.dataset.time = `${timings[name].toFixed(timings[name] < 10 ? 1 : 0)} ms`;
+      line.dataset.time = duration(timings[name]).join(" ");
       line.append(NAMES[/** @type {keyof typeof NAMES} */ (name)], bar);
       return line;
     }),
@@ -91,7 +100,7 @@ function copy(canvas) {
   const made = document.createElement("canvas");
   made.width = canvas.width;
   made.height = canvas.height;
-  /** @type {CanvasRenderingContext2D} */ (made.getContext("2d")).drawImage(canvas, 0, 0);
+  contextOf(made).drawImage(canvas, 0, 0);
   return made;
 }
 

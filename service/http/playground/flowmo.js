@@ -227,17 +227,13 @@ function upload(image) {
 /**
  * @param {Tokens | Blob} tokens
  * @param {Record<string, unknown>} options
- * @returns {{path: string, init: RequestInit & {headers: Record<string, string>}}}
+ * @returns {{path: string, init: {method: string, body: BodyInit, headers: Record<string, string>}}}
  */
 function decodeRequest(tokens, options) {
   const path = `v1/detokenize${query(options)}`;
-  const headers = {};
-  if (tokens instanceof Blob) {
-    headers["Content-Type"] = CONTAINER_TYPE;
-    return { path, init: { method: "POST", body: tokens, headers } };
-  }
-  headers["Content-Type"] = "application/json";
-  return { path, init: { method: "POST", body: JSON.stringify({ tokens }), headers } };
+  const isFile = tokens instanceof Blob;
+  const headers = { "Content-Type": isFile ? CONTAINER_TYPE : "application/json" };
+  return { path, init: { method: "POST", body: isFile ? tokens : JSON.stringify({ tokens }), headers } };
 }
 
 /** @param {Record<string, unknown>} options */

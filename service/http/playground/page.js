@@ -8,7 +8,7 @@ import { clearCodecs, showCodecs, showPsnr, showSize, showTimes } from "./figure
 import { CONTAINER_TYPE } from "./flowmo.js";
 import * as knobs from "./knobs.js";
 import { readLink, stateLink } from "./link.js";
-import { drawFile, drawFitted, psnr } from "./pictures.js";
+import { contextOf, drawFile, drawFitted, psnr } from "./pictures.js";
 import { allIsWell, askForKey, attempt, client } from "./session.js";
 import { MAX_CELLS, TokenMap } from "./token_map.js";
 import { columnsOf, erased, flipped, fromContainer, halves, isContainer, mixed, rows, toContainer, withRows } from "./tokens.js";
@@ -161,7 +161,7 @@ async function show(blob, signal) {
   const { width, height } = canvas;
   reconstruction.width = width;
   reconstruction.height = height;
-  /** @type {CanvasRenderingContext2D} */ (reconstruction.getContext("2d")).drawImage(canvas, 0, 0);
+  contextOf(reconstruction).drawImage(canvas, 0, 0);
   const bitmap = state.photo?.bitmap;
   if (bitmap && state.fit && (state.isNew || original.width !== width || original.height !== height)) {
     drawFitted(original, bitmap, state.fit, width, height);

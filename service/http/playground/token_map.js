@@ -49,7 +49,7 @@ export class TokenMap {
     const context = /** @type {CanvasRenderingContext2D} */ (this.canvas.getContext("2d"));
     rows.forEach((row, k) => {
       const [x, y] = [(k % this.columns) * width, Math.floor(k / this.columns) * height];
-      const values = Array.from({ length: bits }, (_, i) => bit(row, groupBits, i));
+      const values = Array.from({ length: bits }, (_, i) => bit(row, i));
       const { dark, light } = colours(values);
       context.fillStyle = dark;
       context.fillRect(x + dot / 2, y + dot / 2, dot * across, dot * down);

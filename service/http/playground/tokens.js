@@ -34,10 +34,9 @@ export function withRows(tokens, changed) {
 
 /**
  * @param {number[]} row The ids of a token.
- * @param {number} groupBits G.
- * @param {number} i
+ * @param {number} i Of the bit.
  */
-export const bit = (row, groupBits, i) => (row[i % row.length] >> Math.floor(i / row.length)) & 1;
+export const bit = (row, i) => (row[i % row.length] >> Math.floor(i / row.length)) & 1;
 
 /**
  * Every bit of a token turned round.
@@ -113,7 +112,7 @@ export function toContainer(ids, groupBits, { fingerprint, width, height }) {
   ids.forEach((row, k) => {
     for (let i = 0; i < bits; i++) {
       const n = k * bits + i;
-      if (bit(row, groupBits, i)) data[HEADER + (n >> 3)] |= 1 << (n & 7);
+      if (bit(row, i)) data[HEADER + (n >> 3)] |= 1 << (n & 7);
     }
   });
   view.setUint32(HEADER + size, crc32(data.subarray(0, HEADER + size)), true);

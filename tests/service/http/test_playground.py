@@ -1,4 +1,4 @@
-"""The page in a real browser, against a real server; and its files, without one.
+"""The page in a real browser, against a real server.
 
 One server and one browser serve all of them. Nothing here depends on what the model can do.
 """
@@ -324,35 +324,3 @@ def test_the_page_works_behind_a_path_prefix(browser: Browser, guarded: ServerPr
     visit.decoded(1)
     assert all(url.startswith(("http://proxy.example/images/", "blob:")) for url in visit.asked)
     visit.context.close()
-
-
-# --- without a browser --------------------------------------------------------------------------
-
-
-def test_the_page_is_strict_about_what_it_loads_and_kept_until_it_changes(
-    http: httpx.Client,
-) -> None:
-    page = http.get("/")
-    policy = page.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    for address in re.findall(r'(?:href|src)="([^"#]+)"', page.text):
-        assert http.get(f"/{address}").status_code == 200, address
-    again = http.get("/", headers={"If-None-Match": page.headers["ETag"]})
-    assert (again.status_code, again.content) == (304, b"")
-    assert http.get("/playground/../../settings.py").status_code == 404
-    assert http.get("/playground/index.html").status_code == 404
-
-
-def test_without_it_there_is_neither_page_nor_documentation(runner: Any) -> None:
-    import asyncio
-
-    from flowmo.service.settings import Settings
-    from tests.service.runners import client_of
-
-    async def main() -> list[int]:
-        async with client_of(runner, Settings(playground=False)) as client:
-            paths = ("/", "/docs", "/redoc", "/playground/page.js", "/openapi.json")
-            return [(await client.get(path)).status_code for path in paths]
-
-    assert asyncio.run(main()) == [404, 404, 404, 404, 200]
