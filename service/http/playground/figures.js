@@ -4,7 +4,8 @@
  */
 
 import { $ } from "./dom.js";
-import { contextOf, encodedIn, drawFile, psnr } from "./pictures.js";
+import { encodedIn } from "./codecs.js";
+import { contextOf, psnr } from "./pictures.js";
 
 const STAGES = ["decode_image", "queue", "encode", "sample", "encode_image"];
 const NAMES = { decode_image: "read file", queue: "queue", encode: "encode", sample: "decode", encode_image: "write file" };
@@ -79,10 +80,8 @@ export async function showCodecs(original, reconstruction, bytes, again) {
     /** @type {const} */ (["image/jpeg", "image/webp"]).map(async (type) => {
       const name = type === "image/jpeg" ? "JPEG" : "WebP";
       const found = await encodedIn(original, type, bytes);
-      const canvas = document.createElement("canvas");
-      if (!found) return figure(canvas, name, NaN, NaN);
-      await drawFile(canvas, found.blob);
-      return figure(canvas, name, found.blob.size, psnr(original, canvas), found.blob.size > bytes);
+      if (!found) return figure(document.createElement("canvas"), name, NaN, NaN);
+      return figure(found.canvas, name, found.bytes, found.psnr, found.bytes > bytes);
     }),
   );
   if (mine === asked) $("codecs").replaceChildren(ours, ...others);

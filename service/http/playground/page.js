@@ -5,49 +5,19 @@
 
 import { $, choice, dragged, on, save } from "./dom.js";
 import { clearCodecs, showCodecs, showPsnr, showSize, showTimes } from "./figures.js";
-import { CONTAINER_TYPE } from "./flowmo.js";
+import { copyLink, saveTokens } from "./keep.js";
 import * as knobs from "./knobs.js";
-import { readLink, stateLink } from "./link.js";
+import { readLink } from "./link.js";
 import { contextOf, drawFile, drawFitted, psnr } from "./pictures.js";
 import { allIsWell, askForKey, attempt, client } from "./session.js";
+import { isUnchanged, original, reconstruction, state, tell } from "./state.js";
 import { MAX_CELLS, TokenMap } from "./token_map.js";
-import { columnsOf, erased, flipped, fromContainer, halves, isContainer, mixed, rows, toContainer, withRows } from "./tokens.js";
+import { columnsOf, erased, flipped, fromContainer, halves, isContainer, mixed, rows, withRows } from "./tokens.js";
 
 /** @typedef {import("./flowmo.js").Tokens} Tokens */
-/** @typedef {import("./flowmo.js").Tokenized} Tokenized */
 
 const SAMPLES = ["chelsea.png", "flower.jpg", "astronaut.png", "coffee.png", "china.jpg", "rocket.jpg"];
 const PREVIEWS = 8;
-
-const original = /** @type {HTMLCanvasElement} */ ($("original"));
-const reconstruction = /** @type {HTMLCanvasElement} */ ($("reconstruction"));
-
-const state = {
-  /** @type {{blob: Blob, bitmap: ImageBitmap | null} | null} */
-  photo: null,
-  name: "picture",
-  /** @type {string | undefined} */
-  sample: undefined,
-  /** @type {Tokenized["fit"] | null} */
-  fit: null,
-  /** @type {Tokens | null} */
-  tokens: null,
-  /** @type {number[][]} As they came. */
-  base: [],
-  /** @type {number[][]} As they are decoded. */
-  ids: [],
-  /** @type {{blob: Blob, ids: number[][] | null} | null} */
-  second: null,
-  /** @type {Blob | null} A container that cannot be edited here. */
-  container: null,
-  /** @type {Blob | null} */
-  file: null,
-  /** @type {Record<string, number>} */
-  timings: {},
-  tool: "flip",
-  mix: "bits",
-  isNew: true,
-};
 
 /** @type {AbortController} */
 let reading = new AbortController();
@@ -58,19 +28,21 @@ let decoding = new AbortController();
 
 /**
  * @param {Blob} blob
- * @param {{name?: string, sample?: string}} [about]
+ * @param {{name?: string, sample?: string, edited?: number[][]}} [about] The last: its tokens' ids
+ *   as a link has them.
  */
-async function open(blob, { name = "picture", sample } = {}) {
+async function open(blob, { name = "picture", sample, edited } = {}) {
   const data = new Uint8Array(await blob.slice(0, 8).arrayBuffer());
   Object.assign(state, { name: name.replace(/\.\w+$/, ""), sample, second: null });
   pressSample(sample);
   if (isContainer(data)) return openContainer(blob);
   // What the browser cannot show (TIFF) the server may still read.
   state.photo = { blob, bitmap: await createImageBitmap(blob).catch(() => null) };
-  await tokenize();
+  await tokenize(edited);
 }
 
-async function tokenize() {
+/** @param {number[][]} [edited] */
+async function tokenize(edited) {
   const photo = state.photo;
   if (!photo) return decode();
   const signal = restart();
@@ -84,6 +56,10 @@ async function tokenize() {
   state.fit = found.fit;
   state.timings = found.timings;
   take(found.tokens);
+  if (edited) {
+    state.ids = edited;
+    showMap();
+  }
   if (second) await tokenizeSecond(second.blob);
   else await decode();
 }
@@ -194,7 +170,9 @@ function report(timings, more) {
   for (const id of ["save-tokens", "save-picture", "link"]) {
     /** @type {HTMLButtonElement} */ ($(id)).disabled = id === "link" && !state.tokens;
   }
-  /** @type {HTMLButtonElement} */ ($("second")).disabled = !state.tokens;
+  for (const id of ["second", "second-sample"]) {
+    /** @type {HTMLButtonElement} */ ($(id)).disabled = !state.photo || !state.tokens;
+  }
   document.documentElement.dataset.decoded = String(Number(document.documentElement.dataset.decoded ?? 0) + 1);
 }
 
@@ -220,8 +198,7 @@ function showMap() {
     ? state.container ? "These tokens are decoded, but cannot be changed here." : "One cell a token, one dot a bit."
     : `${state.ids.length} tokens of ${shape.token_bits} bits. ` +
       (fits ? "Click or sweep to change them." : "Too many to be shown one by one.");
-  const same = state.ids.every((row, k) => row.every((id, h) => id === state.base[k][h]));
-  /** @type {HTMLButtonElement} */ ($("restore-all")).disabled = same;
+  /** @type {HTMLButtonElement} */ ($("restore-all")).disabled = isUnchanged();
 }
 
 /** @param {Blob} blob */
@@ -260,11 +237,6 @@ function mix() {
 
 // --- the page -----------------------------------------------------------------------------------
 
-/** @param {string} text */
-function tell(text) {
-  $("status").textContent = text;
-}
-
 /** @param {number} share */
 function progress(share) {
   /** @type {HTMLProgressElement} */ ($("progress")).value = share;
@@ -278,9 +250,16 @@ function pressSample(name) {
 }
 
 /** @param {string} name */
-async function openSample(name) {
-  const answer = await attempt(() => fetch(new URL(`playground/samples/${name}`, client.base)));
-  if (answer?.ok) await open(await answer.blob(), { name, sample: name });
+const sample = (name) =>
+  attempt(async () => (await fetch(new URL(`playground/samples/${name}`, client.base))).blob());
+
+/**
+ * @param {string} name
+ * @param {number[][]} [edited]
+ */
+async function openSample(name, edited) {
+  const blob = await sample(name);
+  if (blob) await open(blob, { name, sample: name, edited });
 }
 
 function addSamples() {
@@ -295,6 +274,7 @@ function addSamples() {
     button.append(image);
     button.addEventListener("click", () => void openSample(name));
     $("samples").append(button);
+    $("second-sample").append(new Option(image.alt, name));
   }
 }
 
@@ -316,6 +296,11 @@ function connect() {
   on("choose", "click", () => pick("file"));
   on("take", "click", () => pick("camera"));
   on("second", "click", () => pick("file", true));
+  on("second-sample", "change", async (event) => {
+    const blob = event.target.value && (await sample(event.target.value));
+    event.target.value = "";
+    if (blob) await tokenizeSecond(blob);
+  });
   for (const id of ["file", "camera"]) {
     on(id, "change", (event) => {
       const [file] = event.target.files;
@@ -372,55 +357,16 @@ function connect() {
   knobs.listen({ onPhoto: () => void tokenize(), onDecode: () => void decode() });
 }
 
-// --- what is kept -------------------------------------------------------------------------------
-
-function container() {
-  const { tokens, ids } = state;
-  const { width, height } = reconstruction;
-  const isSquare = tokens?.fingerprint && ids.length === tokens.code_length;
-  if (!tokens || !isSquare) return null;
-  return toContainer(ids, tokens.group_bits ?? 1, { fingerprint: tokens.fingerprint ?? "", width, height });
-}
-
-async function saveTokens() {
-  const packed = container();
-  const same = state.ids.every((row, k) => row.every((id, h) => id === state.base[k][h]));
-  const photo = state.photo;
-  let blob = state.container ?? (packed && new Blob([packed], { type: CONTAINER_TYPE }));
-  if (!blob && photo && same) {
-    const found = await attempt(() =>
-      client.tokenizeToFile(photo.blob, { fit: knobs.fit(), model: knobs.model()?.name }),
-    );
-    blob = found ?? null;
-  }
-  if (blob) save(blob, `${state.name}.flowmo`);
-  else tell("changed tokens of several tiles cannot be saved here");
-}
-
-async function copyLink() {
-  const packed = container();
-  if (!packed) return tell("a picture of several tiles is too long for a link");
-  const { model, ...sampling } = knobs.sampling();
-  const edited = state.base !== state.ids && state.sample;
-  const link = stateLink(packed, { ...sampling, fit: knobs.fit(), sample: state.sample });
-  history.replaceState(null, "", link);
-  await navigator.clipboard?.writeText(location.href).catch(() => {});
-  tell(edited ? "link copied, changes included" : "link copied");
-}
-
 /** Show what the address says: the tokens as they were, beside the sample if it was one. */
 async function openLink() {
   const found = readLink(location.hash);
   const read = found && fromContainer(found.container);
   if (!found || !read) return false;
-  const { sample, fit, ...values } = found.values;
+  const { sample: name, fit, ...values } = found.values;
   const served = knobs.model();
   knobs.restore({ ...values, fit });
-  if (sample && SAMPLES.includes(sample) && served?.fingerprint === read.tokens.fingerprint) {
-    await openSample(sample);
-    state.ids = rows(read.tokens);
-    showMap();
-    await decode();
+  if (name && SAMPLES.includes(name) && served?.fingerprint === read.tokens.fingerprint) {
+    await openSample(name, rows(read.tokens));
   } else {
     await openContainer(new Blob([found.container]));
   }

@@ -1,5 +1,5 @@
 /**
- * Pictures on canvases: the fitted original, PSNR, and other codecs at the same size.
+ * Pictures on canvases: the fitted original, files, PSNR.
  * @module
  */
 
@@ -54,32 +54,4 @@ export function psnr(one, other) {
     for (let c = i; c < i + 3; c++) sum += (a[c] - b[c]) ** 2;
   }
   return sum ? 10 * Math.log10((255 ** 2 * 3 * width * height) / sum) : Infinity;
-}
-
-/**
- * Write a picture with the browser's codec in as many bytes as there are, or in as few as it can.
- * @param {HTMLCanvasElement} canvas
- * @param {"image/jpeg" | "image/webp"} type
- * @param {number} bytes
- * @returns {Promise<{blob: Blob, quality: number} | null>} Null if the browser has no such codec.
- */
-export async function encodedIn(canvas, type, bytes) {
-  const write = (/** @type {number} */ quality) =>
-    new Promise((/** @type {(blob: Blob | null) => void} */ resolve) =>
-      canvas.toBlob(resolve, type, quality / 100),
-    );
-  const least = await write(0);
-  if (least?.type !== type) return null;
-  let best = { blob: least, quality: 0 };
-  for (let low = 1, high = 100; low <= high; ) {
-    const quality = (low + high) >> 1;
-    const blob = await write(quality);
-    if (blob && blob.size <= bytes) {
-      best = { blob, quality };
-      low = quality + 1;
-    } else {
-      high = quality - 1;
-    }
-  }
-  return best;
 }

@@ -36,11 +36,7 @@ _TEXTS = {".css", ".html", ".js", ".svg", ".ts"}
 
 # What a request can name; a stranger's path never reaches the file system.
 _SERVED: dict[str, Traversable] = {
-    **{
-        path.name: path
-        for path in _PAGE.iterdir()
-        if path.name.endswith((".css", ".js", ".svg", ".ts"))
-    },
+    **{path.name: path for path in _PAGE.iterdir() if path.is_file()},
     **{f"samples/{path.name}": path for path in (_PAGE / "samples").iterdir()},
     **{f"samples/{name}": files("flowmo.photographs") / name for name in PHOTOGRAPHS},
     **{name: _SWAGGER / name for name in ("swagger-ui-bundle.js", "swagger-ui.css")},
@@ -57,23 +53,23 @@ _DOCS_POLICY = _POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inl
 @router.get("/")
 def playground(request: Request) -> Response:
     """The page to play on."""
-    return _answer(request, _PAGE / "index.html", {"Content-Security-Policy": _POLICY})
+    return _answer(request, "index.html", {"Content-Security-Policy": _POLICY})
 
 
 @router.get("/docs")
 def docs(request: Request) -> Response:
     """The OpenAPI document, to read and to try."""
-    return _answer(request, _PAGE / "docs.html", {"Content-Security-Policy": _DOCS_POLICY})
+    return _answer(request, "docs.html", {"Content-Security-Policy": _DOCS_POLICY})
 
 
 @router.get("/playground/{name:path}")
 def file(request: Request, name: str) -> Response:
     """A file of the page."""
-    if name not in _SERVED:
+    if name not in _SERVED or name.endswith(".html"):  # pages have a policy and an address
         raise HTTPException(404)
     # Modules are imported by pages of other origins, too, where the operator allows that.
     headers = {"Cross-Origin-Resource-Policy": "cross-origin"}
-    return _answer(request, _SERVED[name], headers)
+    return _answer(request, name, headers)
 
 
 class _File(NamedTuple):
@@ -84,16 +80,17 @@ class _File(NamedTuple):
 
 
 @cache
-def _read(path: Traversable) -> _File:
+def _read(name: str) -> _File:
+    path = _SERVED[name]
     data = path.read_bytes()
     suffix = f".{path.name.rpartition('.')[2]}"
     packed = gzip.compress(data, 6, mtime=0) if suffix in _TEXTS else None
     return _File(data, packed, _MEDIA_TYPES[suffix], f'"{hashlib.sha256(data).hexdigest()[:16]}"')
 
 
-def _answer(request: Request, path: Traversable, headers: dict[str, str]) -> Response:
+def _answer(request: Request, name: str, headers: dict[str, str]) -> Response:
     """Answer with a file, packed for those who take it, or with 304 if the client has it."""
-    found = _read(path)
+    found = _read(name)
     headers = {
         **headers,
         "Cache-Control": "no-cache",  # kept, and asked for again: another version may run by then

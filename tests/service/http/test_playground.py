@@ -196,7 +196,7 @@ def test_edited_tokens_are_decoded_saved_and_linked(
     other = Visit(browser, visit.url)
     other.open(page.url.removeprefix(f"{visit.url}/"))
     expect(other.page.get_by_role("gridcell", name="token 2, changed")).to_be_visible()
-    expect(other.page.locator("#status")).to_have_text("")
+    other.decoded(1)
     np.testing.assert_array_equal(other.pixels("reconstruction"), changed)
     other.context.close()
 
