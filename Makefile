@@ -11,13 +11,14 @@ CORE := .venv/.core
 DEVELOPMENT := .venv/.development
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test check bench image-test
+.PHONY: help setup tools demo serve test check check-js bench image-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
-	@echo "make test    run the tests (make tools: Debian's Prometheus for them, as root)"
+	@echo "make test    run the tests (make tools: Debian's Prometheus and Chromium for them, as root)"
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
+	@echo "make check-js  check the types of the page's JavaScript (needs npm)"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
 	@echo "make bench   compare the network with the reference values of the published one"
 	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
@@ -41,7 +42,8 @@ setup: $(DEVELOPMENT)
 # Debian packages that tests run. Root on a machine with apt-get is what CI is; anybody else is told
 # by the tests what is missing.
 tools:
-	@if ! { command -v promtool && command -v amtool && command -v haproxy; } >/dev/null \
+	@if ! { command -v promtool && command -v amtool && command -v haproxy \
+		&& command -v chromium; } >/dev/null \
 		&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		echo "installing $$(tr '\n' ' ' <apt-packages.txt)"; \
 		apt-get update -qq; \
@@ -62,6 +64,10 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Apart from check, because it needs npm and its registry.
+check-js:
+	cd tools/javascript && npm install --silent --no-package-lock && npm run check
 
 bench: setup
 	$(BIN)/python -m benchmarks.parity tests/data/parity/*.safetensors $(ARGS)

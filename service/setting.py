@@ -99,11 +99,12 @@ def _describe(name: str, field: FieldInfo) -> Setting:
         default=_default(name, field),
         unset=str(extra["unset"]),
         is_switch=field.annotation is bool,
-        is_repeated=kind == _NAMED,
+        is_repeated=kind in (_NAMED, _ORIGIN),
     )
 
 
 _NAMED = "NAME=CHECKPOINT"
+_ORIGIN = "ORIGIN"
 _TYPES = {
     bool: ("true|false", "true or false"),
     int: ("int", "an integer"),
@@ -120,6 +121,8 @@ def _type(field: FieldInfo) -> tuple[str, str]:
         return "|".join(choices), "one of " + ", ".join(choices)
     if get_origin(field.annotation) is dict:
         return _NAMED, "NAME=CHECKPOINT,NAME=CHECKPOINT"
+    if get_origin(field.annotation) is tuple:
+        return _ORIGIN, "ORIGIN,ORIGIN"
     kind = kinds[0] if kinds else field.annotation
     return _TYPES[kind]  # type: ignore[index]
 
@@ -140,7 +143,7 @@ def _range(field: FieldInfo) -> str:
 
 def _default(name: str, field: FieldInfo) -> str:
     value = field.default
-    if value is None or value in ("", {}):
+    if value is None or value in ("", {}, ()):
         return ""
     if isinstance(value, bool):
         return str(value).lower()

@@ -45,6 +45,25 @@ def _named(value: object) -> object:
     return checkpoints
 
 
+_ORIGIN = re.compile(r"https?://(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:\d{1,5})?")
+
+
+def _origins(value: object) -> object:
+    """Origins, several or separated by commas, or ``*``."""
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    if not isinstance(value, list | tuple):
+        return value
+    for item in value:
+        if item != "*" and not _ORIGIN.fullmatch(str(item)):
+            raise ValueError(
+                f"expected an origin as browsers send it, as in https://example.org or "
+                f"http://localhost:5173 (lower case, no path, no slash at the end), or *, "
+                f"got {item!r}"
+            )
+    return tuple(value)
+
+
 class Settings(RunnerConfig, BaseSettings):
     """Settings of one server process; validated, frozen.
 
@@ -77,6 +96,19 @@ class Settings(RunnerConfig, BaseSettings):
     )
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
+    )
+    playground: bool = setting(
+        Panel.NETWORK,
+        "Serve a page to play on at / and the API's documentation at /docs.",
+        default=True,
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_origins)] = setting(
+        Panel.NETWORK,
+        "An origin whose pages may call the API, or * for all; the option repeated, or in the "
+        "environment ORIGIN,ORIGIN.",
+        default=(),
+        unset="only the server's own",
+        flag="--cors-origin",
     )
     grpc_port: int | None = setting(
         Panel.NETWORK,

@@ -140,6 +140,6 @@ def _parameter(one: "Setting") -> inspect.Parameter:
     return inspect.Parameter(
         one.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=False if one.is_switch else one.default or None,
+        default=one.default == "true" if one.is_switch else one.default or None,
         annotation=Annotated[kind | None, option],
     )

@@ -15,6 +15,7 @@ from flowmo.service.http.access import AUTHORIZED
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cancellation import CancelAnywhere
 from flowmo.service.http.content_coding import ContentCoding
+from flowmo.service.http.cross_origin import allow_origins
 from flowmo.service.http.keys import Keyring, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
@@ -24,6 +25,7 @@ from flowmo.service.http.routes import (
     health,
     inference,
     pictures,
+    playground,
     requests,
     shared_memory,
     tokens,
@@ -92,6 +94,8 @@ def create_app(
         description=DESCRIPTION,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         lifespan=lifespan,
+        docs_url=None,  # the framework's pages fetch scripts from elsewhere
+        redoc_url=None,
     )
     app.state.keyring = keyring
     app.state.cancel_elsewhere = cancel_elsewhere
@@ -100,6 +104,8 @@ def create_app(
     if not in_cluster:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
+    if settings.playground:
+        app.include_router(playground.router)
     app.include_router(inference.router)
     if not in_cluster:  # the next request may come to another machine's gateway
         app.include_router(shared_memory.router)
@@ -113,6 +119,7 @@ def create_app(
     )
     if not in_cluster:  # there a gateway is cancelled only with its client
         app.add_middleware(ShutdownAnswers, metrics=metrics)
+    allow_origins(app, settings.cors_origins)
     app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)

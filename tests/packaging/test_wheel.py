@@ -78,14 +78,17 @@ def test_the_server_answers_with_no_option(environment: Environment, folder: Pat
         try:
             assert serve.stdout is not None
             line = next(line for line in serve.stdout if ANNOUNCEMENT in line)
+            url = line.split(ANNOUNCEMENT)[1].split()[0]
             answer = httpx.post(
-                line.split(ANNOUNCEMENT)[1].split()[0] + "/v1/tokenize",
+                url + "/v1/tokenize",
                 content=photograph_paths()[0].read_bytes(),
                 headers={"Content-Type": "image/png", "Accept": "application/vnd.flowmo"},
                 timeout=60.0,
             )
             assert answer.status_code == 200, answer.text
             assert len(Container.from_bytes(answer.content).tokens.pack()) == 576
+            for part in ("", "docs", "playground/page.js", "playground/samples/rocket.webp"):
+                assert httpx.get(f"{url}/{part}").status_code == 200
         finally:
             serve.terminate()
 

@@ -110,6 +110,11 @@ def _given(name: str) -> tuple[list[str], Any]:
             {"a": "x", "b": "y z"},
         ),
         "checkpoint": (["-c", "folder"], "folder"),
+        "cors_origins": (
+            ["--cors-origin", "https://a.example", "--cors-origin", "http://b:1"],
+            ("https://a.example", "http://b:1"),
+        ),
+        "playground": (["--no-playground"], False),
     }
     if name in special:
         return special[name]
