@@ -38,6 +38,7 @@ TASK_OPTIONS = (
     "losses",
     "optimizer.base_width",
     "optimizer.head_rate",
+    "optimizer.init",
     "optimizer.initial_gate",
     "optimizer.parametrization",
     "perceptual",
