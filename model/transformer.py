@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from flowmo.model.attention import attention
 from flowmo.model.config import TokenPositions, TransformerConfig
+from flowmo.model.recomputation import recomputed
 from flowmo.model.rotary import TableKey, apply_rotary, kept_table
 
 LAYER_NORM_EPS = 1e-6
@@ -243,17 +244,33 @@ class FinalLayer(nn.Module):
         return out
 
 
+def _run_again(block: nn.Module, x: Streams, vec: Tensor | None, table: Tensor) -> Streams:
+    """What a block gives, with what is between kept for no backward pass."""
+
+    # Tensors one by one, so that autograd knows what is kept.
+    def run(img: Tensor, txt: Tensor, vec: Tensor | None, table: Tensor) -> Streams:
+        out: Streams = block(Streams(img=img, txt=txt), vec, table)
+        return out
+
+    return recomputed(run, x.img, x.txt, vec, table)
+
+
 class Transformer(nn.Module):
     """Two streams through ``depth`` joint blocks.
 
     Args:
         shape: The sizes of the blocks and of both streams' inputs and outputs.
+
+    Attributes:
+        recompute: Whether blocks keep only their inputs and attention's outputs for the backward
+            pass, which then computes the rest once more; gradients are the same.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         config = shape.transformer
         self.shape = shape
+        self.recompute = False
         self.time_in = TimeEmbedder(config.width)
         self.img_in = nn.Linear(shape.img_dim, config.width)
         self.txt_in = nn.Linear(shape.txt_in_dim, config.width)
@@ -279,5 +296,5 @@ class Transformer(nn.Module):
         table = joint_rotary(self.shape, txt.shape[1], grid, patches.device)
         x = Streams(img=self.img_in(patches), txt=self.txt_in(txt))
         for block in self.double_blocks:
-            x = block(x, vec, table)
+            x = _run_again(block, x, vec, table) if self.recompute else block(x, vec, table)
         return Streams(img=self.final_layer_img(x.img, vec), txt=self.final_layer_txt(x.txt, vec))
