@@ -95,7 +95,7 @@ def test_recomputation_keeps_little_and_costs_a_forward() -> None:
 def test_recomputation_changes_no_gradient(form: str, compiled: bool) -> None:
     gradients = []
     for recompute in ("none", "blocks"):
-        config = replace(_run(32, 2), recompute=recompute, precision="float32")
+        config = replace(_run(32, 1), recompute=recompute, precision="float32")
         model = PretrainTask(config, torch.device("cpu")).build_model().train()
         initialize(model, config.model, OptimizerConfig(initial_gate=0.5), seed=0)
         draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
