@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowmo.model.config import SamplerConfig
+from flowmo.model.errors import ConfigError
 from flowmo.model.hub import FlowMoHubMixin
 from flowmo.model.image_tensors import check_images
 from flowmo.model.network import FlowMoNetwork, with_mask
@@ -60,24 +61,44 @@ class FlowMo(FlowMoNetwork, FlowMoHubMixin):
             chosen = range(len(quantized)) if seeds is None else seeds
             start = noise(chosen, (3, size, size)).to(quantized)
         condition = with_mask(quantized)
-        field = guided(self.velocity, condition, torch.zeros_like(condition), sampler)
+        dtype = self.decoder.img_in.weight.dtype
+
+        def velocity(x: Tensor, t: Tensor | float, rows: Tensor) -> Tensor:
+            if x.dtype == dtype:
+                return self.velocity(x, t, rows)
+            return self.velocity(x.to(dtype), t, rows.to(dtype)).to(x.dtype)
+
+        field = guided(velocity, condition, torch.zeros_like(condition), sampler)
         return euler(field, start, time_grid(sampler), observer=observer).clamp(-1, 1)
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, *, sampler: SamplerConfig | None = None) -> Tensor:
-        """Encode, quantize and decode images with the seeds 0, 1, 2 ...
+    def reconstruct(
+        self,
+        images: Tensor,
+        *,
+        seeds: Sequence[int] | None = None,
+        sampler: SamplerConfig | None = None,
+    ) -> Tensor:
+        """Encode, quantize and decode images.
 
         Args:
-            images: Float [B, 3, S, S] in [-1, 1], S the config's image size.
+            images: Float [B, 3, S, S] in [-1, 1], S the config's image size, of any floating dtype:
+                the network computes in that of its weights, the sampler's state has the images'.
+            seeds: One seed for each image; 0, 1, 2 ... by default.
             sampler: Time grid and guidance; the config's own by default.
 
         Returns:
-            [B, 3, S, S] in [-1, 1].
+            [B, 3, S, S] in [-1, 1], in the images' dtype.
 
         Raises:
-            ConfigError: The images have another shape or type, or values outside [-1, 1].
+            ConfigError: The images have another shape or type, or values outside [-1, 1], or there
+                are not as many seeds as images.
         """
         check_images(images, (self.config.image_size, self.config.image_size))
-        quantized = self.quantize(self.encode(images))
-        start = noise(range(len(images)), tuple(images.shape[1:])).to(images)
+        chosen = range(len(images)) if seeds is None else seeds
+        if len(chosen) != len(images):
+            raise ConfigError(f"{len(images)} images need as many seeds, got {len(chosen)}")
+        dtype = self.decoder.img_in.weight.dtype
+        quantized = self.quantize(self.encode(images.to(dtype)))
+        start = noise(chosen, tuple(images.shape[1:])).to(images)
         return self.decode(quantized, start=start, sampler=sampler)

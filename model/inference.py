@@ -214,8 +214,7 @@ class InferenceModel:
         key = (encoder, *grid)
         if key not in self._rotary:
             shape = encoder_shape(self.config) if encoder else decoder_shape(self.config)
-            table = joint_rotary(shape, self.config.code_length, grid)
-            self._rotary[key] = table.to(self.device)
+            self._rotary[key] = joint_rotary(shape, self.config.code_length, grid, self.device)
         return self._rotary[key]
 
     @torch.inference_mode()

@@ -73,8 +73,10 @@ def lfq_losses(
 ) -> LFQLosses:
     """Entropy and commitment losses over all B K D/G vectors of G numbers.
 
-    A vector's distribution over the 2^G sign vectors s is softmax(2 v.s / temperature). It
-    factorises over the bits, but the mean over the batch does not, so it is built whole.
+    A vector's distribution over the 2^G sign vectors s is softmax(2 v.s / temperature). It is the
+    product of the distributions of its two half-codes, so its entropy is the sum of theirs, and the
+    mean distribution is one product of two matrices of 2^(G/2) columns: exact, without 2^G numbers
+    for each vector.
 
     Args:
         code: [B, K, D], before quantization.
@@ -86,12 +88,13 @@ def lfq_losses(
     """
     code = code.float()
     v = code.unflatten(-1, (group_bits, -1)).transpose(-1, -2).reshape(-1, group_bits)
-    table = ids_to_signs(torch.arange(2**group_bits, device=code.device)[:, None], group_bits)
-    log_p = F.log_softmax(2.0 / temperature * (v @ table.T), dim=-1)
-    p = log_p.exp()
-    per_sample = -(p * log_p).sum(-1).mean()
+    low = group_bits // 2
+    log_p = [_log_distribution(half, temperature) for half in v.split([low, group_bits - low], 1)]
+    p = [one.exp() for one in log_p]
+    per_sample = -sum((a * b).sum(-1).mean() for a, b in zip(p, log_p, strict=True))
+    assert isinstance(per_sample, Tensor)
     # The parity values show that epsilon stands in this logarithm only.
-    mean = p.mean(0)
+    mean = (p[0] / len(v)).T @ p[1]
     codebook = -(mean * (mean + ENTROPY_EPS).log()).sum()
     commitment = (code - signs(code).detach()).square().mean()
     return LFQLosses(
@@ -100,6 +103,13 @@ def lfq_losses(
         codebook_entropy=codebook,
         commitment=commitment,
     )
+
+
+def _log_distribution(v: Tensor, temperature: float) -> Tensor:
+    """Logarithms of the probabilities of all sign vectors, [n, 2^g], for vectors [n, g]."""
+    bits = v.shape[1]
+    table = ids_to_signs(torch.arange(2**bits, device=v.device)[:, None], bits)
+    return F.log_softmax(2.0 / temperature * (v @ table.T), dim=-1)
 
 
 class GaussianPosterior:

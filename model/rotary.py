@@ -4,6 +4,7 @@ Shape legend: N tokens, n dimensions of one axis, C head dimension.
 """
 
 from math import isqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,23 @@ from torch import Tensor
 from flowmo.model.config import TokenPositions
 
 ROPE_THETA = 10_000.0
+
+MAX_TABLES = 64
+"""How many tables are kept; one of FlowMo-Lo's decoder is 0.5 MB."""
+
+
+class TableKey(NamedTuple):
+    """All that a table of the joint sequence depends on, and where it lies."""
+
+    rule: TokenPositions
+    length: int
+    rows: int
+    columns: int
+    axes_dims: tuple[int, ...]
+    device: torch.device
+
+
+_tables: dict[TableKey, Tensor] = {}
 
 
 def image_positions(rows: int, columns: int) -> Tensor:
@@ -65,6 +83,44 @@ def rotary_table(positions: Tensor, axes_dims: tuple[int, ...]) -> Tensor:
         angles.append(positions[:, axis, None] * ROPE_THETA**-exponent)
     angle = torch.cat(angles, dim=-1)
     return torch.stack([angle.cos(), angle.sin()]).float()
+
+
+def kept_table(key: TableKey) -> Tensor:
+    """The rotary table of a joint sequence, computed once for each key of the process.
+
+    A pure function whose results are kept: on the CPU in float64 a table of FlowMo-Lo takes as long
+    as a block on a GPU. Nothing changes a table, so threads and models share them.
+
+    Compiled code reads a table that is kept and else has the computation in its graph; exported
+    graphs always have it, since they outlive the process.
+
+    Args:
+        key: What table, and on which device.
+
+    Returns:
+        Float32 [2, K + N, C / 2] of :func:`rotary_table`.
+    """
+    if torch.compiler.is_exporting():
+        return _joint_table(key).to(key.device)
+    table = _tables.get(key)
+    if table is not None:
+        return table
+    if torch.compiler.is_compiling():
+        return _joint_table(key).to(key.device)
+    # A tensor of inference mode could take no part in training later.
+    with torch.inference_mode(mode=False), torch.device("cpu"):
+        table = _joint_table(key).to(key.device)
+    # What tracers and transforms make (fake tensors, wrappers) is theirs alone.
+    if type(table) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(table):
+        for oldest in list(_tables)[: max(0, len(_tables) - MAX_TABLES + 1)]:
+            _tables.pop(oldest, None)
+        _tables[key] = table
+    return table
+
+
+def _joint_table(key: TableKey) -> Tensor:
+    positions = joint_positions(key.length, (key.rows, key.columns), key.rule)
+    return rotary_table(positions, key.axes_dims)
 
 
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from flowmo.model.attention import attention
 from flowmo.model.config import TokenPositions, TransformerConfig
-from flowmo.model.rotary import apply_rotary, joint_positions, rotary_table
+from flowmo.model.recomputation import recomputed
+from flowmo.model.rotary import TableKey, apply_rotary, kept_table
 
 LAYER_NORM_EPS = 1e-6
 RMS_NORM_EPS = 1e-6
@@ -51,10 +52,26 @@ class TransformerShape:
     token_positions: TokenPositions
 
 
-def joint_rotary(shape: TransformerShape, code_length: int, grid: tuple[int, int]) -> Tensor:
-    """Rotary table of the joint sequence, latent tokens first: float32 [2, K + N, C / 2]."""
-    positions = joint_positions(code_length, grid, shape.token_positions)
-    return rotary_table(positions, shape.transformer.rope_dims)
+def joint_rotary(
+    shape: TransformerShape,
+    code_length: int,
+    grid: tuple[int, int],
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Rotary table of the joint sequence, latent tokens first: float32 [2, K + N, C / 2].
+
+    It is kept for the next call (:func:`flowmo.model.rotary.kept_table`): do not change it.
+    """
+    return kept_table(
+        TableKey(
+            rule=shape.token_positions,
+            length=code_length,
+            rows=grid[0],
+            columns=grid[1],
+            axes_dims=shape.transformer.rope_dims,
+            device=torch.device(device),
+        )
+    )
 
 
 def time_embedding(t: Tensor, dim: int = TIME_EMBEDDING_DIM) -> Tensor:
@@ -227,17 +244,33 @@ class FinalLayer(nn.Module):
         return out
 
 
+def _run_again(block: nn.Module, x: Streams, vec: Tensor | None, table: Tensor) -> Streams:
+    """What a block gives, with what is between kept for no backward pass."""
+
+    # Tensors one by one, so that autograd knows what is kept.
+    def run(img: Tensor, txt: Tensor, vec: Tensor | None, table: Tensor) -> Streams:
+        out: Streams = block(Streams(img=img, txt=txt), vec, table)
+        return out
+
+    return recomputed(run, x.img, x.txt, vec, table)
+
+
 class Transformer(nn.Module):
     """Two streams through ``depth`` joint blocks.
 
     Args:
         shape: The sizes of the blocks and of both streams' inputs and outputs.
+
+    Attributes:
+        recompute: Whether blocks keep only their inputs and attention's outputs for the backward
+            pass, which then computes the rest once more; gradients are the same.
     """
 
     def __init__(self, shape: TransformerShape) -> None:
         super().__init__()
         config = shape.transformer
         self.shape = shape
+        self.recompute = False
         self.time_in = TimeEmbedder(config.width)
         self.img_in = nn.Linear(shape.img_dim, config.width)
         self.txt_in = nn.Linear(shape.txt_in_dim, config.width)
@@ -260,8 +293,8 @@ class Transformer(nn.Module):
             img [B, N, 3p^2] (and what a head takes) and txt [B, K, D_out].
         """
         vec = None if t is None else self.time_in(t)
-        table = joint_rotary(self.shape, txt.shape[1], grid).to(patches.device)
+        table = joint_rotary(self.shape, txt.shape[1], grid, patches.device)
         x = Streams(img=self.img_in(patches), txt=self.txt_in(txt))
         for block in self.double_blocks:
-            x = block(x, vec, table)
+            x = _run_again(block, x, vec, table) if self.recompute else block(x, vec, table)
         return Streams(img=self.final_layer_img(x.img, vec), txt=self.final_layer_txt(x.txt, vec))

@@ -12,7 +12,16 @@ if TYPE_CHECKING:
     from flowmo.model.config import FlowMoConfig
 
 
-_PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1, ""), (1e-3, "m"), (1e-6, "µ"))
+_PREFIXES = (
+    (1e15, "P"),
+    (1e12, "T"),
+    (1e9, "G"),
+    (1e6, "M"),
+    (1e3, "k"),
+    (1, ""),
+    (1e-3, "m"),
+    (1e-6, "µ"),
+)
 
 
 def cost_command(
@@ -29,13 +38,32 @@ def cost_command(
     dtype: Annotated[
         Literal["bfloat16", "float32"], typer.Option(help="Dtype of weights and activations.")
     ] = "bfloat16",
+    train: Annotated[
+        str | None,
+        typer.Option(help="Recipe of a training run of stage 1A, instead of a model to serve."),
+    ] = None,
+    gpus: Annotated[int, typer.Option(help="GPUs that train, with --train.", min=1)] = 8,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", "-s", metavar="FIELD=VALUE", help="With --train, as in flowmo train."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
-    """Show operations, bytes, parameters, the least time and the memory a model needs."""
+    """Show operations, bytes, least time and memory of a model, or of a training run."""
     from flowmo.deploy.cost import GPUS, cost_of
 
     if gpu.lower() not in GPUS:
         raise ConfigError(f"gpu must be one of {', '.join(GPUS)}, got {gpu!r}")
+    if train is not None:
+        if preset is not None or checkpoint is not None:
+            raise typer.BadParameter("--train names a recipe; leave --preset and --checkpoint out")
+        found = _training_report(train, assignments or [], gpus, GPUS[gpu.lower()])
+        typer.echo(json.dumps(found, indent=2) if as_json else _training_table(found))
+        return
+    if assignments:
+        raise typer.BadParameter("--set changes a recipe: give --train RECIPE, too")
     config = _config(preset, checkpoint)
     cost = cost_of(config, batch, bytes_a_value=2 if dtype == "bfloat16" else 4)
     report = _report(config, cost, GPUS[gpu.lower()])
@@ -47,11 +75,66 @@ def _config(preset: str | None, checkpoint: str | None) -> "FlowMoConfig":
     from flowmo.model.flowmo import FlowMo
 
     if (preset is None) == (checkpoint is None):
-        raise typer.BadParameter("give either --preset or --checkpoint")
+        raise typer.BadParameter("give either --preset or --checkpoint, or --train")
     if preset is not None:
         return preset_of(preset)
     assert checkpoint is not None
     return FlowMo.from_pretrained(checkpoint).config
+
+
+def _training_report(name: str, assignments: list[str], gpus: int, gpu: "Gpu") -> dict[str, Any]:
+    from flowmo.training import recipe
+    from flowmo.training.cost import training_cost
+    from flowmo.training.overrides import override, parse_assignments
+
+    config = override(recipe(name), parse_assignments(assignments))
+    cost = training_cost(config, gpus=gpus)
+    # Adam and the average read and write all they keep; gradients cross the machine meanwhile.
+    moved = 2 * sum(cost.memory[part] for part in ("weights", "gradients", "adam", "average"))
+    seconds = cost.flops / gpus / gpu.bf16_flops + moved / gpu.bytes_a_second
+    return {
+        "recipe": name,
+        "gpus": gpus,
+        "gpu": gpu.name,
+        "recompute": config.recompute,
+        "micro_batch": cost.micro_batch,
+        "parameters": cost.parameters,
+        "memory_bytes": {**cost.memory, "all": cost.memory_bytes},
+        # Workspaces, fragments and the driver take some of a GPU.
+        "fits": cost.memory_bytes <= 0.9 * gpu.memory_bytes,
+        "step_flops": cost.flops,
+        "step_floor_seconds": seconds,
+        "steps": cost.steps,
+        "days": cost.steps * seconds / 86_400,
+        "uncounted": cost.uncounted,
+    }
+
+
+def _training_table(report: dict[str, Any]) -> str:
+    title = (
+        f"{report['recipe']} on {report['gpus']} x {report['gpu']}, micro-batches of "
+        f"{report['micro_batch']}, recompute={report['recompute']}"
+    )
+    lines = [
+        title,
+        "",
+        "memory of one GPU, eager",
+    ]
+    lines += [
+        f"  {part:<22}{_short(size, 'B'):>14}" for part, size in report["memory_bytes"].items()
+    ]
+    fits = "fits with a tenth to spare" if report["fits"] else "does not fit with a tenth to spare"
+    lines += [
+        f"  {fits}",
+        "",
+        f"{'operations a step':<24}{_short(report['step_flops'], 'FLOP'):>14}",
+        f"{'least time a step':<24}{_short(report['step_floor_seconds'], 's'):>14}",
+        f"{'steps':<24}{report['steps']:>14,}",
+        f"{'least time of the run':<24}{report['days']:>9.1f} days",
+    ]
+    if report["uncounted"]:
+        lines.append(f"note: {report['uncounted']}")
+    return "\n".join(lines)
 
 
 def _report(config: "FlowMoConfig", cost: "Cost", gpu: "Gpu") -> dict[str, Any]:

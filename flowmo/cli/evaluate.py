@@ -72,6 +72,10 @@ def evaluate_command(
     ] = "auto",
     batch: Annotated[int, typer.Option(help="Images at a time.", min=1)] = 16,
     shard: Annotated[int, typer.Option(help="Images a file, a multiple of it.", min=1)] = 64,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Threads that read images.", show_default="one a core", min=1),
+    ] = None,
     shown: Annotated[int, typer.Option(help="Images that the page shows.", min=0)] = 6,
     merge: Annotated[
         Path | None,
@@ -118,6 +122,7 @@ def evaluate_command(
             networks=ev.Networks(sources, place),
             reference=ev.PictureList(reference, side, limit=reference_limit) if reference else None,
             plan=ev.Plan(batch=batch, shard=shard, shown=shown),
+            workers=workers,
         ),
         out,
         ranks=ranks,

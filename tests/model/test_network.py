@@ -1,15 +1,27 @@
 """Patches, positions and the network's contract with its callers."""
 
+import copy
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from flowmo.model import rotary
 from flowmo.model.attention import CPU_EXPLICIT_MAX_TOKENS, attention
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.network import with_mask
 from flowmo.model.patches import patchify, unpatchify
-from flowmo.model.rotary import apply_rotary, grid_positions, image_positions, rotary_table
+from flowmo.model.rotary import (
+    TableKey,
+    apply_rotary,
+    grid_positions,
+    image_positions,
+    joint_positions,
+    kept_table,
+    rotary_table,
+)
 
 
 def test_patches_are_row_major_with_channels_last() -> None:
@@ -119,3 +131,75 @@ def test_images_of_a_wrong_shape_say_what_came(network: FlowMo, shape: tuple[int
 def test_integer_images_are_refused(network: FlowMo) -> None:
     with pytest.raises(ConfigError, match="float"):
         network.encode(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+def _key(columns: int = 3) -> TableKey:
+    return TableKey("diagonal", 4, 2, columns, (2, 2, 4), torch.device("cpu"))
+
+
+@pytest.fixture
+def no_tables(monkeypatch: pytest.MonkeyPatch) -> dict[TableKey, torch.Tensor]:
+    tables: dict[TableKey, torch.Tensor] = {}
+    monkeypatch.setattr(rotary, "_tables", tables)
+    return tables
+
+
+def test_a_kept_table_is_the_computed_one_whatever_asks_first(
+    no_tables: dict[TableKey, torch.Tensor],
+) -> None:
+    expected = rotary_table(joint_positions(4, (2, 3), "diagonal"), (2, 2, 4))
+    with torch.inference_mode(), torch.device("meta"):
+        table = kept_table(_key())
+    assert torch.equal(table, expected)
+    assert kept_table(_key()) is table
+    x = torch.randn(1, 1, 10, 8, requires_grad=True)
+    apply_rotary(x, table).sum().backward()  # a tensor of inference mode would be refused
+    assert x.grad is not None
+    for columns in range(1, rotary.MAX_TABLES + 9):
+        kept_table(_key(columns))
+    assert len(no_tables) == rotary.MAX_TABLES
+
+
+def test_no_tracer_or_transform_leaves_a_table_behind(
+    network: FlowMo, no_tables: dict[TableKey, torch.Tensor]
+) -> None:
+    images = torch.rand(1, 3, 16, 16)
+    torch.func.grad(lambda x: network.encode(x).sum())(images)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        network.encode(torch.rand(1, 3, 16, 16))
+    assert not no_tables
+    assert network.encode(images).isfinite().all()
+    assert no_tables
+
+
+def test_compiled_and_exported_encoders_have_the_same_table(
+    network: FlowMo, no_tables: dict[TableKey, torch.Tensor]
+) -> None:
+    images = torch.rand(1, 3, 16, 16)
+    compiled = torch.compile(network.encode, backend="eager", fullgraph=True)
+    without = compiled(images)
+    assert not no_tables
+    eager = network.encode(images)
+    assert torch.equal(without, eager)
+    assert torch.equal(compiled(images), eager)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.network.encode(x)
+
+    exported = torch.export.export(Encoder(), (images,)).module()
+    assert torch.equal(exported(images), eager)
+
+
+def test_bf16_weights_reconstruct_float32_images(network: FlowMo) -> None:
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    expected = network.reconstruct(images, seeds=[3, 4])
+    narrow = copy.deepcopy(network).to(torch.bfloat16).reconstruct(images, seeds=[3, 4])
+    assert narrow.dtype == torch.float32
+    assert (narrow - expected).abs().mean() < 0.05
+    with pytest.raises(ConfigError, match="2 images need as many seeds, got 1"):
+        network.reconstruct(images, seeds=[3])

@@ -1,5 +1,6 @@
 """Lookup-free quantization and the Gaussian posterior against closed forms."""
 
+import itertools
 import math
 
 import pytest
@@ -71,6 +72,22 @@ def test_codebook_entropy_sees_the_mean_distribution() -> None:
     assert losses.per_sample_entropy.item() == pytest.approx(0.0, abs=1e-6)
     assert losses.codebook_entropy.item() == pytest.approx(math.log(4), abs=1e-3)
     assert losses.commitment.item() == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize("group_bits", [1, 2, 5, 6])
+def test_the_product_of_half_codes_is_the_whole_distribution(group_bits: int) -> None:
+    code = 0.1 * torch.randn(3, 5, 2 * group_bits, dtype=torch.float64)
+    code.requires_grad_()
+    v = code.unflatten(-1, (group_bits, -1)).transpose(-1, -2).reshape(-1, group_bits)
+    signs_of_all = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=group_bits)))
+    p = (2 / 0.1 * (v @ signs_of_all.double().T)).softmax(-1)
+    mean = p.mean(0)
+    expected = -(p * p.log()).sum(-1).mean() + (mean * (mean + 1e-5).log()).sum()
+    (gradient,) = torch.autograd.grad(expected, code)
+    entropy = lfq_losses(code, group_bits).entropy
+    assert entropy.item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+    (found,) = torch.autograd.grad(entropy, code)
+    assert torch.allclose(found, gradient, rtol=1e-3, atol=1e-6)
 
 
 def test_gaussian_posterior_splits_by_feature_and_clamps() -> None:

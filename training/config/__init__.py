@@ -10,6 +10,7 @@ from flowmo.training.config.objectives import (
 )
 from flowmo.training.config.optimizer import (
     DEFAULT_BASE_WIDTH,
+    Init,
     OptimizerConfig,
     Parametrization,
     Schedule,
@@ -33,6 +34,7 @@ __all__ = [
     "Crop",
     "DataConfig",
     "DistillConfig",
+    "Init",
     "LossWeights",
     "ModelConfig",
     "OptimizerConfig",

@@ -8,6 +8,7 @@ from flowmo.training.config.checks import at_least, one_of, require, share
 
 Schedule = Literal["constant", "linear", "cosine"]
 Parametrization = Literal["mup", "standard"]
+Init = Literal["adaln-zero", "published"]
 
 DEFAULT_BASE_WIDTH = 768
 """muP width 4 x 192, where the paper tuned its hyperparameters (supplement A.1)."""
@@ -26,7 +27,12 @@ class OptimizerConfig:
         grad_clip: largest global gradient norm; None does not clip.
         parametrization: ``mup`` scales hidden and readout matrices with width; ``standard`` does
             not (see docs/decisions/0016).
-        base_width: width at which both parametrizations agree.
+        base_width: width at which both parametrizations agree; None is the model's own, of the
+            encoder and of the decoder each, as in the published configuration: no rate is scaled.
+        init: how a run that begins with no checkpoint sets its weights (docs/decisions/0016).
+            ``adaln-zero``: N(0, 1 / fan_in), modulations, the velocity readout and biases at 0.
+            ``published``: PyTorch's default, uniform within 1 / sqrt(fan_in), only the residual
+            gates at 0; ``fix_weight_norm`` then holds the modulations' norms, too.
         head_rate: factor on the rate of a decoder's head, which a grown model learns from nothing.
         fix_weight_norm: rescale block matrices to their initial Frobenius norm after each step.
         initial_gate: value of the residual gates before the first step; 0 is adaLN-zero.
@@ -48,7 +54,8 @@ class OptimizerConfig:
     weight_decay: float = 0.0
     grad_clip: float | None = 1.0
     parametrization: Parametrization = "mup"
-    base_width: int = DEFAULT_BASE_WIDTH
+    base_width: int | None = DEFAULT_BASE_WIDTH
+    init: Init = "adaln-zero"
     head_rate: float = 1.0
     fix_weight_norm: bool = True
     initial_gate: float = 0.0
@@ -79,7 +86,9 @@ class OptimizerConfig:
             f"optimizer.grad_clip must be positive or none, got {self.grad_clip!r}",
         )
         at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
-        at_least(1, base_width=self.base_width)
+        one_of("optimizer.init", self.init, Init)
+        if self.base_width is not None:
+            at_least(1, base_width=self.base_width)
         share(final_fraction=self.final_fraction)
         require(
             0.0 <= self.decay_from < 1.0,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
-from flowmo.imaging.reading import ImageError, Pixels
+from flowmo.imaging.reading import Pixels
 from flowmo.imaging.tensors import as_levels
 from flowmo.training.data.pictures import PictureList
 from flowmo.training.evaluation.errors import EvaluationError
@@ -18,6 +19,7 @@ from flowmo.training.evaluation.methods import Came, Method
 from flowmo.training.evaluation.networks import Networks
 from flowmo.training.evaluation.protocol import VERSION
 from flowmo.training.evaluation.ranks import Ranks
+from flowmo.training.evaluation.reading import default_workers, read_ahead
 from flowmo.training.evaluation.report import ORIGINALS, REFERENCE, merge
 from flowmo.training.evaluation.shown import extremes, thumbnail
 from flowmo.training.evaluation.store import Row, ShardResult, Store, slug
@@ -56,6 +58,10 @@ class Plan:
         """How many shards ``count`` pictures have."""
         return -(-count // self.shard)
 
+    def numbers(self, shard: int, count: int) -> range:
+        """The pictures of a shard of ``count`` pictures."""
+        return range(shard * self.shard, min((shard + 1) * self.shard, count))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluation:
@@ -67,9 +73,10 @@ class Evaluation:
         networks: for LPIPS and features.
         reference: pictures to compare the reconstructions' features with, beside the originals'.
         plan: how the work is cut.
+        workers: Threads that read pictures while the device computes; None for one a core.
 
     Raises:
-        EvaluationError: two methods have one name.
+        EvaluationError: two methods have one name, or there are less workers than 1.
     """
 
     pictures: PictureList
@@ -77,8 +84,11 @@ class Evaluation:
     networks: Networks
     reference: PictureList | None = None
     plan: Plan = Plan()
+    workers: int | None = None
 
     def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise EvaluationError(f"at least one worker reads pictures, got {self.workers}")
         names = [ORIGINALS, REFERENCE, *(slug(method.name) for method in self.methods)]
         if len(set(names)) < len(names):
             raise EvaluationError(f"methods need names of their own, got {names[2:]}")
@@ -133,8 +143,20 @@ def evaluate(
         parts.append((evaluation.reference, {REFERENCE: None}))
     for pictures, methods in parts:
         count = plan.shards(len(pictures))
-        for shard in ranks.share(count):
-            _shard(store, evaluation, pictures, methods, shard, report=report)
+        due = {
+            shard: missing
+            for shard in ranks.share(count)
+            if (missing := [name for name in methods if not store.path(name, shard).exists()])
+        }
+        parts_read = read_ahead(
+            pictures,
+            [plan.numbers(shard, len(pictures)) for shard in due],
+            workers=evaluation.workers or default_workers(),
+        )
+        with closing(parts_read) as squares_of:
+            for shard, squares in zip(due, squares_of, strict=True):
+                wanted = {name: methods[name] for name in due[shard]}
+                _shard(store, evaluation, pictures, wanted, shard, squares, report=report)
         pictures.close()
     if ranks.rank:
         return None
@@ -148,17 +170,16 @@ def _shard(
     pictures: PictureList,
     methods: Mapping[str, Method | None],
     shard: int,
+    squares: Sequence[Pixels | None],
     *,
     report: Report,
 ) -> None:
-    missing = [name for name in methods if not store.path(name, shard).exists()]
-    if not missing:
-        return
     begin = time.perf_counter()
-    unreadable: list[str] = []
-    batches = list(_batches(pictures, evaluation.plan, shard, unreadable))
-    for name in missing:
-        method = methods[name]
+    numbers = evaluation.plan.numbers(shard, len(pictures))
+    read = zip(numbers, squares, strict=True)
+    unreadable = [pictures.name(number) for number, square in read if square is None]
+    batches = list(_batches(numbers, squares, evaluation.plan.batch))
+    for name, method in methods.items():
         result = (
             _features_only(pictures, batches, evaluation.networks, unreadable)
             if method is None
@@ -167,25 +188,23 @@ def _shard(
         store.write(name, shard, result)
     report(
         f"{pictures.size} px, shard {shard + 1} of {evaluation.plan.shards(len(pictures))}: "
-        f"{', '.join(missing)} ({time.perf_counter() - begin:.1f} s)"
+        f"{', '.join(methods)} ({time.perf_counter() - begin:.1f} s)"
     )
 
 
 def _batches(
-    pictures: PictureList, plan: Plan, shard: int, unreadable: list[str]
+    numbers: range, squares: Sequence[Pixels | None], batch: int
 ) -> Iterator[tuple[list[int], list[Pixels]]]:
     """Readable pictures of a shard, cut at multiples of the batch."""
-    end = min((shard + 1) * plan.shard, len(pictures))
-    for first in range(shard * plan.shard, end, plan.batch):
-        numbers, squares = [], []
-        for number in range(first, min(first + plan.batch, end)):
-            try:
-                squares.append(pictures.square(number))
-                numbers.append(number)
-            except (ImageError, OSError):
-                unreadable.append(pictures.name(number))
-        if numbers:
-            yield numbers, squares
+    for first in range(0, len(numbers), batch):
+        cut = slice(first, first + batch)
+        readable = [
+            (number, square)
+            for number, square in zip(numbers[cut], squares[cut], strict=True)
+            if square is not None
+        ]
+        if readable:
+            yield [number for number, _ in readable], [square for _, square in readable]
 
 
 def _features_only(

@@ -5,7 +5,7 @@ itself in the environment (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_POR
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -76,6 +76,22 @@ class Mesh:
         gathered: list[T | None] = [None] * self.size
         dist.all_gather_object(gathered, value)
         return cast("list[T]", gathered)
+
+    def share(self, count: int) -> list[int]:
+        """This rank's part of the numbers below ``count``, round robin.
+
+        All ranks have equally many, because sharded weights are gathered by all of them together:
+        the last ranks may repeat the last number.
+        """
+        rounds = -(-count // self.size)
+        return [min(self.rank + self.size * one, count - 1) for one in range(rounds)]
+
+    def join(self, found: Mapping[int, T]) -> list[T]:
+        """What all ranks found for the numbers of :meth:`share`, in the order of the numbers."""
+        merged: dict[int, T] = {}
+        for part in self.gather(dict(found)):
+            merged |= part
+        return [merged[number] for number in sorted(merged)]
 
     def union(self, items: Sequence[int]) -> list[int]:
         """All ranks' items, each once, in the order of the ranks."""

@@ -146,6 +146,7 @@ class Trainer:
         if not mesh.is_main:
             checkpoint = find_checkpoint(self.output, resume=resume)
         self.task = find_task(config.task)(config, mesh.device)
+        self.task.mesh = mesh
         self._data = self.task.open_data(self._report)
         name = None if checkpoint is None else checkpoint.path.name
         check_alike(mesh.gather((name, len(self._data))))

@@ -185,6 +185,8 @@ class Quantized(NamedTuple):
 def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) -> Quantized:
     """Encode and quantize, with straight-through gradients or the draws' posterior noise.
 
+    There are no terms where the encoder is frozen: they could move nothing.
+
     Args:
         model: in training form.
         images: [B, 3, S, S] in [-1, 1].
@@ -195,11 +197,16 @@ def quantize(model: FlowMo, images: Tensor, draws: Draws, weights: LossWeights) 
     # Losses in float32: the entropy's softmax at temperature 0.1 needs the bits.
     with torch.autocast(code.device.type, enabled=False):
         code = code.float()
+        is_frozen = torch.is_grad_enabled() and not code.requires_grad
         if model.config.quantizer == "gaussian":
             assert draws.posterior is not None
             posterior = GaussianPosterior(code)
             latent = posterior.mean + (0.5 * posterior.log_variance).exp() * draws.posterior
+            if is_frozen:
+                return Quantized(latent, (), ())
             return Quantized(latent, (LossTerm("kl", posterior.kl(), weights.kl),), ())
+        if is_frozen:
+            return Quantized(straight_through(code), (), ())
         lfq = lfq_losses(code, model.config.group_bits)
         terms = (
             LossTerm("entropy", lfq.entropy, weights.entropy),

@@ -9,6 +9,11 @@ in one learning rate a tensor. With r = width / base width, by the tensor's role
     readout   1 / sqrt(fan_in r), or 0          eta / r
     vector    0, 1 or a unit normal             eta
 
+That is ``optimizer.init=adaln-zero``. With ``published`` every Linear begins as PyTorch has it,
+uniform within 1 / sqrt(fan_in) (a standard deviation of 1 / sqrt(3 fan_in)), and the width's part
+is the same: readouts are divided by sqrt(r), and biases of hidden and readout layers multiplied by
+it, because their bound, too, shrinks with fan_in.
+
 The rule is muP's table for Adam with its multipliers absorbed (Yang and Hu, "Tensor Programs V",
 table 3). At r = 1 it is the standard parametrization.
 """
@@ -52,6 +57,8 @@ def width_ratio(name: str, config: FlowMoConfig, optimizer: OptimizerConfig) -> 
     """r of the half of the network that holds the parameter; 1 if not in muP."""
     if optimizer.parametrization == "standard" or name.startswith("head."):
         return 1.0  # a head's channels do not grow with the width
+    if optimizer.base_width is None:
+        return 1.0
     half = config.encoder if name.startswith("encoder.") else config.decoder
     return half.width / optimizer.base_width
 
@@ -62,7 +69,8 @@ def initialize(
 ) -> None:
     """Set every parameter of a FlowMo network to its initial value, in place.
 
-    Modulations and the velocity readout start at 0 (adaLN-zero), residual gates at
+    With ``published`` the layers are PyTorch's and the residual gates 0. With ``adaln-zero``
+    modulations and the velocity readout start at 0 (adaLN-zero), residual gates at
     ``optimizer.initial_gate``, biases at 0 except those of ``txt_in``: they are all that the text
     stream holds where its input is nothing (the encoder's zero vectors, the null condition), and
     a layer norm of exact zeros would multiply gradients by 1000. All K tokens share that vector
@@ -71,7 +79,7 @@ def initialize(
     Args:
         model: network with the parameter names of the published checkpoints.
         config: its config.
-        optimizer: parametrization, base width and initial gate.
+        optimizer: parametrization, base width, kind of initial values and initial gate.
         seed: The seed of a CPU generator, so that the weights are the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -79,6 +87,8 @@ def initialize(
         owner, _, kind = name.rpartition(".")
         if kind == "scale":
             parameter.fill_(1.0)
+        elif optimizer.init == "published" and not name.startswith("head."):
+            _published(model, name, parameter, config, optimizer, generator)
         elif owner.endswith(_MODULATION):
             parameter.zero_()
             if kind == "bias" and owner.endswith(".lin"):
@@ -100,6 +110,31 @@ def initialize(
                 # Its last rows feed the head, whose own readout starts at 0.
                 rest = parameter[config.patch_dim :]
                 _normal(rest, 1.0 / math.sqrt(parameter.shape[1]), generator)
+
+
+def _published(
+    model: nn.Module,
+    name: str,
+    parameter: Tensor,
+    config: FlowMoConfig,
+    optimizer: OptimizerConfig,
+    generator: torch.Generator,
+) -> None:
+    """PyTorch's default of a Linear, in muP away from the base width; gates closed."""
+    owner, _, kind = name.rpartition(".")
+    weight = model.get_parameter(f"{owner}.weight")
+    ratio = width_ratio(name, config, optimizer)
+    of_layer = role(f"{owner}.weight", weight)
+    bound = 1.0 / math.sqrt(weight.shape[1])
+    if kind == "weight" and of_layer == "readout":
+        bound /= math.sqrt(ratio)
+    elif kind == "bias" and of_layer != "input":
+        bound *= math.sqrt(ratio)
+    parameter.copy_(torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound)
+    if owner.endswith(_MODULATION) and owner.endswith(".lin"):
+        for chunk in _GATE_CHUNKS:
+            rows = parameter.view(6, -1, *parameter.shape[1:])[chunk]
+            rows.fill_(optimizer.initial_gate if kind == "bias" else 0.0)
 
 
 def _normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:

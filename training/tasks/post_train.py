@@ -42,7 +42,7 @@ def stage_1b(
     assert draws.start is not None and draws.spacing is not None
     quantized, quantizer_terms, watched = quantize(model, images, draws, weights)
     flow, _ = flow_loss(model, images, quantized, draws, weights)
-    terms = [flow, *(quantizer_terms if quantized.requires_grad else ())]
+    terms = [flow, *quantizer_terms]
     sample = sample_chain(
         model, with_mask(quantized), draws.start, random_times(draws.spacing), recompute=recompute
     )

@@ -78,7 +78,15 @@ class PretrainTask(TokenizerTask):
             super().reads(config)
             | quantizer_weights(run)
             | perceptual_options(run, "losses.perceptual")
+            | {"recompute"}
         )
+
+    def build_model(self) -> FlowMo:
+        """Its blocks are computed again in the backward pass if the run says so."""
+        model = super().build_model()
+        for half in (model.encoder, model.decoder):
+            half.recompute = self.config.recompute == "blocks"
+        return model
 
     def draw(self, generators: Generators) -> Draws:
         """Times, noise, dropout, and the posterior's noise of a Gaussian latent."""

@@ -38,6 +38,7 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import ConfigError
 from flowmo.training.config import AnyTrainConfig
 from flowmo.training.loop.generators import Generators
+from flowmo.training.loop.mesh import Mesh
 from flowmo.training.tasks.objective import Objective
 
 M = TypeVar("M", bound=nn.Module)
@@ -149,6 +150,8 @@ class Task(ABC, Generic[M, B, I, D]):
         device: The device to compute on.
 
     Attributes:
+        mesh: The run's processes, which may share what :meth:`sample` and :meth:`validate` compute;
+            all of them call both together. One process until the loop sets it.
         name: The task's name in configs.
         title: What it does, for people.
         model_config: The class of ``config.model``.
@@ -170,6 +173,7 @@ class Task(ABC, Generic[M, B, I, D]):
 
     def __init__(self, config: AnyTrainConfig, device: torch.device) -> None:
         self.config, self.device = config, device
+        self.mesh = Mesh(device=device)
 
     # What a config must be
 

@@ -113,6 +113,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
             "losses.flow_full_from",
             "optimizer.base_width",
             "optimizer.head_rate",
+            "optimizer.init",
             "optimizer.initial_gate",
             "optimizer.parametrization",
             "time_shift",
@@ -199,14 +200,19 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         self._shown = fixed_images(index, size=size, count=config.sample_count)
         self.perceptual = perceptual_network(config.perceptual, self.device)
         if config.validation.interval:
-            self._validator = Validator(config.validation, size=size, device=self.device)
+            self._validator = Validator(
+                config.validation, size=size, device=self.device, mesh=self.mesh
+            )
 
     # What people look at
 
     def sample(self, model: FlowMo) -> Samples:
         """Originals above, reconstructions by the model's own sampler below."""
         images = to_model_range(self._shown.to(self.device))
-        reconstructions = model.reconstruct(images)
+        own = self.mesh.share(len(images))
+        came = model.reconstruct(images[own], seeds=own).cpu()
+        found = self.mesh.join(dict(zip(own, came, strict=True)))
+        reconstructions = torch.stack(found).to(images.device)
         mean = fmean(psnr_of_images(images, reconstructions))
         return Samples(
             pixels=grid(images, reconstructions),

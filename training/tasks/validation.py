@@ -13,6 +13,7 @@ from flowmo.model.sampler import noise
 from flowmo.training.config import ValidationConfig
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.errors import LibraryError
+from flowmo.training.loop.mesh import Mesh
 from flowmo.training.perceptual.lpips import Lpips
 from flowmo.training.perceptual.ssim import Ssim
 
@@ -29,6 +30,8 @@ class Validator:
         config: Which pictures and metrics.
         size: Side of the model's images in pixels.
         device: Where to compute.
+        mesh: Processes that share the pictures and call :meth:`measure` together; None for this
+            one alone.
 
     Raises:
         DataError: There are no pictures.
@@ -38,7 +41,15 @@ class Validator:
         missing: Why a metric is left out, by its name.
     """
 
-    def __init__(self, config: ValidationConfig, *, size: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        config: ValidationConfig,
+        *,
+        size: int,
+        device: torch.device,
+        mesh: Mesh | None = None,
+    ) -> None:
+        self._mesh = mesh or Mesh(device=device)
         pictures = held_out_pictures(config.paths, size, limit=config.count)
         self._originals = as_levels(pictures)
         self._device = device
@@ -64,20 +75,24 @@ class Validator:
         """
         training = model.training
         model.eval()
-        values: dict[str, list[float]] = {}
-        for first in range(0, len(self._originals), _BATCH):
-            levels = self._originals[first : first + _BATCH].to(self._device)
+        found: dict[int, dict[str, float]] = {}
+        own = self._mesh.share(len(self._originals))
+        for first in range(0, len(own), _BATCH):
+            seeds = own[first : first + _BATCH]
+            levels = self._originals[seeds].to(self._device)
             images = to_model_range(levels)
-            seeds = range(first, first + len(images))
             start = noise(seeds, tuple(images.shape[1:])).to(images)
             quantized = model.quantize(model.encode(images))
             came = to_levels(model.decode(quantized, start=start))
             rounded = to_model_range(came)
-            values.setdefault("psnr", []).extend(psnr_of_images(rounded, images))
+            values = {"psnr": list(psnr_of_images(rounded, images))}
             similarities = self._ssim(came, levels)
             if similarities is not None:
-                values.setdefault("ssim", []).extend(similarities)
+                values["ssim"] = list(similarities)
             if self._lpips is not None:
-                values.setdefault("lpips", []).extend(self._lpips(rounded, images).tolist())
+                values["lpips"] = self._lpips(rounded, images).tolist()
+            for place, number in enumerate(seeds):
+                found[number] = {name: each[place] for name, each in values.items()}
         model.train(training)
-        return {name: float(np.mean(each)) for name, each in values.items()}
+        rows = self._mesh.join(found)
+        return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

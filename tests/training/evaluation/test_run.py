@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import torch
 from PIL import Image
 
 from flowmo.imaging.quality import IDENTICAL_PSNR, psnr
-from flowmo.imaging.reading import Pixels
+from flowmo.imaging.reading import ImageError, Pixels
 from flowmo.imaging.tensors import as_levels
 from flowmo.model.inference import InferenceModel
 from flowmo.training.evaluation import (
+    NO_NETWORKS,
     Came,
     CheckpointMethod,
     Evaluation,
@@ -32,6 +34,7 @@ from flowmo.training.evaluation import (
     merge,
 )
 from flowmo.training.evaluation.extractors import INCEPTION
+from flowmo.training.evaluation.reading import read_ahead
 from flowmo.training.evaluation.report import ORIGINALS
 from flowmo.training.evaluation.store import Store
 from flowmo.training.perceptual.ssim import Ssim
@@ -252,3 +255,38 @@ def test_plans_and_ranks_say_what_is_wrong(micro: InferenceModel, evaluation: Bu
     )
     with pytest.raises(EvaluationError, match="names of their own"):
         evaluation(methods=[CheckpointMethod(micro), CheckpointMethod(micro)])
+
+
+def test_pictures_are_read_by_threads_ahead_of_the_work(pictures: Path) -> None:
+    """The next part is being read while one is computed with, and the order stays."""
+    list_ = PictureList([str(pictures)], 32)
+    expected = [list_.square(number) for number in range(len(list_))]
+    read: list[int] = []
+    later = threading.Event()
+
+    class Watched(PictureList):
+        def square(self, number: int) -> Pixels:
+            assert threading.current_thread() is not threading.main_thread()
+            if number == 1:
+                raise ImageError("broken")
+            read.append(number)
+            if number >= 4:
+                later.set()
+            return super().square(number)
+
+    parts = [range(4), range(4, 8), range(8, len(expected))]
+    came = read_ahead(Watched([str(pictures)], 32), parts, workers=2)
+    first = next(came)
+    assert later.wait(60)
+    assert not any(number in read for number in parts[2])
+    rest = [square for part in came for square in part]
+    for number, square in enumerate([*first, *rest]):
+        if number == 1:
+            assert square is None
+        else:
+            assert square is not None
+            assert np.array_equal(square, expected[number])
+    with pytest.raises(EvaluationError, match="at least one worker reads pictures, got 0"):
+        Evaluation(
+            pictures=list_, methods=[MeanColour()], networks=Networks(NO_NETWORKS), workers=0
+        )

@@ -206,3 +206,12 @@ def test_one_process_agrees_with_itself() -> None:
     mesh = Mesh(device=torch.device("cpu"))
     assert mesh.agree(True, False, seconds=3.5) == ((True, False), 3.5)
     assert mesh.union([3, 1]) == [3, 1]
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 3), (2, 5), (3, 2), (4, 8)])
+def test_processes_share_held_out_pictures_evenly(size: int, count: int) -> None:
+    """Sharded weights are gathered by all together, so none may have a forward less."""
+    device = torch.device("cpu")
+    shares = [Mesh(rank=rank, size=size, device=device).share(count) for rank in range(size)]
+    assert {number for share in shares for number in share} == set(range(count))
+    assert {len(share) for share in shares} == {-(-count // size)}

@@ -139,6 +139,20 @@ def test_the_flow_loss_reaches_the_encoder_through_the_signs(
     assert gradient.abs().max() > 0
 
 
+def test_a_frozen_encoder_has_no_quantizer_terms(run_config: Callable[..., TrainConfig]) -> None:
+    config = run_config()
+    model, images = _model(config), _images(config)
+    draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
+    trained = stage_1a(model, images, draws, config.losses)
+    assert [term.name for term in trained.terms] == ["flow", "entropy", "commitment"]
+    model.encoder.requires_grad_(False)
+    frozen = stage_1a(model, images, draws, config.losses)
+    assert [term.name for term in frozen.terms] == ["flow"]
+    assert torch.equal(frozen.terms[0].value, trained.terms[0].value)
+    with torch.no_grad():  # who only measures gets all of them
+        assert len(stage_1a(model, images, draws, config.losses).terms) == 3
+
+
 def test_the_continuous_objective_samples_its_posterior_from_the_draws(
     run_config: Callable[..., TrainConfig], micro_model: FlowMoConfig
 ) -> None:

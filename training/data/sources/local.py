@@ -48,10 +48,14 @@ class LocalFiles(Source):
         file, extent = self._extents.file(i), self._extents.range(i)
         if extent is None:
             return Path(file).read_bytes()
-        if file not in self._descriptors:
-            self._descriptors[file] = os.open(file, os.O_RDONLY)
+        descriptor = self._descriptors.get(file)
+        if descriptor is None:
+            opened = os.open(file, os.O_RDONLY)
+            descriptor = self._descriptors.setdefault(file, opened)
+            if descriptor != opened:  # another thread was quicker
+                os.close(opened)
         # A positioned read, because forked workers share the descriptor's file offset.
-        return os.pread(self._descriptors[file], extent[1] - extent[0], extent[0])
+        return os.pread(descriptor, extent[1] - extent[0], extent[0])
 
     def close(self) -> None:
         """Close the tars that reads have opened."""
