@@ -2,8 +2,8 @@
 
     dx/dt = v(x, t), t from 1 to 0: a step is one or, where it is guided, two rows of a batch.
 
-Work joins and leaves between ticks, so a short decode never waits for a long one, and a client
-that leaves frees its rows before the next tick.
+Work joins and leaves between ticks, which it shares as :class:`FairQueue` says: a short decode goes
+before a long one, and a client that leaves frees its rows before the next tick.
 """
 
 import asyncio
@@ -11,8 +11,10 @@ import bisect
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,9 +37,17 @@ from flowmo.service.engine.calls import (
 )
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.failures import release_memory
+from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import DecoderRunner
-from flowmo.service.engine.schedule import BucketTimes, Load, choose, completion, worthwhile
+from flowmo.service.engine.schedule import (
+    BucketTimes,
+    Load,
+    backlog,
+    choose,
+    completion,
+    worthwhile,
+)
 from flowmo.service.engine.work import (
     Work,
     queue_full,
@@ -92,9 +102,19 @@ class _Work(Work[Decoded]):
     seconds: list[float] = field(default_factory=list)
 
     @property
-    def load(self) -> Load:
-        """What is left of the decode."""
-        return Load(steps=len(self.rows) - self.step, rows=sum(self.rows[self.step :]))
+    def steps_left(self) -> int:
+        """The steps that are still to be made, one after the other."""
+        return len(self.rows) - self.step
+
+    @property
+    def ready_rows(self) -> int:
+        """See :class:`Job`."""
+        return self.rows[self.step]
+
+    @property
+    def rows_left(self) -> int:
+        """See :class:`Job`."""
+        return sum(self.rows[self.step :])
 
 
 class DecoderEngine:
@@ -121,7 +141,8 @@ class DecoderEngine:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
         self._max_queued, self._batching = max_queued_requests, batching
-        self._works: list[_Work] = []  # by order
+        self._works = FairQueue[_Work]()
+        self._left = deque[_Work]()  # by their clients, since the last tick
         self._cohort: list[_Work] = []  # of batching other than by step
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
@@ -145,7 +166,7 @@ class DecoderEngine:
     def backlog_seconds(self) -> float:
         """The seconds until all that is inside now would be done."""
         with self._device.changed:
-            return self._completion(self._works, Load(steps=0, rows=0))
+            return self._backlog()
 
     async def decode(
         self,
@@ -191,7 +212,8 @@ class DecoderEngine:
                 times=time_grid(options.sampler),
                 rows=_rows(options.sampler),
             )
-            bisect.insort(self._works, work, key=lambda w: w.order)
+            work.future.add_done_callback(lambda _: self._notice(work))
+            self._works.add(work)
             self._device.changed.notify_all()
         return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
 
@@ -201,28 +223,30 @@ class DecoderEngine:
             if work in self._works:
                 self._works.remove(work)
                 work.call = call
-                bisect.insort(self._works, work, key=lambda w: w.order)
+                self._works.add(work)
+
+    def _notice(self, work: _Work) -> None:
+        """Remember that a client has left: called by whoever cancels, or ends, the work."""
+        if work.future.cancelled():
+            self._left.append(work)
 
     def _admit(self, options: DecodeOptions, call: Call) -> DecodeOptions:
         """Choose the options that new work is taken with, or refuse it. The lock is held."""
-        ahead = self._ahead(call)
         if len(self._works) >= self._max_queued:
             self._observer.refused("decoder", "queue-full")
-            seconds = self._completion(self._works, Load(steps=0, rows=0))
-            raise queue_full(f"{len(self._works)} decodes are inside", seconds)
+            raise queue_full(f"{len(self._works)} decodes are inside", self._backlog())
+        load = _load(options.sampler)
         try:
-            refuse_late(call, self._completion(ahead, _load(options.sampler)), "the decode")
+            refuse_late(call, self._completion(call, load), "the decode")
         except DeadlineUnreachableError:
-            if (fewer := self._degraded(options, call, ahead)) is not None:
+            if (fewer := self._degraded(options, call, load)) is not None:
                 self._observer.degraded(options.sampler.steps - fewer.sampler.steps)
                 return fewer
             self._observer.refused("decoder", "deadline")
             raise
         return options
 
-    def _degraded(
-        self, options: DecodeOptions, call: Call, ahead: Sequence[_Work]
-    ) -> DecodeOptions | None:
+    def _degraded(self, options: DecodeOptions, call: Call, load: Load) -> DecodeOptions | None:
         """Reduce the steps to the most that can be made in time, if fewer do. The lock is held."""
         sampler = options.sampler
         if not options.degrade or sampler.schedule == "explicit":
@@ -231,21 +255,25 @@ class DecoderEngine:
         seconds = DEGRADE_SHARE * call.remaining
 
         def is_late(steps: int) -> bool:
-            return self._completion(ahead, _load(replace(sampler, steps=steps))) > seconds
+            # As many of them are guided as of all: near enough, and quick.
+            fewer = Load(steps=steps, rows=-(-load.rows * steps // load.steps))
+            return self._completion(call, fewer) > seconds
 
         # The more steps, the later: the first that is late, less one.
         steps = bisect.bisect_left(range(least, sampler.steps), True, key=is_late) + least - 1
         return None if steps < least else replace(options, sampler=replace(sampler, steps=steps))
 
-    def _ahead(self, call: Call) -> Sequence[_Work]:
-        """The work that would go before new work of such a call. The lock is held."""
-        probe = Work[None](call=call)
-        return self._works[: bisect.bisect(self._works, probe.order, key=lambda w: w.order)]
-
-    def _completion(self, ahead: Sequence[_Work], new: Load) -> float:
+    def _completion(self, call: Call, new: Load) -> float:
+        """The seconds until new work would be done. The lock is held."""
         if self._times is None:  # the warm-up is not done: nothing is known yet
             return 0.0
-        return completion([work.load for work in ahead], new, self._times)
+        jobs, rows = self._works.ahead(call, new.rows)
+        return completion(len(self._works), jobs, rows, new, self._times)
+
+    def _backlog(self) -> float:
+        if self._times is None:
+            return 0.0
+        return backlog(len(self._works), self._works.rows_left, self._times)
 
     def warm_up(self) -> float:
         """See :meth:`Worker.warm_up`."""
@@ -279,9 +307,11 @@ class DecoderEngine:
 
     def _drop_cancelled(self) -> None:
         """Forget work that nobody waits for. The lock is held."""
-        for work in [work for work in self._works if work.future.cancelled()]:
-            self._works.remove(work)
-            self._observer.cancelled("decoder", work.load.steps)
+        while self._left:
+            work = self._left.popleft()
+            if work in self._works:
+                self._works.remove(work)
+                self._observer.cancelled("decoder", work.steps_left)
 
     def run(self) -> None:
         """See :meth:`Worker.run`: one tick."""
@@ -291,8 +321,9 @@ class DecoderEngine:
             candidates = self._candidates()
             if not candidates:
                 return
-            tick = choose([work.rows[work.step] for work in candidates], self._times)
+            tick = choose([work.ready_rows for work in candidates], self._times)
             batch = [candidates[index] for index in tick.chosen]
+            self._works.give(batch)
         begin = time.monotonic()
         for work in batch:
             work.begun = begin if work.begun is None else work.begun
@@ -334,6 +365,7 @@ class DecoderEngine:
             )
             with self._device.changed:
                 self._times = smaller
+                self._works.take_back([work for work in batch if work.steps_left])
             error.__traceback__ = None  # it holds the batch's tensors
             release_memory()
             # A step that was made stays made; a decode whose last step was made cannot go on.
@@ -347,15 +379,21 @@ class DecoderEngine:
             work.fail(ComputeError("a step of this decode failed on the device; try again"))
 
     def _candidates(self) -> list[_Work]:
-        """The work that may be in the next tick, the oldest first. The lock is held."""
+        """The work that may be in the next tick, in its order. The lock is held."""
+        assert self._times is not None
         if self._batching == "step":
-            return self._works
-        inside = set(self._works)
-        self._cohort = [work for work in self._cohort if work in inside]
+            candidates, rows = list[_Work](), 0
+            for work in self._works.order():
+                candidates.append(work)
+                rows += work.ready_rows
+                # As many again, because one of two rows may not fit where a later one does.
+                if rows >= 2 * self._times.buckets[-1]:
+                    break
+            return candidates
+        self._cohort = [work for work in self._cohort if work in self._works]
         if not self._cohort:
-            assert self._times is not None
             slots = 1 if self._batching == "single" else self._times.buckets[-1]
-            for work in self._works:
+            for work in self._works:  # by their age
                 # A later step may be guided, and must fit into a tick then.
                 need = 1 if self._batching == "single" else max(work.rows)
                 if need > slots:
@@ -410,13 +448,13 @@ class DecoderEngine:
     def _end(self, works: Sequence[_Work]) -> None:
         with self._device.changed:
             for work in works:
-                if work in self._works:
-                    self._works.remove(work)
+                self._works.remove(work)
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""
-        while self._works:
-            self._works.pop().fail(stopped())
+        for work in self._works:
+            self._works.remove(work)
+            work.fail(stopped())
 
 
 def _any_tokens(config: FlowMoConfig) -> Tokens:
@@ -429,6 +467,7 @@ def _present(tensor: "Tensor | None") -> "Tensor":
     return tensor
 
 
+@lru_cache(maxsize=256)
 def _rows(sampler: SamplerConfig) -> tuple[int, ...]:
     """The rows of each step: two where it is guided."""
     return tuple(1 + is_guided(t, sampler) for t in time_grid(sampler)[:-1])

@@ -4,11 +4,11 @@ A *row* is one evaluation of the network for one picture; a guided step takes tw
 tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes; its rows
 are *slots* for work.
 
-The contract is :func:`choose`'s: to every decode that is inside it guarantees that the oldest one
-is in the next tick, so none starves; to the device, that no tick has more rows than its bucket.
+The order of the steps is :class:`service.engine.fairness.FairQueue`'s; here it is chosen how many of
+them share a tick. :func:`choose` guarantees to the first that it is in the tick, and to the device
+that no tick has more rows than its bucket.
 """
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -99,21 +99,21 @@ class Tick:
 
 
 def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
-    """Choose the tick that finishes most rows a second among those with the oldest step in them.
+    """Choose the tick that finishes most rows a second among those with the first step in them.
 
-    Guaranteed to the steps: the oldest is in the tick, and the others join in the order of their
-    age as far as they fit. Guaranteed to the device: the rows of the chosen steps are at most the
+    Guaranteed to the steps: the first is in the tick, and the others join in their order as far as
+    they fit. Guaranteed to the device: the rows of the chosen steps are at most the
     bucket, which is one of ``times``.
 
     Args:
-        rows: The rows of each waiting step, 1 or 2, the oldest first; not empty.
+        rows: The rows of each waiting step, 1 or 2, in their order; not empty.
         times: How long a batch of each bucket takes; the largest bucket holds ``rows[0]``.
     """
     best: Tick | None = None
     best_rate = 0.0
     for bucket in times.buckets:
         chosen, used = _fill(rows, bucket)
-        # Without the oldest in every tick, a step of two rows could wait for ever.
+        # Without the first in every tick, a step of two rows could wait for ever.
         if not chosen or chosen[0] != 0:
             continue
         rate = used / times.seconds(bucket)
@@ -147,21 +147,35 @@ class Load:
     rows: int
 
 
-def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
-    """The seconds until ``new`` is done, if everything in ``ahead`` goes first.
+def completion(inside: int, jobs: int, rows: float, new: Load, times: BucketTimes) -> float:
+    """The seconds until ``new`` is done.
 
-    Work takes up the slots of the largest bucket in its order; each tick takes as long as a batch
-    of as many rows as there are, at most the largest bucket.
+    Each tick takes as long as a batch of as many rows as there are, at most the largest bucket.
+    Work that finds a free slot waits for nobody; else for the rows that go before it.
 
     Args:
-        ahead: What is left of each piece of work that goes first.
+        inside: The pieces of work that are inside.
+        jobs: Those of them that go before it.
+        rows: The network evaluations that are made for others until it is done.
         new: The work whose completion is asked for.
         times: How long a batch of each bucket takes.
     """
     slots = times.buckets[-1]
-    together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))
-    bucket = times.smallest(min(together, slots))
-    free = [0] * slots
-    for load in ahead:
-        heapq.heapreplace(free, free[0] + load.rows)
-    return (free[0] + new.steps) * times.seconds(bucket)
+    own = -(-new.rows // max(1, new.steps))
+    bucket = times.smallest(min(inside + own, slots))
+    wait = 0.0 if jobs + own <= slots else rows / slots
+    return (wait + new.steps) * times.seconds(bucket)
+
+
+def backlog(inside: int, rows: int, times: BucketTimes) -> float:
+    """The seconds until all work that is inside would be done, if its rows filled every tick.
+
+    Args:
+        inside: The pieces of work that are inside.
+        rows: The network evaluations that they need.
+        times: How long a batch of each bucket takes.
+    """
+    if not inside:
+        return 0.0
+    together = min(inside, times.buckets[-1])
+    return rows / together * times.seconds(times.smallest(together))

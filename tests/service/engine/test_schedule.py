@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowmo.service.engine.schedule import BucketTimes, Load, Tick, choose, completion, worthwhile
+from flowmo.service.engine.schedule import (
+    BucketTimes,
+    Load,
+    Tick,
+    backlog,
+    choose,
+    completion,
+    worthwhile,
+)
 
 # Two rows cost little more than one, eight cost as much as two batches of four.
 TIMES = {1: 1.0, 2: 1.2, 4: 2.0, 8: 4.0}
@@ -61,12 +69,18 @@ def test_buckets_that_gain_nothing_are_not_used() -> None:
 def test_completion_times() -> None:
     times = BucketTimes({1: 1.0, 2: 1.5})
     # Alone: ten ticks of one row.
-    assert completion([], Load(steps=10, rows=10), times) == 10.0
+    assert completion(0, 0, 0, Load(steps=10, rows=10), times) == 10.0
     # Alone and guided throughout: ten ticks of two rows.
-    assert completion([], Load(steps=10, rows=20), times) == 15.0
-    # Beside one other: ten ticks of two rows.
-    assert completion([Load(10, 10)], Load(10, 10), times) == 15.0
-    # Behind two: they keep both slots for their 4 and 6 ticks; then ten ticks of its own.
-    assert completion([Load(4, 4), Load(6, 6)], Load(10, 10), times) == (4 + 10) * 1.5
-    # What is inside, for a request of no work: the first free slot.
-    assert completion([Load(4, 4), Load(6, 6)], Load(0, 0), times) == 4 * 1.5
+    assert completion(0, 0, 0, Load(steps=10, rows=20), times) == 15.0
+    # Beside one other, before or behind it: ten ticks of two rows.
+    assert completion(1, 1, 10, Load(10, 10), times) == 15.0
+    assert completion(1, 0, 0, Load(10, 10), times) == 15.0
+    # Behind two of 4 and 6 rows: both slots for 5 ticks; then ten ticks of its own.
+    assert completion(2, 2, 10, Load(10, 10), times) == (5 + 10) * 1.5
+
+
+def test_the_backlog_is_what_all_the_rows_take() -> None:
+    times = BucketTimes({1: 1.0, 2: 1.5})
+    assert backlog(0, 0, times) == 0.0
+    assert backlog(1, 10, times) == 10.0
+    assert backlog(3, 12, times) == 9.0

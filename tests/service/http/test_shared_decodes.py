@@ -54,7 +54,7 @@ def test_an_interactive_request_raises_the_batch_work_that_it_joins(
                 tasks.append(ask(seed, BATCH))
                 await inside(count)
             tasks.append(ask(9, {}))  # the last of the batch work, asked for by somebody who waits
-            while served.engines.decoder._works[0].options.seed != 9:  # noqa: ASYNC110
+            while next(served.engines.decoder._works.order()).options.seed != 9:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
             gated.gate.set()
             answers = [await task for task in tasks]
