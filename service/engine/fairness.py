@@ -206,11 +206,8 @@ class FairQueue(Generic[J]):
             jobs: Jobs that are inside, with the rows that they had ready in :meth:`order`.
         """
         rows = {self._entries[job]: job.ready_rows for job in jobs}
-        passed_over: list[_Flow[J]] = []
         served = {entry.flow: None for entry in rows}
-        for flow in self._flows.values():
-            if flow not in served and flow.entries:
-                passed_over.append(flow)
+        passed_over = [f for f in self._flows.values() if f not in served and f.entries]
         for flow in served:
             prefix, whole = 0, True
             for entry in flow.entries:

@@ -4,9 +4,9 @@ A *row* is one evaluation of the network for one picture; a guided step takes tw
 tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes; its rows
 are *slots* for work.
 
-The order of the steps is :class:`service.engine.fairness.FairQueue`'s; here it is chosen how many of
-them share a tick. :func:`choose` guarantees to the first that it is in the tick, and to the device
-that no tick has more rows than its bucket.
+The order of the steps is :class:`service.engine.fairness.FairQueue`'s; here it is chosen how many
+of them share a tick. :func:`choose` guarantees to the first that it is in the tick, and to the
+device that no tick has more rows than its bucket.
 """
 
 from collections.abc import Mapping, Sequence

@@ -99,6 +99,7 @@ class Job:
         Raises:
             RequestError: See :meth:`EncoderEngine.encode`.
         """
+        self._scope.compute()
 
         async def encode(call: Call) -> Encoded:
             return await self.engines.encoder.encode(pixels, call)
@@ -219,6 +220,7 @@ class Job:
         Raises:
             RequestError: See :meth:`DecoderEngine.decode`.
         """
+        self._scope.compute(steps=options.sampler.steps)
         own = replace(options, weights=self.fingerprint)
 
         async def decode(call: Call) -> Decoded:
