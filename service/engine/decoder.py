@@ -10,19 +10,20 @@ import asyncio
 import bisect
 import contextlib
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from flowmo.imaging.reading import Pixels
-from flowmo.model.config import FlowMoConfig, SamplerConfig
-from flowmo.model.sampler import is_guided, time_grid
+from flowmo.model.config import FlowMoConfig
+from flowmo.model.sampler import time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
     DEFAULT_MAX_QUEUED_REQUESTS,
@@ -35,6 +36,7 @@ from flowmo.service.engine.calls import (
     Timings,
     Watch,
 )
+from flowmo.service.engine.decode_work import DecodeTick, DecodeWork, load_of, rows_of
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.fairness import FairQueue
@@ -48,8 +50,8 @@ from flowmo.service.engine.schedule import (
     completion,
     worthwhile,
 )
+from flowmo.service.engine.state_table import StateTable
 from flowmo.service.engine.work import (
-    Work,
     queue_full,
     refuse_late,
     result_by_deadline,
@@ -73,50 +75,6 @@ DEGRADE_SHARE = 0.75
 _WARM_RUNS = 2
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class _Work(Work[Decoded]):
-    """A decode that waits or is under way.
-
-    Attributes:
-        tokens: The token set to decode.
-        options: The options that it was taken with.
-        watch: How progress is reported, if it is.
-        loop: The event loop that progress is reported in.
-        times: N + 1 times; step i goes from times[i] to times[i + 1].
-        rows: The rows of each step, 1 or 2.
-        step: The number of steps that are done.
-        x: The state, float32 [3, S, S], on the device, from the first tick on.
-        condition: The condition, [K, D + 1], on the device, from the first tick on.
-        seconds: The time of each step that is done.
-    """
-
-    tokens: Tokens
-    options: DecodeOptions
-    watch: Watch | None
-    loop: asyncio.AbstractEventLoop
-    times: tuple[float, ...]
-    rows: tuple[int, ...]
-    step: int = 0
-    x: "Tensor | None" = None
-    condition: "Tensor | None" = None
-    seconds: list[float] = field(default_factory=list)
-
-    @property
-    def steps_left(self) -> int:
-        """The steps that are still to be made, one after the other."""
-        return len(self.rows) - self.step
-
-    @property
-    def ready_rows(self) -> int:
-        """See :class:`Job`."""
-        return self.rows[self.step]
-
-    @property
-    def rows_left(self) -> int:
-        """See :class:`Job`."""
-        return sum(self.rows[self.step :])
-
-
 class DecoderEngine:
     """Decodes for many clients.
 
@@ -127,6 +85,7 @@ class DecoderEngine:
         max_queued_requests: How many decodes may be inside at once; more are refused.
         batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
             when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
+        clock: Gives the time, in seconds.
     """
 
     def __init__(
@@ -137,20 +96,27 @@ class DecoderEngine:
         *,
         max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batching: Batching = "step",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queued, self._batching = max_queued_requests, batching
-        self._works = FairQueue[_Work]()
-        self._left = deque[_Work]()  # by their clients, since the last tick
-        self._cohort: list[_Work] = []  # of batching other than by step
+        self._max_queued, self._batching, self._clock = max_queued_requests, batching, clock
+        self._works = FairQueue[DecodeWork]()
+        self._left = deque[DecodeWork]()  # by their clients, since the last tick
+        self._cohort: list[DecodeWork] = []  # of batching other than by step
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
+        self._table: StateTable | None = None
+        # Makes noise while the device computes.
+        self._preparing = ThreadPoolExecutor(1, "flowmo-noise")
+        self._in_flight = deque[DecodeTick]()
+        self._ending = 0  # decodes whose last step is in flight
+        self._finished_at = -math.inf
 
     @property
     def queue_depth(self) -> int:
         """The number of decodes that wait or are under way."""
-        return len(self._works)
+        return len(self._works) + self._ending
 
     @property
     def slots(self) -> int:
@@ -192,32 +158,49 @@ class DecoderEngine:
             ComputeError: A batch that the decode was in failed.
             EngineStoppedError: The device thread has ended.
         """
+        work = self.submit(tokens, options, call, watch, asyncio.get_running_loop())
+        return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
+
+    def submit(
+        self,
+        tokens: Tokens,
+        options: DecodeOptions,
+        call: Call = NO_DEADLINE,
+        watch: Watch | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> DecodeWork:
+        """Take a decode in; see :meth:`decode`, which waits for its result, too.
+
+        Returns:
+            The decode, whose ``future`` has the result.
+        """
         weights = self._runner.info.fingerprint
         if options.weights not in {None, weights}:
             raise OtherWeightsError(
                 f"the tokens are for the weights {options.weights}, these are {weights}"
             )
         self._runner.check(tokens)
-        loop = asyncio.get_running_loop()
         with self._device.changed:
             if self._device.ended:
                 raise stopped()
             options = self._admit(options, call)
-            work = _Work(
+            work = DecodeWork(
                 call=call,
+                submitted=self._clock(),
                 tokens=tokens,
                 options=options,
                 watch=watch,
                 loop=loop,
                 times=time_grid(options.sampler),
-                rows=_rows(options.sampler),
+                rows=rows_of(options.sampler),
+                start=self._preparing.submit(self._runner.begin, tokens, options.seed),
             )
             work.future.add_done_callback(lambda _: self._notice(work))
             self._works.add(work)
             self._device.changed.notify_all()
-        return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
+        return work
 
-    def _requeue(self, work: _Work, call: Call) -> None:
+    def _requeue(self, work: DecodeWork, call: Call) -> None:
         """Give work that more have come to wait for the place that its new call deserves."""
         with self._device.changed:
             if work in self._works:
@@ -225,7 +208,7 @@ class DecoderEngine:
                 work.call = call
                 self._works.add(work)
 
-    def _notice(self, work: _Work) -> None:
+    def _notice(self, work: DecodeWork) -> None:
         """Remember that a client has left: called by whoever cancels, or ends, the work."""
         if work.future.cancelled():
             self._left.append(work)
@@ -235,7 +218,7 @@ class DecoderEngine:
         if len(self._works) >= self._max_queued:
             self._observer.refused("decoder", "queue-full")
             raise queue_full(f"{len(self._works)} decodes are inside", self._backlog())
-        load = _load(options.sampler)
+        load = load_of(options.sampler)
         try:
             refuse_late(call, self._completion(call, load), "the decode")
         except DeadlineUnreachableError:
@@ -280,7 +263,8 @@ class DecoderEngine:
         config = self._runner.info.config
         size = config.image_size
         times = time_grid(config.sampler)[:-1]
-        x, condition = self._runner.begin(_any_tokens(config), 0)
+        device = self._runner.device
+        x, condition = (part.to(device) for part in self._runner.begin(_any_tokens(config), 0))
         seconds: dict[int, float] = {}
         for bucket in self._runner.buckets:
             xs = x.expand(bucket, 3, size, size)
@@ -297,13 +281,14 @@ class DecoderEngine:
                 x.expand(least, 3, size, size), [t] * least, condition.expand(least, -1, -1)
             )
         self._runner.pixels(x[None])
+        self._table = StateTable(device, self._runner.buckets[-1])
         self._times = BucketTimes(worthwhile(seconds, keep=MIN_ROWS))
         return max(seconds.values())
 
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
         self._drop_cancelled()
-        return 0.0 if self._works else None
+        return 0.0 if self._works or self._in_flight else None
 
     def _drop_cancelled(self) -> None:
         """Forget work that nobody waits for. The lock is held."""
@@ -311,52 +296,163 @@ class DecoderEngine:
             work = self._left.popleft()
             if work in self._works:
                 self._works.remove(work)
+                self._release(work)
                 self._observer.cancelled("decoder", work.steps_left)
 
+    def _release(self, work: DecodeWork) -> None:
+        if work.slot is not None and self._table is not None:
+            self._table.release(work.slot)
+            work.slot = None
+        work.start = None
+
     def run(self) -> None:
-        """See :meth:`Worker.run`: one tick."""
+        """See :meth:`Worker.run`: one tick.
+
+        The device is given a tick while it makes the one before, so that it never waits for this
+        thread; no more than two, so that what comes now is not behind many.
+        """
         assert self._times is not None
         with self._device.changed:
             self._drop_cancelled()
             candidates = self._candidates()
-            if not candidates:
-                return
-            tick = choose([work.ready_rows for work in candidates], self._times)
-            batch = [candidates[index] for index in tick.chosen]
-            self._works.give(batch)
-        begin = time.monotonic()
-        for work in batch:
-            work.begun = begin if work.begun is None else work.begun
-        try:
-            self._step(batch, tick.bucket)
-            seconds = time.monotonic() - begin
-            done = [work for work in batch if work.step == len(work.rows)]
-            pictures = self._pictures(done)
-        except Exception as error:  # noqa: BLE001
-            self._failed(batch, tick.bucket, error)
+            batch, bucket = list[DecodeWork](), 0
+            if candidates:
+                tick = choose([work.ready_rows for work in candidates], self._times)
+                batch, bucket = [candidates[index] for index in tick.chosen], tick.bucket
+                self._works.give(batch)
+        if batch and not self._begin(batch, bucket):
             return
+        while self._in_flight and (
+            not batch or len(self._in_flight) > 1 or self._in_flight[0].marker is None
+        ):
+            self._finish()
+            if not batch:
+                return
+
+    @torch.inference_mode()
+    def _begin(self, batch: list[DecodeWork], bucket: int) -> bool:
+        """Give the device a tick. Whether it could be given."""
+        begin = self._clock()
+        made = False
+        try:
+            self._take_up(batch, begin)
+            # Those with guidance first, each group by its slots: few and large operations.
+            batch.sort(key=lambda work: (-work.ready_rows, work.slot))
+            rows = sum(work.ready_rows for work in batch)
+            steps = [work.euler_step() for work in batch]
+            assert self._table is not None
+            estimates = self._table.step(steps, bucket, self._runner.velocity)
+            for work in batch:
+                work.step += 1
+            made = True
+            wanted = [index for index, step in enumerate(steps) if step.estimate]
+            previews = dict(zip(wanted, self._pictures(estimates), strict=True))
+            done = [work for work in batch if not work.steps_left]
+            slots = [_slot(work) for work in done]
+            pictures = list(self._runner.pixels(self._table.states(slots))) if done else []
+            marker = self._runner.record()
+        except Exception as error:  # noqa: BLE001
+            self._failed(batch, bucket, error, made=made)
+            return False
+        counts = [work.step for work in batch]
+        self._in_flight.append(
+            DecodeTick(
+                batch=batch,
+                bucket=bucket,
+                rows=rows,
+                begun=begin,
+                steps=counts,
+                previews=previews,
+                done=done,
+                pictures=pictures,
+                marker=marker,
+            )
+        )
+        if done:
+            with self._device.changed:
+                self._ending += len(done)
+                for work in done:
+                    self._works.remove(work)
+                    self._release(work)
+        return True
+
+    def _take_up(self, batch: Sequence[DecodeWork], now: float) -> None:
+        """Give those of a batch a slot that have none."""
+        assert self._table is not None
+        for work in batch:
+            work.begun = now if work.begun is None else work.begun
+            if work.start is not None:
+                # Others' noise may be made before its own: then it is made here.
+                start = (
+                    self._runner.begin(work.tokens, work.options.seed)
+                    if work.start.cancel()
+                    else work.start.result()
+                )
+                work.slot, work.start = self._table.put(*start), None
+
+    def _pictures(self, estimates: Sequence["Tensor"]) -> Sequence[Pixels]:
+        return list(self._runner.pixels(torch.stack(list(estimates)))) if estimates else []
+
+    def _finish(self) -> None:
+        """Wait for the oldest tick in flight, and hand over what it made."""
+        assert self._times is not None
+        tick = self._in_flight[0]
+        try:
+            if tick.marker is not None:
+                tick.marker.synchronize()
+        except Exception as error:  # noqa: BLE001
+            # What was given to the device after it is worth no more.
+            batches = [work for each in self._in_flight for work in each.batch]
+            self._clear_flight()
+            self._failed(list(dict.fromkeys(batches)), tick.bucket, error, made=True, fatal=True)
+            return
+        self._in_flight.popleft()
+        now = self._clock()
+        # The device began with it when it had ended the one before.
+        seconds = now - max(tick.begun, self._finished_at)
+        self._finished_at = now
         self._device.health.worked("decoder")
         self._times.observe(tick.bucket, seconds)
-        rows = sum(work.rows[work.step - 1] for work in batch)
-        self._computed_seconds += self._times.least_seconds(rows)
-        self._observer.batch("decoder", rows=rows, bucket=tick.bucket, seconds=seconds)
-        for work in batch:
+        self._computed_seconds += self._times.least_seconds(tick.rows)
+        self._observer.batch("decoder", rows=tick.rows, bucket=tick.bucket, seconds=seconds)
+        for index, work in enumerate(tick.batch):
             work.seconds.append(seconds)
-        self._end(done)
-        now = time.monotonic()
-        for work, pixels in zip(done, pictures, strict=True):
+            if work.watch is not None:
+                self._report(work, work.watch, tick.steps[index], tick.previews.get(index))
+        self._ending -= len(tick.done)
+        for work, pixels in zip(tick.done, tick.pictures, strict=True):
             assert work.begun is not None
             timings = Timings(
                 queue=work.begun - work.submitted, run=now - work.begun, steps=tuple(work.seconds)
             )
             work.succeed(Decoded(pixels=pixels, sampler=work.options.sampler, timings=timings))
 
-    def _failed(self, batch: Sequence[_Work], bucket: int, error: Exception) -> None:
-        """Make a tick that was too large for the memory again in smaller ones; fail any other."""
+    def _clear_flight(self) -> None:
+        self._in_flight.clear()
+        self._ending = 0
+
+    def _failed(
+        self,
+        batch: Sequence[DecodeWork],
+        bucket: int,
+        error: Exception,
+        *,
+        made: bool,
+        fatal: bool = False,
+    ) -> None:
+        """Make a tick that was too large for the memory again in smaller ones; fail any other.
+
+        Args:
+            batch: The decodes of the tick.
+            bucket: The size of the batch.
+            error: What the runner raised.
+            made: Whether the step was made, and only what comes after it failed.
+            fatal: Whether their states are lost in any case.
+        """
         assert self._times is not None
         kind = self._device.health.failed("decoder", error)
         smaller = without_bucket(self._times, bucket, least=MIN_ROWS)
-        if kind == "memory" and smaller is not None:
+        if kind == "memory" and smaller is not None and not fatal:
             logger.warning(
                 "a batch of %d rows does not fit into the device's memory; the largest is %d from "
                 "now on",
@@ -365,24 +461,28 @@ class DecoderEngine:
             )
             with self._device.changed:
                 self._times = smaller
-                self._works.take_back([work for work in batch if work.steps_left])
+                if not made:
+                    self._works.take_back(batch)
             error.__traceback__ = None  # it holds the batch's tensors
             release_memory()
             # A step that was made stays made; a decode whose last step was made cannot go on.
-            batch = [work for work in batch if work.step == len(work.rows)]
+            batch = [work for work in batch if not work.steps_left]
             if not batch:
                 return
         # A failure is its own batch's affair; the thread serves the next one.
         self._observer.failed("decoder", len(batch), error)
-        self._end(batch)
+        with self._device.changed:
+            for work in batch:
+                self._works.remove(work)
+                self._release(work)
         for work in batch:
             work.fail(ComputeError("a step of this decode failed on the device; try again"))
 
-    def _candidates(self) -> list[_Work]:
+    def _candidates(self) -> list[DecodeWork]:
         """The work that may be in the next tick, in its order. The lock is held."""
         assert self._times is not None
         if self._batching == "step":
-            candidates, rows = list[_Work](), 0
+            candidates, rows = list[DecodeWork](), 0
             for work in self._works.order():
                 candidates.append(work)
                 rows += work.ready_rows
@@ -402,77 +502,29 @@ class DecoderEngine:
                 self._cohort.append(work)
         return list(self._cohort)
 
-    @torch.inference_mode()
-    def _step(self, batch: Sequence[_Work], bucket: int) -> None:
-        """Make one Euler step of each decode in the batch."""
-        for work in batch:
-            if work.x is None:
-                work.x, work.condition = self._runner.begin(work.tokens, work.options.seed)
-        guided = [work for work in batch if work.rows[work.step] == MIN_ROWS]
-        conditions = [_present(work.condition) for work in batch]
-        conditions += [torch.zeros_like(_present(work.condition)) for work in guided]
-        rows = [*batch, *guided]
-        missing = bucket - len(rows)
-        rows += rows[-1:] * missing
-        conditions += conditions[-1:] * missing
-        x = torch.stack([_present(work.x) for work in rows])
-        v = self._runner.velocity(
-            x, [work.times[work.step] for work in rows], torch.stack(conditions)
-        )
-        for index, work in enumerate(batch):
-            own = v[index]
-            if work in guided:
-                null = v[len(batch) + guided.index(work)]
-                own = null + work.options.sampler.guidance * (own - null)
-            t, t_next = work.times[work.step], work.times[work.step + 1]
-            state = x[index]
-            work.x = state - (t - t_next) * own
-            work.step += 1
-            if work.watch is not None:
-                self._report(work, work.watch, state - t * own)
-        self._runner.synchronize()
-
-    def _report(self, work: _Work, watch: Watch, estimate: "Tensor") -> None:
-        wanted = work.step in watch.previews
-        preview = self._runner.pixels(estimate[None])[0] if wanted else None
-        progress = DecodeProgress(step=work.step, steps=len(work.rows), preview=preview)
+    def _report(self, work: DecodeWork, watch: Watch, step: int, preview: Pixels | None) -> None:
+        progress = DecodeProgress(step=step, steps=len(work.rows), preview=preview)
         # The loop is closed when its server was stopped hard.
         with contextlib.suppress(RuntimeError):
-            work.loop.call_soon_threadsafe(watch.on_progress, progress)
-
-    def _pictures(self, done: Sequence[_Work]) -> Sequence[Pixels]:
-        if not done:
-            return []
-        return list(self._runner.pixels(torch.stack([_present(work.x) for work in done])))
-
-    def _end(self, works: Sequence[_Work]) -> None:
-        with self._device.changed:
-            for work in works:
-                self._works.remove(work)
+            if work.loop is not None:
+                work.loop.call_soon_threadsafe(watch.on_progress, progress)
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+        ending = [work for tick in tuple(self._in_flight) for work in tick.done]
         for work in self._works:
             self._works.remove(work)
             work.fail(stopped())
+        for work in ending:
+            work.fail(stopped())
+
+
+def _slot(work: DecodeWork) -> int:
+    assert work.slot is not None
+    return work.slot
 
 
 def _any_tokens(config: FlowMoConfig) -> Tokens:
     ids = np.zeros((config.code_length, config.ids_per_token), np.int32)
     return Tokens(ids=ids, group_bits=config.group_bits)
-
-
-def _present(tensor: "Tensor | None") -> "Tensor":
-    assert tensor is not None
-    return tensor
-
-
-@lru_cache(maxsize=256)
-def _rows(sampler: SamplerConfig) -> tuple[int, ...]:
-    """The rows of each step: two where it is guided."""
-    return tuple(1 + is_guided(t, sampler) for t in time_grid(sampler)[:-1])
-
-
-def _load(sampler: SamplerConfig) -> Load:
-    rows = _rows(sampler)
-    return Load(steps=len(rows), rows=sum(rows))
