@@ -48,6 +48,7 @@ from flowmo.service.engine.schedule import (
     backlog,
     choose,
     completion,
+    measure,
     worthwhile,
 )
 from flowmo.service.engine.state_table import StateTable
@@ -72,7 +73,6 @@ DEGRADE_LIMIT = 4
 # The share of the time left that a degraded decode is planned for: an estimate is not exact, and
 # the picture must still be written as a file.
 DEGRADE_SHARE = 0.75
-_WARM_RUNS = 2
 
 
 class DecoderEngine:
@@ -265,16 +265,17 @@ class DecoderEngine:
         times = time_grid(config.sampler)[:-1]
         device = self._runner.device
         x, condition = (part.to(device) for part in self._runner.begin(_any_tokens(config), 0))
-        seconds: dict[int, float] = {}
-        for bucket in self._runner.buckets:
-            xs = x.expand(bucket, 3, size, size)
-            conditions = condition.expand(bucket, -1, -1)
+
+        def seconds_of(bucket: int) -> float:
             at = [times[i % len(times)] for i in range(bucket)]
-            for _ in range(_WARM_RUNS):
-                begin = time.perf_counter()
-                self._runner.velocity(xs, at, conditions)
-                self._runner.synchronize()
-                seconds[bucket] = time.perf_counter() - begin
+            begin = time.perf_counter()
+            self._runner.velocity(
+                x.expand(bucket, 3, size, size), at, condition.expand(bucket, -1, -1)
+            )
+            self._runner.synchronize()
+            return time.perf_counter() - begin
+
+        seconds = measure(self._runner.buckets, seconds_of)
         least = self._runner.buckets[0]
         for t in times:  # what is kept of each time of the default grid
             self._runner.velocity(

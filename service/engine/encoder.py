@@ -22,7 +22,7 @@ from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
-from flowmo.service.engine.schedule import BucketTimes, worthwhile
+from flowmo.service.engine.schedule import BucketTimes, measure, worthwhile
 from flowmo.service.engine.work import (
     Work,
     queue_full,
@@ -36,7 +36,6 @@ from flowmo.service.errors import ComputeError, QueueFullError
 logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH_WAIT = 0.002
-_WARM_RUNS = 2
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -164,14 +163,15 @@ class EncoderEngine:
     def warm_up(self) -> float:
         """See :meth:`Worker.warm_up`."""
         size = self._runner.info.image_size
-        seconds: dict[int, float] = {}
-        for bucket in self._runner.buckets:
+
+        def seconds_of(bucket: int) -> float:
             pixels = np.zeros((bucket, size, size, 3), np.uint8)
-            for _ in range(_WARM_RUNS):
-                begin = time.perf_counter()
-                self._runner.encode(pixels)
-                self._runner.synchronize()
-                seconds[bucket] = time.perf_counter() - begin
+            begin = time.perf_counter()
+            self._runner.encode(pixels)
+            self._runner.synchronize()
+            return time.perf_counter() - begin
+
+        seconds = measure(self._runner.buckets, seconds_of)
         self._times = BucketTimes(worthwhile(seconds, keep=1))
         return max(seconds.values())
 

@@ -9,22 +9,64 @@ of them share a tick. :func:`choose` guarantees to the first that it is in the t
 device that no tick has more rows than its bucket.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Seconds of ticks over which it is averaged how much slower they are than at warm-up, and the most
 # that one tick may count.
 _MEMORY = 1.0
 _MOST_WEIGHT = 0.5
+# What a start measures: at least so many rounds over all buckets, until so many in a row have found
+# none of them quicker by this share, within a bounded number and time.
+_LEAST_ROUNDS = 6
+_MOST_ROUNDS = 24
+_QUIET_ROUNDS = 4
+_QUICKER = 0.98
+_MEASURE_SECONDS = 5.0
+# How far one batch may move an estimate, and how much of what the machine's speed does not explain
+# a bucket's own time takes over.
+_OUTLIER = 2.0
+_OWN_WEIGHT = 0.02
 # A larger bucket is worth having only if it finishes this many times the rows a second.
 _WORTHWHILE = 1.02
+
+
+def measure(buckets: Sequence[int], seconds_of: Callable[[int], float]) -> dict[int, float]:
+    """Measure how long a batch of each bucket takes, until it is known.
+
+    The buckets take turns, and the least time of each counts: what disturbs a machine only ever
+    adds, and a slow spell is everybody's.
+
+    Args:
+        buckets: The batch sizes.
+        seconds_of: Runs a batch of a size, and says how many seconds it took.
+
+    Returns:
+        The seconds of a batch by its bucket.
+    """
+    least = dict.fromkeys(buckets, math.inf)
+    spent, quiet = 0.0, 0
+    for number in range(1, _MOST_ROUNDS + 1):
+        quiet += 1
+        for bucket in buckets:
+            seconds = seconds_of(bucket)
+            spent += seconds
+            if seconds < _QUICKER * least[bucket]:
+                quiet = 0
+            least[bucket] = min(least[bucket], seconds)
+        if number >= _LEAST_ROUNDS and quiet >= _QUIET_ROUNDS:
+            break
+        if number > 1 and spent > _MEASURE_SECONDS:  # a first batch may prepare much
+            break
+    return least
 
 
 class BucketTimes:
     """How long a batch of each bucket takes.
 
-    The ratio between buckets stays as measured at warm-up; one factor follows the machine's speed,
-    so that buckets which have not been used lately stay comparable.
+    One factor follows the machine's speed, so that buckets which have not been used lately stay
+    comparable; what it does not explain is learned for each bucket slowly.
 
     Args:
         seconds: The measured time of a batch, in seconds above 0, by its bucket.
@@ -34,6 +76,7 @@ class BucketTimes:
         assert seconds and all(s > 0 for s in seconds.values())
         self._base = dict(sorted(seconds.items()))
         self._factor = 1.0
+        self._last = 0
 
     @property
     def buckets(self) -> tuple[int, ...]:
@@ -61,8 +104,13 @@ class BucketTimes:
             bucket: The bucket of the batch.
             seconds: The time that the batch took.
         """
-        weight = min(_MOST_WEIGHT, self.seconds(bucket) / _MEMORY)
-        self._factor += weight * (seconds / self._base[bucket] - self._factor)
+        expected = self.seconds(bucket)
+        ratio = min(_OUTLIER, max(1 / _OUTLIER, seconds / expected))
+        self._factor *= 1 + min(_MOST_WEIGHT, expected / _MEMORY) * (ratio - 1)
+        if self._last not in {0, bucket}:  # one bucket alone says nothing about its ratio to others
+            own = min(_OUTLIER, max(1 / _OUTLIER, seconds / self.seconds(bucket)))
+            self._base[bucket] *= 1 + _OWN_WEIGHT * (own - 1)
+        self._last = bucket
 
 
 def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:

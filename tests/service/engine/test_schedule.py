@@ -1,5 +1,7 @@
 """Ticks and completion times, in cases that can be worked out by hand."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from flowmo.service.engine.schedule import (
     backlog,
     choose,
     completion,
+    measure,
     worthwhile,
 )
 
@@ -57,6 +60,48 @@ def test_times_follow_the_machine_and_keep_their_ratio() -> None:
     assert times.seconds(4) == pytest.approx(6.0, rel=0.01)
     assert times.seconds(1) == pytest.approx(3.0, rel=0.01)
     assert (times.smallest(3), times.smallest(4), times.smallest(99)) == (4, 4, 8)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_start_on_a_busy_machine_chooses_as_one_on_an_idle_one(seed: int) -> None:
+    choice = random.Random(seed)
+    # A machine that is slowed in two of five batches, up to five times, and by spells for long.
+    costs = {1: 1.0, 2: 1.2, 4: 2.0, 8: 4.4}
+    spell = iter([s for _ in range(100) for s in [choice.choice([1.0, 1.0, 1.6])] * 7])
+
+    def seconds_of(bucket: int) -> float:
+        slowed = choice.uniform(1.0, 5.0) if choice.random() < 0.4 else choice.uniform(1.0, 1.01)
+        return 0.01 * costs[bucket] * slowed * next(spell)
+
+    assert set(worthwhile(measure(tuple(costs), seconds_of), keep=2)) == {1, 2, 4}
+
+
+def test_a_measurement_ends_on_a_machine_that_never_calms_down_or_is_slow() -> None:
+    batches: list[int] = []
+
+    def quicker_and_quicker(bucket: int) -> float:
+        batches.append(bucket)
+        return 1e-3 * 0.9 ** len(batches)
+
+    measure([1, 2], quicker_and_quicker)
+    assert len(batches) == 2 * 24
+    batches.clear()
+
+    def slow(bucket: int) -> float:
+        batches.append(bucket)
+        return 60.0
+
+    assert measure([1, 2], slow) == {1: 60.0, 2: 60.0}
+    assert len(batches) == 2 * 2
+
+
+def test_a_bucket_that_was_measured_wrong_is_learned() -> None:
+    times = BucketTimes(TIMES | {4: 20.0})
+    for _ in range(600):
+        for bucket, seconds in TIMES.items():
+            times.observe(bucket, seconds)
+    for bucket, seconds in TIMES.items():
+        assert times.seconds(bucket) == pytest.approx(seconds, rel=0.25)
 
 
 def test_buckets_that_gain_nothing_are_not_used() -> None:
