@@ -19,21 +19,32 @@ class CallMessage:
     Attributes:
         remaining: The seconds that were left until the call's deadline when it was sent.
         priority: The call's priority.
+        tenant: Who asks.
+        weight: The tenant's share beside other tenants'.
     """
 
     remaining: float
     priority: Priority
+    tenant: str | None = None
+    weight: float = 1.0
 
     @classmethod
     def of(cls, call: Call) -> Self:
         """Make the message of a call that is sent now."""
-        return cls(remaining=call.remaining, priority=call.priority)
+        return cls(
+            remaining=call.remaining,
+            priority=call.priority,
+            tenant=call.tenant,
+            weight=call.weight,
+        )
 
     def received(self) -> Call:
         """The call as it was received, by the clock of this machine."""
         left = self.remaining
         deadline = math.inf if math.isinf(left) else time.monotonic() + left
-        return Call(deadline=deadline, priority=self.priority)
+        return Call(
+            deadline=deadline, priority=self.priority, tenant=self.tenant, weight=self.weight
+        )
 
 
 @dataclass(frozen=True, slots=True)

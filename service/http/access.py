@@ -53,6 +53,7 @@ async def authorized(
         if name is not None:
             metrics.keys.inc(name, "admitted")
             request.scope["state"]["key"] = name
+            request.scope["state"]["usage"] = keyring.usage_of(name)
         yield
 
 

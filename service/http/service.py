@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -13,6 +14,7 @@ from flowmo.service.http.deadlines import call_of
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.item_feed import ItemFeed, item_capacity
+from flowmo.service.http.keys import Usage
 from flowmo.service.http.middleware import declared_bytes, watch_body
 from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope
@@ -76,6 +78,10 @@ class Service:
             margin=settings.deadline_margin_seconds,
             priority=priority,
         )
+        state = request.scope.get("state", {})
+        usage: Usage | None = state.get("usage")
+        if usage is not None:
+            call = replace(call, tenant=state["key"], weight=usage.entry.weight)
         backlog = max(served.engines.backlog_seconds for served in self.models)
         resources = ExitStack()
         admission = resources.enter_context(
@@ -86,7 +92,7 @@ class Service:
             )
         )
         watch_body(request.scope, admission)
-        return RequestScope(request, call, resources)
+        return RequestScope(request, call, resources, usage)
 
     @property
     def max_token_values(self) -> int:

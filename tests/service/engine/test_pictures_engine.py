@@ -13,7 +13,7 @@ from flowmo.model.inference import InferenceModel
 from flowmo.model.layout import PictureLayout
 from flowmo.model.pictures import decode_picture
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine import pictures as module
+from flowmo.service.engine import decoder as module
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, DecodeProgress, Region, Watch
 from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.runner import Runner
@@ -167,9 +167,9 @@ def test_who_leaves_frees_the_engine(gated: Gated) -> None:
 
 def test_admission_counts_all_rows_of_a_picture(runner: Runner) -> None:
     async def work(engines: LocalEngines) -> None:
-        engines.decoder._times = BucketTimes({2: 100.0})  # of a slow device: 50 s a row
+        engines.decoder._ticks.times = BucketTimes({2: 100.0})  # of a slow device
         call = Call(deadline=time.monotonic() + 4000)
-        with pytest.raises(DeadlineUnreachableError, match="15 tiles would be done in 6000.00 s"):
+        with pytest.raises(DeadlineUnreachableError, match="15 tiles would be done in 6400.00 s"):
             await engines.decoder.decode(tokens_of(), options(steps=8), call)
         # In three quarters of the time that is left.
         fewer = await engines.decoder.decode(tokens_of(), options(steps=8, degrade=True), call)
