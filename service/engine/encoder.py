@@ -48,6 +48,11 @@ class _Work(Work[Encoded]):
         return 1
 
     @property
+    def ready_parts(self) -> int:
+        """See :class:`Job`."""
+        return 1
+
+    @property
     def rows_left(self) -> int:
         """See :class:`Job`."""
         return 1
