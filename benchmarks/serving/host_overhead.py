@@ -129,7 +129,7 @@ async def _engines(runner: FreeRunner) -> LocalEngines:
     if (ticks := getattr(engines.decoder, "_ticks", None)) is not None:
         ticks.times = times
     else:  # of another checkout
-        engines.decoder._times = times
+        setattr(engines.decoder, "_times", times)  # noqa: B010
     runner.free = True
     runner.ticks.clear()
     return engines

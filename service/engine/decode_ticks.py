@@ -110,7 +110,9 @@ class DecodeTicks:
             sound = True
             if estimates:
                 wanted = [index for index, step in enumerate(steps) if step.estimate]
-                previews |= dict(zip(wanted, self._pixels(torch.stack(estimates)), strict=True))
+                previews |= dict(
+                    zip(wanted, self._pixels(torch.stack(list(estimates))), strict=True)
+                )
             done = [work for work in batch if not work.steps_left]
             pictures = self._pictures(done) if done else []
             marker = self._runner.record()

@@ -51,6 +51,7 @@ from flowmo.service.engine.schedule import (
     choose,
     completion,
     measure,
+    whole,
     worthwhile,
 )
 from flowmo.service.engine.work import (
@@ -382,12 +383,7 @@ class DecoderEngine:
         assert self._times is not None
         with self._device.changed:
             self._drop_cancelled()
-            candidates = self._candidates()
-            jobs, bucket = list[DecodeWork](), 0
-            if candidates:
-                tick = choose([work.ready_rows for work in candidates], self._times)
-                jobs, bucket = [candidates[index] for index in tick.chosen], tick.bucket
-                self._works.give(jobs)
+            jobs, bucket = self._next_batch(self._times)
         ticks = self._ticks
         if jobs and not ticks.begin(jobs, bucket):
             return
@@ -396,6 +392,26 @@ class DecoderEngine:
             ticks.finish()
             if not jobs:
                 return
+
+    def _next_batch(self, times: BucketTimes) -> tuple[list[DecodeWork], int]:
+        """What the next tick makes, and its bucket; nothing if nothing is inside. The lock is held.
+
+        A picture comes once for each tile.
+        """
+        works = self._works
+        if self._batching == "step" and 0 < works.parts <= times.buckets[-1]:
+            # Where all fit there is nobody to choose from.
+            jobs = [work for work in works for _ in range(work.ready_parts)]
+            if (bucket := whole(sum([work.ready_rows for work in jobs]), times)) is not None:
+                works.give_all()
+                return jobs, bucket
+        candidates = self._candidates()
+        if not candidates:
+            return [], 0
+        tick = choose([work.ready_rows for work in candidates], times)
+        jobs = [candidates[index] for index in tick.chosen]
+        works.give(jobs)
+        return jobs, tick.bucket
 
     def _candidates(self) -> list[DecodeWork]:
         """The work that may be in the next tick, in its order. The lock is held.

@@ -268,6 +268,22 @@ class FairQueue(Generic[J]):
             if flow not in passed_over:  # what it could not use is no credit
                 flow.tag = max(flow.tag, self._tag)
 
+    def give_all(self) -> None:
+        """Note that a tick was given to all jobs, each of all its ready rows."""
+        flows = [flow for flow in self._flows.values() if flow.entries]
+        for flow in flows:
+            rows = 0
+            for entry in flow.entries:
+                ready = entry.job.ready_rows * entry.job.ready_parts
+                entry.given += ready
+                rows += ready
+            flow.left -= rows
+            self._left -= rows
+            flow.advance(rows)
+            self._tag = max(self._tag, flow.tag + rows / flow.weight)
+        for flow in flows:  # what it could not use is no credit
+            flow.tag = self._tag
+
     def take_back(self, jobs: Sequence[J]) -> None:
         """Note that a tick came to nothing, and will be made again.
 

@@ -78,11 +78,13 @@ class BucketTimes:
         self._base = dict(sorted(seconds.items()))
         self._factor = 1.0
         self._last = 0
+        self._buckets = tuple(self._base)
+        self._least = self._least_of_a_row()
 
     @property
     def buckets(self) -> tuple[int, ...]:
         """The buckets, ascending."""
-        return tuple(self._base)
+        return self._buckets
 
     def seconds(self, bucket: int) -> float:
         """The expected time of a batch of this bucket."""
@@ -94,7 +96,7 @@ class BucketTimes:
 
     def least_seconds(self, rows: int) -> float:
         """The time that ``rows`` rows take in the most efficient batches, among many others."""
-        return rows * min(self.seconds(bucket) / bucket for bucket in self._base)
+        return rows * self._least * self._factor
 
     def observe(self, bucket: int, seconds: float) -> None:
         """Learn from a batch that was run.
@@ -111,7 +113,11 @@ class BucketTimes:
         if self._last not in {0, bucket}:  # one bucket alone says nothing about its ratio to others
             own = min(_OUTLIER, max(1 / _OUTLIER, seconds / self.seconds(bucket)))
             self._base[bucket] *= 1 + _OWN_WEIGHT * (own - 1)
+            self._least = self._least_of_a_row()
         self._last = bucket
+
+    def _least_of_a_row(self) -> float:
+        return min(seconds / bucket for bucket, seconds in self._base.items())
 
 
 def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
@@ -170,6 +176,25 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
             best, best_rate = Tick(chosen, bucket), rate
     assert best is not None, (rows, times.buckets)
     return best
+
+
+def whole(rows: int, times: BucketTimes) -> int | None:
+    """The bucket in which all steps are made at once, where :func:`choose` would choose that.
+
+    Args:
+        rows: The rows of all steps together, at least 1.
+        times: How long a batch of each bucket takes.
+
+    Returns:
+        The bucket; None if the steps do not fit, or if it must be looked at them one by one.
+    """
+    rate = 0.0
+    for bucket in times.buckets:
+        seconds = times.seconds(bucket)
+        if bucket >= rows:
+            return bucket if rows / seconds >= rate else None
+        rate = max(rate, bucket / seconds)
+    return None
 
 
 def _fill(rows: Sequence[int], bucket: int) -> tuple[tuple[int, ...], int]:

@@ -2,17 +2,19 @@
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Velocity = Callable[[Tensor, Sequence[float], Tensor], Tensor]
 
+# Lists of slots that are kept on the device.
+_INDICES = 32
 
-@dataclass(frozen=True, slots=True)
-class EulerStep:
+
+class EulerStep(NamedTuple):
     """One step of one decode.
 
     Attributes:
@@ -47,6 +49,8 @@ class StateTable:
         self._free = list(range(slots))
         self._x: Tensor | None = None
         self._conditions: Tensor | None = None  # the first is the null condition
+        # Lists of slots on the device: batches stay the same from tick to tick.
+        self._indices: dict[tuple[tuple[int, ...], ...], Tensor] = {}
 
     def put(self, x: Tensor, condition: Tensor) -> int:
         """Take a decode in.
@@ -100,9 +104,13 @@ class StateTable:
         times = [step.t for step in steps]
         weights = [step.guidance for step in steps if step.guidance is not None]
         n, guided = len(steps), len(weights)
-        if n == bucket:
-            x = self._rows(table, slots)
-            rows = self._rows(conditions, [1 + slot for slot in slots])
+        is_run = slots[-1] - slots[0] == n - 1 and _is_run(slots)
+        if n == bucket and is_run:
+            first = slots[0]
+            x, rows = table[first : first + n], conditions[1 + first : 1 + first + n]
+        elif n == bucket:
+            index = self._index(tuple(slots), tuple(1 + slot for slot in slots))
+            x, rows = table.index_select(0, index[0]), conditions.index_select(0, index[1])
         else:
             padding = bucket - n - guided
             last = (slots[:guided] or slots)[-1:]
@@ -114,19 +122,20 @@ class StateTable:
             times += times[:guided]
             times += times[-1:] * padding
         v = velocity(x, times, rows)
-        own = v[:n]
+        own = v if n == bucket else v[:n]
         if guided:
             null = v[n : n + guided]
             own = null + self._factors(weights) * (v[:guided] - null)
             if guided < n:
                 own = torch.cat([own, v[guided:n]])
-        x = x[:n]
         estimates = [x[i] - step.t * own[i] for i, step in enumerate(steps) if step.estimate]
         change = self._factors([step.t - step.t_next for step in steps]) * own
-        if _is_run(slots):
+        if n == bucket and is_run:
+            x.sub_(change)
+        elif is_run:
             table[slots[0] : slots[0] + n].sub_(change)
         else:
-            table.index_copy_(0, self._index(tuple(slots))[0], x - change)
+            table.index_copy_(0, self._index(tuple(slots))[0], x[:n] - change)
         return estimates
 
     def _rows(self, table: Tensor, slots: Sequence[int]) -> Tensor:
@@ -136,13 +145,18 @@ class StateTable:
 
     def _index(self, *slots: tuple[int, ...]) -> Tensor:
         """Lists of slots, of one length, as a tensor on the device."""
-        host = torch.tensor(slots)
-        return host.to(self._device, non_blocking=True)
+        if (index := self._indices.get(slots)) is None:
+            if len(self._indices) >= _INDICES:
+                self._indices.clear()
+            index = torch.tensor(slots).to(self._device, non_blocking=True)
+            self._indices[slots] = index
+        return index
 
-    def _factors(self, values: Sequence[float]) -> Tensor | float:
+    def _factors(self, values: list[float]) -> Tensor | float:
         """Numbers to multiply rows with: one for each, rounded to float32."""
-        if len(set(values)) == 1:
-            return values[0]
+        first = values[0]
+        if values.count(first) == len(values):
+            return first
         host = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1, 1)
         return host.to(self._device, non_blocking=True)
 

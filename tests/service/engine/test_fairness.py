@@ -201,3 +201,119 @@ def test_one_that_leaves_early_weighs_on_nobody() -> None:
     assert queue.ahead(Call(), 4) == (0, 0.0)
     assert queue.ahead(Call(tenant="b"), 4) == (0, 4.0)
     assert queue.ahead(Call(), 2000) == (1, 1000.0)
+
+
+tenants = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from([0.5, 1.0, 3.0]), st.integers(1, 9)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(tenants, st.integers(1, 5), tenants)
+def test_a_tick_that_has_all_in_it_is_counted_as_any(
+    first: list[tuple[str, float, int]], ticks: int, later: list[tuple[str, float, int]]
+) -> None:
+    def order(all_at_once: bool) -> list[list[int]]:
+        queue, seen = FairQueue[Decode](), []
+        numbers: dict[Decode, int] = {}
+
+        def come(wishes: list[tuple[str, float, int]]) -> None:
+            for name, weight, steps in wishes:
+                decode = Decode([1] * steps, call=Call(tenant=name, weight=weight))
+                numbers[decode] = len(numbers)
+                queue.add(decode)
+
+        come(first)
+        for tick in range(ticks + 10):
+            if tick == ticks:
+                come(later)
+            seen.append([numbers[decode] for decode in queue.order()])
+            # Before others come all are in every tick, and two of them afterwards.
+            given = list(queue.order())[: None if tick < ticks else 2]
+            if all_at_once and tick < ticks:
+                queue.give_all()
+            else:
+                queue.give(given)
+            for decode in given:
+                decode.done += 1
+                if decode.done == len(decode.rows):
+                    queue.remove(decode)
+        return seen
+
+    assert order(all_at_once=True) == order(all_at_once=False)
+
+
+@dataclass(eq=False)
+class Tiled(Decode):
+    """A picture of some tiles, of one row each.
+
+    Attributes:
+        tiles: The tiles of a step.
+        tile: Those of the step under way that are done.
+    """
+
+    tiles: int = 60
+    tile: int = 0
+
+    @property
+    def ready_parts(self) -> int:
+        return self.tiles - self.tile
+
+    @property
+    def rows_left(self) -> int:
+        return self.tiles * (len(self.rows) - self.done) - self.tile
+
+
+def serve_tiles(works: list[Decode], slots: int) -> None:
+    """Make ticks until all is done."""
+    times, queue = BucketTimes({slots: 1.0}), FairQueue[Decode]()
+    for tick in itertools.count():
+        for work in works:
+            if work.comes == tick:
+                queue.add(work)
+        if not queue and all(work.comes <= tick for work in works):
+            return
+        offered = list(queue.order())
+        if not offered:
+            continue
+        chosen = choose([work.ready_rows for work in offered], times).chosen
+        jobs = [offered[index] for index in chosen]
+        queue.give(jobs)
+        for work in jobs:
+            if isinstance(work, Tiled) and work.tile + 1 < work.tiles:
+                work.tile += 1
+                continue
+            work.done += 1
+            if isinstance(work, Tiled):
+                work.tile = 0
+            if work.done == len(work.rows):
+                work.ended = tick + 1
+                queue.remove(work)
+        assert queue.rows_left == sum(work.rows_left for work in queue)
+
+
+def test_the_tiles_of_a_picture_fill_the_ticks_that_nobody_else_wants() -> None:
+    picture = Tiled([1] * 4)
+    serve_tiles([picture], slots=16)
+    assert picture.ended == 4 * 4  # three and three quarters for each step
+
+
+def test_a_picture_does_not_hold_up_small_decodes_nor_they_it() -> None:
+    picture = Tiled([1] * 10)
+    small = [Decode([1] * 4, comes=tick) for tick in range(0, 400, 2)]
+    serve_tiles([picture, *small], slots=4)
+    # They leave half of each tick to the picture's 600 rows.
+    assert picture.ended is not None
+    assert picture.ended <= 600 / 2 + 10
+    assert all(work.ended is not None and work.ended - work.comes <= 8 for work in small)
+
+
+def test_tenants_share_ticks_with_a_picture_by_weight() -> None:
+    picture = Tiled([1] * 10, call=Call(tenant="a"))
+    others = [Decode([1] * 50, call=Call(tenant="b")) for _ in range(8)]
+    serve_tiles([picture, *others], slots=8)
+    # 400 rows of theirs, at four a tick beside four tiles.
+    assert max(work.ended or 0 for work in others) <= 104
+    assert picture.ended is not None
+    assert picture.ended <= 600 / 4 - 20
