@@ -32,6 +32,7 @@ from flowmo.service.engine.calls import (
     DecodeOptions,
     Watch,
 )
+from flowmo.service.engine.decode_batches import DecodeBatches
 from flowmo.service.engine.decode_ticks import MIN_ROWS, DecodeTicks
 from flowmo.service.engine.decode_work import DecodeWork, load_of, rows_of
 from flowmo.service.engine.device import DeviceThread
@@ -48,10 +49,8 @@ from flowmo.service.engine.schedule import (
     BucketTimes,
     Load,
     backlog,
-    choose,
     completion,
     measure,
-    whole,
     worthwhile,
 )
 from flowmo.service.engine.work import (
@@ -94,10 +93,10 @@ class DecoderEngine:
     ) -> None:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
-        self._max_queued, self._batching, self._clock = max_queued_requests, batching, clock
+        self._max_queued, self._clock = max_queued_requests, clock
         self._works = FairQueue[DecodeWork]()
         self._left = deque[DecodeWork]()  # by their clients, since the last tick
-        self._cohort: list[DecodeWork] = []  # of batching other than by step
+        self._batches = DecodeBatches(self._works, batching)
         self._ticks = DecodeTicks(runner, device, observer, self._works, clock)
         self._pixels_inside = 0  # of the frames of pictures
         # Makes noise while the device computes.
@@ -383,7 +382,7 @@ class DecoderEngine:
         assert self._times is not None
         with self._device.changed:
             self._drop_cancelled()
-            jobs, bucket = self._next_batch(self._times)
+            jobs, bucket = self._batches.next(self._times)
         ticks = self._ticks
         if jobs and not ticks.begin(jobs, bucket):
             return
@@ -392,54 +391,6 @@ class DecoderEngine:
             ticks.finish()
             if not jobs:
                 return
-
-    def _next_batch(self, times: BucketTimes) -> tuple[list[DecodeWork], int]:
-        """What the next tick makes, and its bucket; nothing if nothing is inside. The lock is held.
-
-        A picture comes once for each tile.
-        """
-        works = self._works
-        if self._batching == "step" and 0 < works.parts <= times.buckets[-1]:
-            # Where all fit there is nobody to choose from.
-            jobs = [work for work in works for _ in range(work.ready_parts)]
-            if (bucket := whole(sum([work.ready_rows for work in jobs]), times)) is not None:
-                works.give_all()
-                return jobs, bucket
-        candidates = self._candidates()
-        if not candidates:
-            return [], 0
-        tick = choose([work.ready_rows for work in candidates], times)
-        jobs = [candidates[index] for index in tick.chosen]
-        works.give(jobs)
-        return jobs, tick.bucket
-
-    def _candidates(self) -> list[DecodeWork]:
-        """The work that may be in the next tick, in its order. The lock is held.
-
-        A picture comes once for each tile that is ready.
-        """
-        assert self._times is not None
-        if self._batching == "step":
-            candidates, rows = list[DecodeWork](), 0
-            for work in self._works.order():
-                candidates.append(work)
-                rows += work.ready_rows
-                # As many again, because one of two rows may not fit where a later one does.
-                if rows >= 2 * self._times.buckets[-1]:
-                    break
-            return candidates
-        self._cohort = [work for work in self._cohort if work in self._works]
-        if not self._cohort:
-            most = self._times.buckets[-1]
-            slots = 1 if self._batching == "single" else most
-            for work in self._works:  # by their age
-                # A later step may be guided, and must fit into a tick then.
-                need = 1 if self._batching == "single" else min(work.most_rows, most)
-                if need > slots:
-                    break
-                slots -= need
-                self._cohort.append(work)
-        return [work for work in self._cohort for _ in range(work.ready_parts)]
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""

@@ -80,7 +80,7 @@ class Engines(Protocol):
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until all decodes that are inside would be done, as far as it is known."""
+        """The time until the decoder has a free slot, as far as it is known; 0 while it has."""
         ...
 
     @property

@@ -83,7 +83,7 @@ class LocalEngines:
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until all decodes that are inside would be done."""
+        """The time until the decoder has a free slot: 0 while one is free."""
         return self.decoder.backlog_seconds
 
     @property

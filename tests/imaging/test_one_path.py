@@ -130,7 +130,7 @@ def served(file: Path, runner: Runner) -> Pixels:
 def of_the_command_line(file: Path, inference_model: InferenceModel) -> Pixels:
     watched = Watched(inference_model)
     backend = LocalBackend(cast("InferenceModel", watched), batch_size=1)
-    (outcome,) = backend.tokenize([file], fit="crop")
+    (outcome,) = backend.tokenize([file], fit="crop", overlap=None)
     assert isinstance(outcome.result, bytes), outcome.result
     return watched.seen[0]
 

@@ -92,7 +92,7 @@ def test_a_picture_is_what_the_library_makes_of_it(
 
 
 def test_small_decodes_are_not_behind_a_large_one(gated: Gated) -> None:
-    """Every other tick is theirs: three steps are made while the picture has many to go."""
+    """Their rows go first: three steps are made while the picture has many to go."""
 
     async def work(engines: LocalEngines) -> None:
         picture = await held(engines, gated, options(steps=50))
@@ -101,8 +101,8 @@ def test_small_decodes_are_not_behind_a_large_one(gated: Gated) -> None:
         gated.forget()
         gated.gate.set()
         await square
-        # Its three steps, and as many ticks of tiles between them; one of each may be under way,
-        # and some more until the loop hears of it.
+        # Its three steps, beside tiles; one tick may be under way, and there are some more until
+        # the loop hears of it.
         assert len(gated.batches) <= 2 * 3 + 8
         assert not picture.done()
         picture.cancel()

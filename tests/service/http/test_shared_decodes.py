@@ -58,7 +58,7 @@ def test_an_interactive_request_raises_the_batch_work_that_it_joins(
                 await asyncio.sleep(0.01)
             ended: list[int] = []
             for number, task in enumerate(tasks):
-                task.add_done_callback(lambda _, number=number: ended.append(number))
+                task.add_done_callback(lambda _, number=number: ended.append(number))  # type: ignore[misc]
             gated.gate.set()
             answers = [await task for task in tasks]
             assert {answer.status_code for answer in answers} == {200}
