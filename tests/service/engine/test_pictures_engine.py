@@ -155,6 +155,7 @@ def test_who_leaves_frees_the_engine(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         task = await held(engines, gated, options(steps=50))
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # it is cancelled when it has run
         gated.forget()
         gated.gate.set()
         await until(lambda: engines.decoder.queue_depth == 0)
@@ -226,5 +227,42 @@ def test_an_engine_that_ends_refuses_what_is_inside(gated: Gated) -> None:
             await task
         gated.gate.set()
         await closing
+
+    run(gated, work)
+
+
+def test_tiles_that_do_not_fit_into_memory_are_made_in_smaller_batches(runner: Runner) -> None:
+    gated, pictures = Gated(runner), []
+
+    async def work(engines: LocalEngines) -> None:
+        for fits in (None, 2):
+            gated.fits = fits
+            square = asyncio.create_task(engines.decoder.decode(some_tokens(), SQUARE))
+            pictures.append((await engines.decoder.decode(tokens_of(), options())).pixels)
+            await square
+
+    run(gated, work)
+    assert (np.abs(pictures[0].astype(int) - pictures[1]) <= 1).mean() >= 0.999
+
+
+def test_squares_and_tiles_share_a_batch(gated: Gated) -> None:
+    async def work(engines: LocalEngines) -> None:
+        picture = await held(engines, gated, options(steps=50))
+        tasks = [
+            asyncio.create_task(
+                engines.decoder.decode(
+                    some_tokens(), DecodeOptions(seed=n, sampler=SamplerConfig(steps=7 + n))
+                )
+            )
+            for n in range(2)
+        ]
+        await until(lambda: engines.decoder.queue_depth == 3)
+        gated.forget()
+        gated.gate.set()
+        await asyncio.gather(*tasks)
+        # Rows at several times are squares' and tiles'.
+        assert any(len(set(batch)) > 1 for batch in gated.batches)
+        picture.cancel()
+        await until(lambda: engines.decoder.queue_depth == 0)
 
     run(gated, work)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from flowmo.model.config import SamplerConfig
-from flowmo.service.engine.calls import DecodeOptions, DecodeProgress, Watch
+from flowmo.model.layout import PictureLayout
+from flowmo.model.tokens import Tokens
+from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Watch
 from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.runner import Runner
 from flowmo.service.errors import ComputeError
@@ -109,5 +111,70 @@ def test_what_the_device_fails_at_later_fails_all_that_it_was_given(runner: Runn
         later.reached.release(1000)
         await engines.decoder.decode(some_tokens(), options(2))
         assert engines.decoder.queue_depth == 0
+
+    _later(runner, work)
+
+
+LAYOUT = PictureLayout(width=110, height=80, tile_size=32, overlap=8)  # 15 tiles
+
+
+def _picture(
+    engines: LocalEngines, steps: int = 3, watch: Watch | None = None
+) -> "asyncio.Task[Decoded]":
+    ids = np.random.default_rng(0).integers(0, 16, (LAYOUT.tiles, 16, 3), dtype=np.int32)
+    sampler = SamplerConfig(steps=steps, guidance=2.0)
+    wish = DecodeOptions(seed=7, sampler=sampler, layout=LAYOUT)
+    return asyncio.create_task(
+        engines.decoder.decode(Tokens(ids=ids, group_bits=4), wish, watch=watch)
+    )
+
+
+def test_a_picture_of_many_tiles_is_the_same_however_late_the_device_is(runner: Runner) -> None:
+    pictures = []
+
+    async def alone(engines: LocalEngines) -> None:
+        pictures.append((await _picture(engines)).pixels)
+
+    run(runner, alone)
+
+    async def work(engines: LocalEngines, later: Later) -> None:
+        seen: list[DecodeProgress] = []
+        task = _picture(engines, watch=Watch(on_progress=seen.append, previews={3}))
+        square = asyncio.create_task(engines.decoder.decode(some_tokens(), options(1, 2)))
+        await until(lambda: len(later.batches) == 2)
+        assert not seen  # nothing is handed over before the device has made it
+        later.reached.release(1000)
+        decoded, _ = await asyncio.gather(task, square)
+        difference = np.abs(decoded.pixels.astype(int) - pictures[0])
+        assert (difference <= 1).mean() >= 0.999
+        assert [one.step for one in seen] == [1, 2, 3]
+        assert seen[-1].preview is not None
+        assert np.abs(seen[-1].preview.astype(int) - decoded.pixels).max() <= 1
+        assert len(decoded.timings.steps) == 3
+
+    _later(runner, work)
+
+
+def test_a_picture_that_is_left_or_fails_in_flight_leaves_nothing_behind(runner: Runner) -> None:
+    async def work(engines: LocalEngines, later: Later) -> None:
+        left = _picture(engines, steps=50)
+        await until(lambda: len(later.batches) == 2)
+        left.cancel()
+        later.reached.release(1000)
+        await until(lambda: engines.decoder.queue_depth == 0)
+        while later.reached.acquire(blocking=False):
+            pass
+        later.batches.clear()
+        fails = _picture(engines, steps=50)
+        await until(lambda: len(later.batches) == 2)
+        later.fails = RuntimeError("a kernel failed")
+        later.reached.release()
+        with pytest.raises(ComputeError):
+            await fails
+        later.fails = None
+        later.reached.release(1000)
+        await engines.decoder.decode(some_tokens(), options(2))
+        assert engines.decoder.queue_depth == 0
+        assert engines.decoder._pixels_inside == 0
 
     _later(runner, work)
