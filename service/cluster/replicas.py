@@ -23,11 +23,11 @@ from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
 from flowmo.service.engine.config import RunnerConfig
+from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
-from flowmo.service.engine.pictures import PictureDecoderEngine
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
@@ -46,7 +46,7 @@ _ASK_EVERY = 0.5
 _EXPECTED = (RequestError, FlowMoError)
 
 
-Engine = TypeVar("Engine", EncoderEngine, PictureDecoderEngine)
+Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
 
 
 class _Replica(ABC, Generic[Engine]):
@@ -156,7 +156,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
             return self._refusal(error)
 
 
-class DecoderReplica(_Replica[PictureDecoderEngine]):
+class DecoderReplica(_Replica[DecoderEngine]):
     """A replica that turns tokens into pixels.
 
     Args:
@@ -170,8 +170,8 @@ class DecoderReplica(_Replica[PictureDecoderEngine]):
         super().__init__(name, config)
         await self._warm_up()
 
-    def _make_engine(self, config: RunnerConfig) -> PictureDecoderEngine:
-        return PictureDecoderEngine(
+    def _make_engine(self, config: RunnerConfig) -> DecoderEngine:
+        return DecoderEngine(
             self._runner,
             self._device,
             self._metrics.observer(self._name),

@@ -29,12 +29,17 @@ class Call:
 
     Attributes:
         deadline: When the answer is of no more use, in seconds of ``time.monotonic()``.
-        priority: ``batch`` work lets younger interactive work pass it, for a bounded time.
+        priority: ``batch`` work has a smaller share beside interactive work.
+        tenant: Who asks: the name of an API key, None where there are none. Each has a share of its
+            own.
+        weight: The tenant's share beside other tenants', above 0.
         shared: Says when others come to wait for the same work; None where nobody can.
     """
 
     deadline: float = math.inf
     priority: Priority = "interactive"
+    tenant: str | None = None
+    weight: float = 1.0
     shared: "SharedCall | None" = field(default=None, compare=False, repr=False)
 
     @property

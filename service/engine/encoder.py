@@ -1,6 +1,8 @@
 """The encoder's engine: micro-batches by size and a short wait."""
 
+import itertools
 import logging
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from flowmo.service.engine.calls import (
 )
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.failures import release_memory
+from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.observer import EngineObserver
 from flowmo.service.engine.runner import EncoderRunner
-from flowmo.service.engine.schedule import BucketTimes, worthwhile
+from flowmo.service.engine.schedule import BucketTimes, measure, worthwhile
 from flowmo.service.engine.work import (
     Work,
     queue_full,
@@ -33,12 +36,26 @@ from flowmo.service.errors import ComputeError, QueueFullError
 logger = logging.getLogger(__name__)
 
 DEFAULT_BATCH_WAIT = 0.002
-_WARM_RUNS = 2
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Work(Work[Encoded]):
     pixels: Pixels
+
+    @property
+    def ready_rows(self) -> int:
+        """See :class:`Job`."""
+        return 1
+
+    @property
+    def ready_parts(self) -> int:
+        """See :class:`Job`."""
+        return 1
+
+    @property
+    def rows_left(self) -> int:
+        """See :class:`Job`."""
+        return 1
 
 
 class EncoderEngine:
@@ -63,7 +80,8 @@ class EncoderEngine:
     ) -> None:
         self._runner, self._device, self._observer = runner, device, observer
         self._max_queued, self._batch_wait = max_queued_requests, batch_wait
-        self._waiting: deque[_Work] = deque()
+        self._waiting = FairQueue[_Work]()
+        self._left = deque[_Work]()  # by their clients, since the last batch
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
 
@@ -92,7 +110,7 @@ class EncoderEngine:
 
         Args:
             pixels: uint8 [S, S, 3].
-            call: The deadline; the encoder serves every priority in the order of arrival.
+            call: The deadline, the priority and the tenant.
 
         Raises:
             QueueFullError: As many pictures as may wait do.
@@ -106,20 +124,33 @@ class EncoderEngine:
             if self._device.ended:
                 raise stopped()
             self._admit(call)
-            self._waiting.append(work)
+            work.future.add_done_callback(lambda _: self._notice(work))
+            self._waiting.add(work)
             self._device.changed.notify_all()
+        return await result_by_deadline(work, lambda raised: self._requeue(work, raised))
 
-        def requeue(raised: Call) -> None:
-            work.call = raised  # pictures are encoded in the order of their arrival
+    def _requeue(self, work: _Work, call: Call) -> None:
+        """Give work that more have come to wait for the place that its new call deserves."""
+        with self._device.changed:
+            if work in self._waiting:
+                self._waiting.remove(work)
+                work.call = call
+                self._waiting.add(work)
 
-        return await result_by_deadline(work, requeue)
+    def _notice(self, work: _Work) -> None:
+        """Remember that a client has left: called by whoever cancels, or ends, the work."""
+        if work.future.cancelled():
+            self._left.append(work)
 
     def _admit(self, call: Call) -> None:
-        seconds = self._seconds(len(self._waiting) + 1)
+        """Refuse new work that cannot be done. The lock is held."""
+        waiting = len(self._waiting)
         try:
-            if len(self._waiting) >= self._max_queued:
-                raise queue_full(f"{len(self._waiting)} pictures wait to be encoded", seconds)
-            refuse_late(call, seconds, "the encoding")
+            if waiting >= self._max_queued:
+                seconds = self._seconds(waiting + 1)
+                raise queue_full(f"{waiting} pictures wait to be encoded", seconds)
+            _, ahead = self._waiting.ahead(call, 1)
+            refuse_late(call, self._seconds(math.ceil(ahead) + 1), "the encoding")
         except QueueFullError:
             self._observer.refused("encoder", "queue-full")
             raise
@@ -137,40 +168,45 @@ class EncoderEngine:
     def warm_up(self) -> float:
         """See :meth:`Worker.warm_up`."""
         size = self._runner.info.image_size
-        seconds: dict[int, float] = {}
-        for bucket in self._runner.buckets:
+
+        def seconds_of(bucket: int) -> float:
             pixels = np.zeros((bucket, size, size, 3), np.uint8)
-            for _ in range(_WARM_RUNS):
-                begin = time.perf_counter()
-                self._runner.encode(pixels)
-                self._runner.synchronize()
-                seconds[bucket] = time.perf_counter() - begin
+            begin = time.perf_counter()
+            self._runner.encode(pixels)
+            self._runner.synchronize()
+            return time.perf_counter() - begin
+
+        seconds = measure(self._runner.buckets, seconds_of)
         self._times = BucketTimes(worthwhile(seconds, keep=1))
         return max(seconds.values())
 
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
-        while self._waiting and self._waiting[0].future.cancelled():
-            self._waiting.popleft()
-            self._observer.cancelled("encoder", 1)
+        self._drop_cancelled()
         if not self._waiting:
             return None
         assert self._times is not None
         if len(self._waiting) >= self._times.buckets[-1]:
             return 0.0
-        return self._waiting[0].submitted + self._batch_wait
+        return next(iter(self._waiting)).submitted + self._batch_wait
+
+    def _drop_cancelled(self) -> None:
+        """Forget work that nobody waits for. The lock is held."""
+        while self._left:
+            work = self._left.popleft()
+            if work in self._waiting:
+                self._waiting.remove(work)
+                self._observer.cancelled("encoder", 1)
 
     def run(self) -> None:
         """See :meth:`Worker.run`."""
         assert self._times is not None
-        batch: list[_Work] = []
         with self._device.changed:
-            while self._waiting and len(batch) < self._times.buckets[-1]:
-                work = self._waiting.popleft()
-                if work.future.cancelled():
-                    self._observer.cancelled("encoder", 1)
-                else:
-                    batch.append(work)
+            self._drop_cancelled()
+            batch = list(itertools.islice(self._waiting.order(), self._times.buckets[-1]))
+            self._waiting.give(batch)
+            for work in batch:
+                self._waiting.remove(work)
         if not batch:
             return
         bucket = self._times.smallest(len(batch))
@@ -206,7 +242,8 @@ class EncoderEngine:
             )
             with self._device.changed:
                 self._times = smaller
-                self._waiting.extendleft(reversed(batch))
+                for work in batch:
+                    self._waiting.add(work)
             error.__traceback__ = None  # it holds the batch's tensors
             release_memory()
             return
@@ -217,5 +254,6 @@ class EncoderEngine:
 
     def abandon(self) -> None:
         """See :meth:`Worker.abandon`."""
-        while self._waiting:
-            self._waiting.popleft().fail(stopped())
+        for work in self._waiting:
+            self._waiting.remove(work)
+            work.fail(stopped())

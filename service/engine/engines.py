@@ -14,8 +14,8 @@ class Encoder(Protocol):
     """Turns pictures into tokens for many callers at once.
 
     Each caller is guaranteed its tokens, or an error that says why there are none, by its deadline,
-    in the order in which the callers came; whatever else is in a batch does not change the tokens
-    beyond the rounding of a sum.
+    and its share of every batch, as :class:`FairQueue` says; whatever else is in a batch does not
+    change the tokens beyond the rounding of a sum.
     """
 
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
@@ -27,8 +27,10 @@ class Decoder(Protocol):
     """Turns tokens into pictures for many callers at once.
 
     Each caller is guaranteed its picture, or an error that says why there is none, by its deadline;
-    that its decode, once it is the oldest inside, makes a step in every batch until it is done; and
-    that the picture depends on its own tokens, seed and options alone, up to the rounding of a sum.
+    that its decode is done within R (1 + n / S) ticks, R being its own rows, S its share of the
+    rows of a tick and n the decodes that share them, as :class:`FairQueue` says, however long those
+    are; and that the picture depends on its own tokens, seed and options alone, up to the rounding
+    of a sum.
     """
 
     async def decode(
@@ -78,7 +80,7 @@ class Engines(Protocol):
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until all decodes that are inside would be done, as far as it is known."""
+        """The time until the decoder has a free slot, as far as it is known; 0 while it has."""
         ...
 
     @property

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
+from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, EngineObserver, NullObserver
-from flowmo.service.engine.pictures import PictureDecoderEngine
 from flowmo.service.engine.runner import DecoderRunner, EncoderRunner
 
 
@@ -18,7 +18,7 @@ class EngineSettings:
 
     Attributes:
         max_queued_requests: How many pictures may be inside each engine at once; more are refused.
-        batching: How the decoder forms its batches; see :class:`PictureDecoderEngine`.
+        batching: How the decoder forms its batches; see :class:`DecoderEngine`.
     """
 
     max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS
@@ -48,7 +48,7 @@ class LocalEngines:
         self.encoder = EncoderEngine(
             encoder, self.device, observer, max_queued_requests=settings.max_queued_requests
         )
-        self.decoder = PictureDecoderEngine(
+        self.decoder = DecoderEngine(
             decoder,
             self.device,
             observer,
@@ -83,7 +83,7 @@ class LocalEngines:
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until all decodes that are inside would be done."""
+        """The time until the decoder has a free slot: 0 while one is free."""
         return self.decoder.backlog_seconds
 
     @property

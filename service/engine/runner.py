@@ -1,7 +1,8 @@
 """The contract between the engines and whatever computes: PyTorch, or something compiled.
 
-A runner is called from the device thread only. It computes whole batches of one of its
-``buckets``; the engines pad. State lives on the runner's device between calls.
+A runner is called from the device thread, but for what says otherwise. It computes whole batches of
+one of its ``buckets``; the engines pad. State lives on the runner's device between calls. Calls may
+return before the device has done what they ask for: it does it in the order of the calls.
 """
 
 from collections.abc import Sequence
@@ -12,7 +13,20 @@ from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
 
 if TYPE_CHECKING:  # the contract itself does not need torch
+    import torch
     from torch import Tensor
+
+
+class Marker(Protocol):
+    """A point in what the device was given to do."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has come to it.
+
+        Raises:
+            Exception: The device has failed.
+        """
+        ...
 
 
 class RunnerBase(Protocol):
@@ -59,16 +73,26 @@ class DecoderRunner(RunnerBase, Protocol):
         """
         ...
 
+    @property
+    def device(self) -> "torch.device":
+        """Where states lie."""
+        ...
+
     def begin(self, tokens: Tokens, seed: int) -> "tuple[Tensor, Tensor]":
-        """Prepare a decode.
+        """Prepare a decode; called from any thread.
 
         Args:
             tokens: A token set of the model.
             seed: The seed of the starting noise, 0 <= seed < 2^63.
 
         Returns:
-            Noise, float32 [3, S, S], and condition, [K, D + 1], on the device.
+            Noise, float32 [3, S, S], and condition, [K, D + 1], in the host's memory: pinned, if
+            the device has its own.
         """
+        ...
+
+    def record(self) -> Marker | None:
+        """Mark the end of what the device was given so far; None where it has done it already."""
         ...
 
     def velocity(self, x: "Tensor", times: Sequence[float], condition: "Tensor") -> "Tensor":
@@ -91,7 +115,7 @@ class DecoderRunner(RunnerBase, Protocol):
             x: float32 [B, 3, S, S] in [-1, 1]; what lies outside is clipped.
 
         Returns:
-            uint8 [B, S, S, 3].
+            uint8 [B, S, S, 3], filled when a marker that is recorded afterwards is reached.
         """
         ...
 

@@ -4,27 +4,70 @@ A *row* is one evaluation of the network for one picture; a guided step takes tw
 tick. A *tick* is one batch of rows. A *bucket* is a batch size that the runner computes; its rows
 are *slots* for work.
 
-The contract is :func:`choose`'s: to every decode that is inside it guarantees that the oldest one
-is in the next tick, so none starves; to the device, that no tick has more rows than its bucket.
+The order of the steps is :class:`service.engine.fairness.FairQueue`'s; here it is chosen how many
+of them share a tick. :func:`choose` guarantees to the first that it is in the tick, and to the
+device that no tick has more rows than its bucket.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Seconds of ticks over which it is averaged how much slower they are than at warm-up, and the most
 # that one tick may count.
 _MEMORY = 1.0
 _MOST_WEIGHT = 0.5
+# What a start measures: at least so many rounds over all buckets, until so many in a row have found
+# none of them quicker by this share, within a bounded number and time.
+_LEAST_ROUNDS = 6
+_MOST_ROUNDS = 24
+_QUIET_ROUNDS = 4
+_QUICKER = 0.98
+_MEASURE_SECONDS = 5.0
+# How far one batch may move an estimate, and how much of what the machine's speed does not explain
+# a bucket's own time takes over.
+_OUTLIER = 2.0
+_OWN_WEIGHT = 0.02
 # A larger bucket is worth having only if it finishes this many times the rows a second.
 _WORTHWHILE = 1.02
+
+
+def measure(buckets: Sequence[int], seconds_of: Callable[[int], float]) -> dict[int, float]:
+    """Measure how long a batch of each bucket takes, until it is known.
+
+    The buckets take turns, and the least time of each counts: what disturbs a machine only ever
+    adds, and a slow spell is everybody's.
+
+    Args:
+        buckets: The batch sizes.
+        seconds_of: Runs a batch of a size, and says how many seconds it took.
+
+    Returns:
+        The seconds of a batch by its bucket.
+    """
+    least = dict.fromkeys(buckets, math.inf)
+    spent, quiet = 0.0, 0
+    for number in range(1, _MOST_ROUNDS + 1):
+        quiet += 1
+        for bucket in buckets:
+            seconds = seconds_of(bucket)
+            spent += seconds
+            if seconds < _QUICKER * least[bucket]:
+                quiet = 0
+            least[bucket] = min(least[bucket], seconds)
+        if number >= _LEAST_ROUNDS and quiet >= _QUIET_ROUNDS:
+            break
+        if number > 1 and spent > _MEASURE_SECONDS:  # a first batch may prepare much
+            break
+    return least
 
 
 class BucketTimes:
     """How long a batch of each bucket takes.
 
-    The ratio between buckets stays as measured at warm-up; one factor follows the machine's speed,
-    so that buckets which have not been used lately stay comparable.
+    One factor follows the machine's speed, so that buckets which have not been used lately stay
+    comparable; what it does not explain is learned for each bucket slowly.
 
     Args:
         seconds: The measured time of a batch, in seconds above 0, by its bucket.
@@ -34,11 +77,14 @@ class BucketTimes:
         assert seconds and all(s > 0 for s in seconds.values())
         self._base = dict(sorted(seconds.items()))
         self._factor = 1.0
+        self._last = 0
+        self._buckets = tuple(self._base)
+        self._least = self._least_of_a_row()
 
     @property
     def buckets(self) -> tuple[int, ...]:
         """The buckets, ascending."""
-        return tuple(self._base)
+        return self._buckets
 
     def seconds(self, bucket: int) -> float:
         """The expected time of a batch of this bucket."""
@@ -50,7 +96,7 @@ class BucketTimes:
 
     def least_seconds(self, rows: int) -> float:
         """The time that ``rows`` rows take in the most efficient batches, among many others."""
-        return rows * min(self.seconds(bucket) / bucket for bucket in self._base)
+        return rows * self._least * self._factor
 
     def observe(self, bucket: int, seconds: float) -> None:
         """Learn from a batch that was run.
@@ -61,8 +107,17 @@ class BucketTimes:
             bucket: The bucket of the batch.
             seconds: The time that the batch took.
         """
-        weight = min(_MOST_WEIGHT, self.seconds(bucket) / _MEMORY)
-        self._factor += weight * (seconds / self._base[bucket] - self._factor)
+        expected = self.seconds(bucket)
+        ratio = min(_OUTLIER, max(1 / _OUTLIER, seconds / expected))
+        self._factor *= 1 + min(_MOST_WEIGHT, expected / _MEMORY) * (ratio - 1)
+        if self._last not in {0, bucket}:  # one bucket alone says nothing about its ratio to others
+            own = min(_OUTLIER, max(1 / _OUTLIER, seconds / self.seconds(bucket)))
+            self._base[bucket] *= 1 + _OWN_WEIGHT * (own - 1)
+            self._least = self._least_of_a_row()
+        self._last = bucket
+
+    def _least_of_a_row(self) -> float:
+        return min(seconds / bucket for bucket, seconds in self._base.items())
 
 
 def worthwhile(seconds: Mapping[int, float], *, keep: int) -> dict[int, float]:
@@ -99,21 +154,21 @@ class Tick:
 
 
 def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
-    """Choose the tick that finishes most rows a second among those with the oldest step in them.
+    """Choose the tick that finishes most rows a second among those with the first step in them.
 
-    Guaranteed to the steps: the oldest is in the tick, and the others join in the order of their
-    age as far as they fit. Guaranteed to the device: the rows of the chosen steps are at most the
+    Guaranteed to the steps: the first is in the tick, and the others join in their order as far as
+    they fit. Guaranteed to the device: the rows of the chosen steps are at most the
     bucket, which is one of ``times``.
 
     Args:
-        rows: The rows of each waiting step, 1 or 2, the oldest first; not empty.
+        rows: The rows of each waiting step, 1 or 2, in their order; not empty.
         times: How long a batch of each bucket takes; the largest bucket holds ``rows[0]``.
     """
     best: Tick | None = None
     best_rate = 0.0
     for bucket in times.buckets:
         chosen, used = _fill(rows, bucket)
-        # Without the oldest in every tick, a step of two rows could wait for ever.
+        # Without the first in every tick, a step of two rows could wait for ever.
         if not chosen or chosen[0] != 0:
             continue
         rate = used / times.seconds(bucket)
@@ -121,6 +176,25 @@ def choose(rows: Sequence[int], times: BucketTimes) -> Tick:
             best, best_rate = Tick(chosen, bucket), rate
     assert best is not None, (rows, times.buckets)
     return best
+
+
+def whole(rows: int, times: BucketTimes) -> int | None:
+    """The bucket in which all steps are made at once, where :func:`choose` would choose that.
+
+    Args:
+        rows: The rows of all steps together, at least 1.
+        times: How long a batch of each bucket takes.
+
+    Returns:
+        The bucket; None if the steps do not fit, or if it must be looked at them one by one.
+    """
+    rate = 0.0
+    for bucket in times.buckets:
+        seconds = times.seconds(bucket)
+        if bucket >= rows:
+            return bucket if rows / seconds >= rate else None
+        rate = max(rate, bucket / seconds)
+    return None
 
 
 def _fill(rows: Sequence[int], bucket: int) -> tuple[tuple[int, ...], int]:
@@ -147,21 +221,39 @@ class Load:
     rows: int
 
 
-def completion(ahead: Sequence[Load], new: Load, times: BucketTimes) -> float:
-    """The seconds until ``new`` is done, if everything in ``ahead`` goes first.
+def completion(inside: int, ahead: int, rows: float, new: Load, times: BucketTimes) -> float:
+    """The seconds until ``new`` is done.
 
-    Work takes up the slots of the largest bucket in its order; each tick takes as long as a batch
-    of as many rows as there are, at most the largest bucket.
+    Each tick takes as long as a batch of as many rows as there are, at most the largest bucket.
+    Work that finds free slots waits for nobody; else for the rows that go before it. A step of more
+    rows than the largest bucket has takes several ticks.
 
     Args:
-        ahead: What is left of each piece of work that goes first.
+        inside: The pieces of work that are inside, one of several parts counted as many.
+        ahead: Those of them that go before it.
+        rows: The network evaluations that are made for others until it is done.
         new: The work whose completion is asked for.
         times: How long a batch of each bucket takes.
     """
     slots = times.buckets[-1]
-    together = sum(-(-load.rows // max(1, load.steps)) for load in (*ahead, new))
-    bucket = times.smallest(min(together, slots))
-    free = [0] * slots
-    for load in ahead:
-        heapq.heapreplace(free, free[0] + load.rows)
-    return (free[0] + new.steps) * times.seconds(bucket)
+    own = -(-new.rows // max(1, new.steps))
+    bucket = times.smallest(min(inside + own, slots))
+    wait = 0.0 if ahead + own <= slots else rows / slots
+    return (wait + new.steps * -(-own // slots)) * times.seconds(bucket)
+
+
+def backlog(loads: Iterable[tuple[int, int]], times: BucketTimes) -> float:
+    """The seconds until a slot of the largest bucket is free: 0 while one is.
+
+    Args:
+        loads: The rows that are left of each piece of work, and the parts that they come in at
+            once, 1 for a square.
+        times: How long a batch of each bucket takes.
+    """
+    slots = times.buckets[-1]
+    free = [0.0] * slots
+    for rows, parts in loads:
+        parts = min(parts, slots)
+        for _ in range(parts):
+            heapq.heapreplace(free, free[0] + rows / parts)
+    return free[0] * times.seconds(slots)

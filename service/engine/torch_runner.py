@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from flowmo.imaging.reading import Pixels
-from flowmo.imaging.tensors import to_images, to_pixels
+from flowmo.imaging.tensors import to_images, to_levels
 from flowmo.model.inference import InferenceModel
 from flowmo.model.network import with_mask
 from flowmo.model.quantizer import ids_to_signs
 from flowmo.model.sampler import noise
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.runner import Marker
 from flowmo.service.engine.sizes import TORCH
 
 
@@ -62,13 +63,27 @@ class TorchRunner:
         """See :meth:`DecoderRunner.check`."""
         self._model.check_tokens([tokens])
 
+    @property
+    def device(self) -> torch.device:
+        """See :class:`DecoderRunner`."""
+        return self._model.device
+
     def begin(self, tokens: Tokens, seed: int) -> tuple[Tensor, Tensor]:
         """See :meth:`DecoderRunner.begin`."""
-        config, device = self._model.config, self._model.device
+        config = self._model.config
         signs = ids_to_signs(torch.tensor(tokens.ids)[None], config.group_bits)
         size = config.image_size
-        start = noise([seed], (3, size, size))
-        return start[0].to(device), with_mask(signs.to(device, self._model.dtype))[0]
+        start = noise([seed], (3, size, size))[0]
+        condition = with_mask(signs.to(self._model.dtype))[0]
+        return (start.pin_memory(), condition.pin_memory()) if self._cuda else (start, condition)
+
+    def record(self) -> Marker | None:
+        """See :meth:`DecoderRunner.record`."""
+        if not self._cuda:
+            return None
+        event = torch.cuda.Event(blocking=True)
+        event.record(torch.cuda.current_stream(self._model.device))
+        return event
 
     def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:
         """See :meth:`DecoderRunner.velocity`."""
@@ -76,4 +91,9 @@ class TorchRunner:
 
     def pixels(self, x: Tensor) -> Pixels:
         """See :meth:`DecoderRunner.pixels`."""
-        return to_pixels(x)
+        levels = to_levels(x).permute(0, 2, 3, 1).contiguous()
+        if self._cuda:
+            host = torch.empty_like(levels, device="cpu", pin_memory=True)
+            levels = host.copy_(levels, non_blocking=True)
+        pixels: Pixels = levels.numpy()
+        return pixels

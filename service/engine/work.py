@@ -1,7 +1,6 @@
 """What the two engines have in common: work that waits, its refusal, its end."""
 
 import asyncio
-import itertools
 import math
 import time
 from collections.abc import Callable
@@ -21,11 +20,6 @@ from flowmo.service.errors import (
 
 T = TypeVar("T")
 
-# How much younger interactive work may be and still pass batch work.
-BATCH_PATIENCE = 10.0
-
-_serial = itertools.count()
-
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Work(Generic[T]):
@@ -36,24 +30,12 @@ class Work(Generic[T]):
         future: The work's result; cancelled when nobody waits for it any more.
         submitted: The time at which the work came, in seconds of ``time.monotonic()``.
         begun: The time at which the device first took the work up; None before.
-        serial: A number that grows with each piece of work.
     """
 
     call: Call
     future: Future[T] = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
     begun: float | None = None
-    serial: int = field(default_factory=lambda: next(_serial))
-
-    @property
-    def order(self) -> tuple[float, int]:
-        """The key to sort work by: the oldest goes first, batch work as if it had come later.
-
-        One number for age and priority: whatever waits long enough becomes the oldest, so nothing
-        starves.
-        """
-        patience = BATCH_PATIENCE if self.call.priority == "batch" else 0.0
-        return self.submitted + patience, self.serial
 
     def succeed(self, result: T) -> bool:
         """Hand over the result.

@@ -280,7 +280,11 @@ class InferenceServicer:
             headers[DEADLINE_HEADER] = repr(max(caller.seconds, _LEAST_SECONDS))
         size = message.ByteSize()
         scope, admission = service.enter(
-            headers, size, key=caller.key, request_id=caller.request_id
+            headers,
+            size,
+            key=caller.key,
+            usage=None if caller.key is None else self._keyring.usage_of(caller.key),
+            request_id=caller.request_id,
         )
         with scope:
             admission.arrived(size)

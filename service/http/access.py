@@ -37,6 +37,7 @@ async def authorized(
     with let_in(keyring, service, presented, is_local=is_local(request.scope)) as name:
         if name is not None:
             request.scope["state"]["key"] = name
+            request.scope["state"]["usage"] = keyring.usage_of(name)
         yield
 
 

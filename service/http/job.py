@@ -117,6 +117,7 @@ class Job:
         """
         size = self.info.image_size
         layout = layout or PictureLayout(width=size, height=size, tile_size=size)
+        self._scope.compute(pictures=layout.tiles)
         tiles = await encode_tiles(
             pixels, layout.tiling, lambda tile: self._asked(self._scope.call, self._encoding(tile))
         )
@@ -289,10 +290,13 @@ class Job:
             check_region(layout, options.region)
         if layout is not None and layout.tiles > 1:
             own = replace(options, weights=self.fingerprint, layout=layout)
+            tiles = len(layout.tiling.touching(*options.region)) if options.region else layout.tiles
             self._service.metrics.picture(self.name, layout)
         else:
+            tiles = 1
             own = replace(options, weights=self.fingerprint, region=None)
             tokens = tokens.tile(0)  # as the engine takes a square
+        self._scope.compute(pictures=tiles, steps=tiles * options.sampler.steps)
 
         async def decode(call: Call) -> Decoded:
             return await self.engines.decoder.decode(tokens, own, call, watch)

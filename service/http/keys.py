@@ -8,6 +8,9 @@ nothing slower is needed. A file of them (TOML) is read again when it changes:
     rate = 20           # requests a second; optional
     burst = 40          # at once, when it has been quiet; twice the rate by default
     concurrency = 8     # requests at a time; optional
+    pictures = 5        # pictures encoded or decoded a second; optional
+    steps = 100         # steps of decodes a second; optional
+    weight = 2          # its share of a busy device beside other keys'; 1 by default
 """
 
 import hashlib
@@ -51,6 +54,9 @@ class KeyEntry(BaseModel):
         rate: The requests a second that the key may send; None for any number.
         burst: The requests that it may send at once when it has been quiet.
         concurrency: The requests that it may have inside at a time; None for any number.
+        pictures: The pictures a second that may be computed for it; None for any number.
+        steps: The steps of decodes a second that may be computed for it; None for any number.
+        weight: Its share of a busy device beside other keys'.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +65,9 @@ class KeyEntry(BaseModel):
     rate: float | None = Field(default=None, gt=0)
     burst: float | None = Field(default=None, ge=1)
     concurrency: int | None = Field(default=None, ge=1)
+    pictures: float | None = Field(default=None, gt=0)
+    steps: float | None = Field(default=None, gt=0)
+    weight: float = Field(default=1.0, ge=0.01, le=100.0)
 
 
 _Entries = TypeAdapter(dict[Annotated[str, StringConstraints(pattern=KEY_NAME)], KeyEntry])
@@ -112,8 +121,34 @@ def _told(error: ValidationError) -> str:
 
 
 @dataclass(eq=False, slots=True)
+class _Allowance:
+    """A token bucket; what costs more than it holds is begun when it is full, and paid for later.
+
+    Attributes:
+        rate: What comes in a second.
+        most: What it holds; it is full at first.
+        at: The time of ``level``.
+    """
+
+    rate: float
+    most: float
+    at: float
+    level: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.level = self.most
+
+    def seconds_until(self, cost: float, now: float) -> float:
+        """The seconds until something of this cost may be begun; 0 when it may now."""
+        self.level = min(self.most, self.level + (now - self.at) * self.rate)
+        self.at = now
+        missing = min(cost, self.most) - self.level
+        return missing / self.rate if missing > _ROUNDING else 0.0
+
+
+@dataclass(eq=False, slots=True)
 class Usage:
-    """What one key has used: a token bucket, and the requests that are inside.
+    """What one key has used: its allowances, and the requests that are inside.
 
     Attributes:
         entry: The key's limits.
@@ -124,16 +159,17 @@ class Usage:
     entry: KeyEntry
     clock: Callable[[], float] = time.monotonic
     inside: int = 0
-    _tokens: float = field(init=False)
-    _at: float = field(init=False)
+    _allowances: dict[str, _Allowance] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._tokens, self._at = self._burst, self.clock()
-
-    @property
-    def _burst(self) -> float:
-        rate = self.entry.rate or 0.0
-        return self.entry.burst or max(1.0, 2 * rate)
+        now, entry = self.clock(), self.entry
+        rates = {"requests": entry.rate, "pictures": entry.pictures, "steps": entry.steps}
+        most = {"requests": entry.burst}
+        self._allowances = {
+            what: _Allowance(rate, most.get(what) or max(1.0, 2 * rate), now)
+            for what, rate in rates.items()
+            if rate is not None
+        }
 
     def take(self) -> None:
         """Count a request.
@@ -146,17 +182,37 @@ class Usage:
             raise RateLimitedError(
                 f"this key has {self.inside} requests inside, at most {limits.concurrency} may be"
             )
-        if limits.rate is None:
-            return
+        self._spend({"requests": 1})
+
+    def compute(self, *, pictures: int = 1, steps: int = 0) -> None:
+        """Count a picture that is about to be computed.
+
+        Args:
+            pictures: The squares of the model's size that it has: of many tiles, as many.
+            steps: The steps of all their decodes; 0 for an encoding.
+
+        Raises:
+            RateLimitedError: The picture is one too many, now; after ``retry_after`` it is not.
+        """
+        self._spend({"pictures": pictures, "steps": steps})
+
+    def _spend(self, costs: Mapping[str, float]) -> None:
         now = self.clock()
-        self._tokens = min(self._burst, self._tokens + (now - self._at) * limits.rate)
-        self._at = now
-        if self._tokens < 1.0 - _ROUNDING:
+        used = [
+            (self._allowances[w], w, c) for w, c in costs.items() if c and w in self._allowances
+        ]
+        seconds, what, rate = max(
+            ((a.seconds_until(cost, now), what, a.rate) for a, what, cost in used),
+            default=(0.0, "", 0.0),
+        )
+        if seconds:
+            verb = "send" if what == "requests" else "have computed"
             raise RateLimitedError(
-                f"this key may send {limits.rate:g} requests a second",
-                retry_after=max(1, math.ceil((1.0 - self._tokens) / limits.rate)),
+                f"this key may {verb} {rate:g} {what} a second",
+                retry_after=max(1, math.ceil(seconds)),
             )
-        self._tokens = max(0.0, self._tokens - 1.0)
+        for allowance, _, cost in used:
+            allowance.level -= cost
 
 
 class Keyring:
@@ -228,6 +284,10 @@ class Keyring:
         if found is None:
             raise UnauthorizedError("the key that came is not known here, or no more")
         return found
+
+    def usage_of(self, name: str) -> Usage:
+        """What a key that is inside has used, and its limits."""
+        return self._users[name]
 
     def reload(self) -> None:
         """Read the file again; one that cannot be read changes nothing, and the log says why."""

@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 from flowmo.service.engine.calls import Call
 from flowmo.service.http.cancellation import Cancellation
+from flowmo.service.http.keys import Usage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -20,11 +21,18 @@ class WorkScope:
         resources: What is released at the end of the scope: the admission, and the models in use.
             An answer that is still being made when the route returns takes them over with
             ``resources.pop_all()``.
+        usage: What the request's key has used; None where no key is needed.
     """
 
     call: Call
     cancellation: Cancellation
     resources: ExitStack
+    usage: Usage | None = None
+
+    def compute(self, *, pictures: int = 1, steps: int = 0) -> None:
+        """Count what is about to be computed; see :meth:`Usage.compute`."""
+        if self.usage is not None:
+            self.usage.compute(pictures=pictures, steps=steps)
 
     def __enter__(self) -> Self:
         return self

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
+from dataclasses import replace
 
 from starlette.requests import Request
 
@@ -15,6 +16,7 @@ from flowmo.service.http.disconnect import CANCELLATION
 from flowmo.service.http.image_readers import ImageReaders, usable_processors
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.item_feed import ItemFeed, item_capacity
+from flowmo.service.http.keys import Usage
 from flowmo.service.http.middleware import declared_bytes, request_id_of, watch_body
 from flowmo.service.http.oip.shared_memory import Regions
 from flowmo.service.http.oip.statistics import InferenceStatistics
@@ -83,6 +85,7 @@ class Service:
             request.headers,
             declared_bytes(request.headers) or 0,
             key=state.get("key"),
+            usage=state.get("usage"),
             request_id=request_id_of(request.scope),
             priority=priority,
         )
@@ -92,6 +95,7 @@ class Service:
             call=scope.call,
             cancellation=scope.cancellation,
             resources=scope.resources,
+            usage=scope.usage,
             request=request,
         )
 
@@ -101,6 +105,7 @@ class Service:
         declared: int,
         *,
         key: str | None,
+        usage: Usage | None,
         request_id: str,
         priority: Priority = "interactive",
     ) -> tuple[WorkScope, Admission]:
@@ -110,6 +115,7 @@ class Service:
             headers: What says how to treat it, by names in any case.
             declared: The bytes that it says it has; 0 if it does not say.
             key: The name of the API key that sent it.
+            usage: What this key has used; None where no key is needed.
             request_id: Its id.
             priority: How urgent it is if its headers do not say.
 
@@ -128,6 +134,8 @@ class Service:
             margin=settings.deadline_margin_seconds,
             priority=priority,
         )
+        if usage is not None:
+            call = replace(call, tenant=key, weight=usage.entry.weight)
         backlog = max(served.engines.backlog_seconds for served in self.models)
         resources = ExitStack()
         admission = resources.enter_context(
@@ -136,7 +144,7 @@ class Service:
             )
         )
         cancellation = resources.enter_context(self.requests.enter(key, request_id))
-        scope = WorkScope(call=call, cancellation=cancellation, resources=resources)
+        scope = WorkScope(call=call, cancellation=cancellation, resources=resources, usage=usage)
         return scope, admission
 
     @property

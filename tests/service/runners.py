@@ -17,7 +17,7 @@ from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
 from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, NullObserver, RefusalReason
-from flowmo.service.engine.runner import Runner
+from flowmo.service.engine.runner import Marker, Runner
 from flowmo.service.http.app import create_app
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
@@ -60,6 +60,13 @@ class Gated:
 
     def check(self, tokens: Tokens) -> None:
         self._runner.check(tokens)
+
+    @property
+    def device(self) -> "torch.device":
+        return self._runner.device
+
+    def record(self) -> Marker | None:
+        return self._runner.record()
 
     def begin(self, tokens: Tokens, seed: int) -> "tuple[Tensor, Tensor]":
         self.begun.append(seed)

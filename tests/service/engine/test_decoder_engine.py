@@ -122,7 +122,7 @@ def test_a_guided_step_is_two_rows_of_one_tick(runner: Runner) -> None:
         (["batch", "interactive", "batch", "interactive"], [1, 3, 0, 2]),
     ],
 )
-def test_the_oldest_goes_first_and_interactive_work_passes(
+def test_equal_work_goes_by_age_and_interactive_work_passes(
     runner: Runner, priorities: list[Priority], expected: list[int]
 ) -> None:
     gated = Gated(runner, buckets=[2])
@@ -147,7 +147,6 @@ def test_the_oldest_goes_first_and_interactive_work_passes(
             await until(lambda: engines.decoder.queue_depth == len(tasks) + 1)
         gated.gate.set()
         await asyncio.gather(blocker, *tasks)
-        assert gated.begun == expected
         assert ended == expected
 
     run(gated, work)
@@ -211,7 +210,11 @@ def test_work_ahead_counts_towards_the_deadline(gated: Gated) -> None:
         # It would be met alone, and is not behind all that.
         call = Call(deadline=time.monotonic() + backlog / 2)
         with pytest.raises(DeadlineUnreachableError):
-            await engines.decoder.decode(some_tokens(), options(steps=4), call)
+            await engines.decoder.decode(some_tokens(), options(steps=900), call)
+        # A short one goes before them.
+        short = asyncio.create_task(engines.decoder.decode(some_tokens(), options(99, 4), call))
+        await until(lambda: engines.decoder.queue_depth == 65)
+        tasks.append(short)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -241,7 +244,7 @@ def test_fewer_steps_are_made_only_with_leave(runner: Runner) -> None:
 
     async def work(engines: LocalEngines) -> None:
         wish = options(5, 1000)
-        needed = engines.decoder._completion([], Load(steps=1000, rows=1000))
+        needed = engines.decoder._completion(Call(), Load(steps=1000, rows=1000))
         call = Call(deadline=time.monotonic() + needed / 2)
         with pytest.raises(DeadlineUnreachableError):
             await engines.decoder.decode(some_tokens(), wish, call)
@@ -256,12 +259,6 @@ def test_fewer_steps_are_made_only_with_leave(runner: Runner) -> None:
     run(runner, work, observer=recorder)
     assert len(recorder.degradations) == 1
     assert 0 < recorder.degradations[0] <= 750
-
-
-def _load(wish: DecodeOptions):  # type: ignore[no-untyped-def]
-    from flowmo.service.engine.decoder import _load as load
-
-    return load(wish.sampler)
 
 
 def test_a_full_engine_refuses(gated: Gated) -> None:

@@ -13,7 +13,7 @@ from flowmo.model.inference import InferenceModel
 from flowmo.model.layout import PictureLayout
 from flowmo.model.pictures import decode_picture
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine import pictures as module
+from flowmo.service.engine import decoder as module
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, DecodeProgress, Region, Watch
 from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.runner import Runner
@@ -92,7 +92,7 @@ def test_a_picture_is_what_the_library_makes_of_it(
 
 
 def test_small_decodes_are_not_behind_a_large_one(gated: Gated) -> None:
-    """Every other tick is theirs: three steps are made while the picture has many to go."""
+    """Their rows go first: three steps are made while the picture has many to go."""
 
     async def work(engines: LocalEngines) -> None:
         picture = await held(engines, gated, options(steps=50))
@@ -101,8 +101,8 @@ def test_small_decodes_are_not_behind_a_large_one(gated: Gated) -> None:
         gated.forget()
         gated.gate.set()
         await square
-        # Its three steps, and as many ticks of tiles between them; one of each may be under way,
-        # and some more until the loop hears of it.
+        # Its three steps, beside tiles; one tick may be under way, and there are some more until
+        # the loop hears of it.
         assert len(gated.batches) <= 2 * 3 + 8
         assert not picture.done()
         picture.cancel()
@@ -155,6 +155,7 @@ def test_who_leaves_frees_the_engine(gated: Gated) -> None:
     async def work(engines: LocalEngines) -> None:
         task = await held(engines, gated, options(steps=50))
         task.cancel()
+        await asyncio.gather(task, return_exceptions=True)  # it is cancelled when it has run
         gated.forget()
         gated.gate.set()
         await until(lambda: engines.decoder.queue_depth == 0)
@@ -167,9 +168,9 @@ def test_who_leaves_frees_the_engine(gated: Gated) -> None:
 
 def test_admission_counts_all_rows_of_a_picture(runner: Runner) -> None:
     async def work(engines: LocalEngines) -> None:
-        engines.decoder._times = BucketTimes({2: 100.0})  # of a slow device: 50 s a row
+        engines.decoder._ticks.times = BucketTimes({2: 100.0})  # of a slow device
         call = Call(deadline=time.monotonic() + 4000)
-        with pytest.raises(DeadlineUnreachableError, match="15 tiles would be done in 6000.00 s"):
+        with pytest.raises(DeadlineUnreachableError, match="15 tiles would be done in 6400.00 s"):
             await engines.decoder.decode(tokens_of(), options(steps=8), call)
         # In three quarters of the time that is left.
         fewer = await engines.decoder.decode(tokens_of(), options(steps=8, degrade=True), call)
@@ -226,5 +227,42 @@ def test_an_engine_that_ends_refuses_what_is_inside(gated: Gated) -> None:
             await task
         gated.gate.set()
         await closing
+
+    run(gated, work)
+
+
+def test_tiles_that_do_not_fit_into_memory_are_made_in_smaller_batches(runner: Runner) -> None:
+    gated, pictures = Gated(runner), []
+
+    async def work(engines: LocalEngines) -> None:
+        for fits in (None, 2):
+            gated.fits = fits
+            square = asyncio.create_task(engines.decoder.decode(some_tokens(), SQUARE))
+            pictures.append((await engines.decoder.decode(tokens_of(), options())).pixels)
+            await square
+
+    run(gated, work)
+    assert (np.abs(pictures[0].astype(int) - pictures[1]) <= 1).mean() >= 0.999
+
+
+def test_squares_and_tiles_share_a_batch(gated: Gated) -> None:
+    async def work(engines: LocalEngines) -> None:
+        picture = await held(engines, gated, options(steps=50))
+        tasks = [
+            asyncio.create_task(
+                engines.decoder.decode(
+                    some_tokens(), DecodeOptions(seed=n, sampler=SamplerConfig(steps=7 + n))
+                )
+            )
+            for n in range(2)
+        ]
+        await until(lambda: engines.decoder.queue_depth == 3)
+        gated.forget()
+        gated.gate.set()
+        await asyncio.gather(*tasks)
+        # Rows at several times are squares' and tiles'.
+        assert any(len(set(batch)) > 1 for batch in gated.batches)
+        picture.cancel()
+        await until(lambda: engines.decoder.queue_depth == 0)
 
     run(gated, work)

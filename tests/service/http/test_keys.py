@@ -68,6 +68,32 @@ def test_no_more_than_rate_and_burst_and_retry_after_is_enough(
         assert taken <= (burst or max(1.0, 2 * rate)) + rate * now + 1e-6
 
 
+@given(
+    pictures=st.none() | st.floats(0.1, 50),
+    steps=st.none() | st.floats(1, 500),
+    asked=st.lists(st.tuples(st.floats(0, 2), st.sampled_from([0, 1, 25, 1000])), max_size=40),
+)
+def test_no_more_pictures_and_steps_than_the_quota_and_retry_after_is_enough(
+    pictures: float | None, steps: float | None, asked: list[tuple[float, int]]
+) -> None:
+    now = 0.0
+    entry = KeyEntry(sha256="0" * 64, pictures=pictures, steps=steps)
+    usage = Usage(entry, clock=lambda: now)
+    made = 0
+    for done, (wait, cost) in enumerate(asked, 1):
+        now += wait
+        try:
+            usage.compute(steps=cost)
+        except RateLimitedError as error:
+            now += error.retry_after
+            usage.compute(steps=cost)
+        made += cost
+        if pictures is not None:
+            assert done <= max(1.0, 2 * pictures) + pictures * now + 1e-4
+        if steps is not None and cost:  # what is larger than an allowance is paid for later
+            assert made - cost <= 2 * steps + steps * now + 1e-3
+
+
 def test_without_limits_there_are_none() -> None:
     usage = Usage(KeyEntry(sha256="0" * 64), clock=lambda: 0.0)
     for _ in range(1000):
@@ -236,6 +262,35 @@ def test_a_streamed_answer_counts_as_inside_to_the_end(
             gated.gate.set()
             assert "event: image" in (await stream).text
             assert (await client.get("/v1/models", headers=bearer(ANNE))).status_code == 200
+
+    asyncio.run(main())
+
+
+def test_a_quota_of_steps_is_a_429_that_says_when(
+    runner: Runner, container: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "keys.toml"
+    path.write_text(lines(anne=ANNE) + "steps = 0.5\n" + lines(bill=BILL))
+
+    async def main() -> None:
+        async with client_of(runner, Settings(api_keys_file=path)) as client:
+
+            async def ask(key: str, seed: int) -> httpx.Response:
+                headers = {"Content-Type": MEDIA_TYPE} | bearer(key)
+                params = {"seed": seed, "steps": 3}
+                return await client.post(
+                    "/v1/detokenize", content=container, headers=headers, params=params
+                )
+
+            assert (await ask(ANNE, 0)).status_code == 200
+            refused = await ask(ANNE, 1)
+            assert (refused.status_code, refused.json()["code"]) == (429, "rate-limited")
+            assert "0.5 steps a second" in refused.json()["detail"]
+            # It has made 3 steps, may hold 1, and is given half a step a second.
+            assert int(refused.headers["Retry-After"]) == 6
+            # What the cache has costs nothing; another key has its own.
+            assert (await ask(ANNE, 0)).status_code == 200
+            assert (await ask(BILL, 1)).status_code == 200
 
     asyncio.run(main())
 
