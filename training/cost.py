@@ -90,7 +90,7 @@ def training_cost(config: TrainConfig, *, gpus: int = 1) -> TrainingCost:
         parameters = sum(parameter.numel() for parameter in model.parameters())
         # The backward pass, which may compute attention again, must find it in the same form.
         with FlopCounterMode(display=False) as counter, attention_form("explicit"):
-            _loss(config, model, network, 1, form="explicit").backward()  # type: ignore[no-untyped-call]
+            _loss(config, model, network, 1, form="explicit").backward()
     memory = {name: size * parameters for name, size in _BYTES_A_PARAMETER.items()}
     # Autocast keeps every weight that it has cast until the forward pass is over.
     casts = max(one - each, 2 * parameters if config.precision == "bf16" else 0)
@@ -127,7 +127,7 @@ class _KeptOutputs(TorchDispatchMode):
     """Counts what selective recomputation keeps, which autograd does not see."""
 
     def __init__(self, keep: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._keep = keep
 
     def __torch_dispatch__(

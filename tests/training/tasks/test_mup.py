@@ -226,7 +226,7 @@ def test_published_modulations_keep_their_norms() -> None:
     held = {}
     for init in ("adaln-zero", "published"):
         model = FlowMo(config)
-        initialize(model, config, OptimizerConfig(init=init), seed=0)  # type: ignore[arg-type]
+        initialize(model, config, OptimizerConfig(init=init), seed=0)
         blocks = {n: p for n, p in model.named_parameters() if "blocks" in n and p.ndim == 2}
         held[init] = WeightNormFixer(blocks).names
     modulations = {name for name in held["published"] if "_mod.lin" in name}
