@@ -3,7 +3,7 @@
 Shape legend: B batch, H heads, L tokens, C head dimension.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,6 +17,8 @@ BACKENDS = (
     SDPBackend.FLASH_ATTENTION,
     SDPBackend.EFFICIENT_ATTENTION,
 )
+# What the fast backends take; float32 is for checks, and must not meet them.
+HALF_PRECISION = (torch.float16, torch.bfloat16)
 _WARM_RUNS, _TIMED_RUNS = 3, 10
 
 # auto: whichever is faster here. fused: one operator. explicit: two products and a softmax.
@@ -28,7 +30,6 @@ CPU_EXPLICIT_MAX_TOKENS = 1024
 
 
 _form: Form = "auto"
-_backend: SDPBackend | None = None
 
 
 @contextmanager
@@ -42,8 +43,19 @@ def attention_form(form: Form) -> Iterator[None]:
         _form = before
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(scale q k^T) v, all [B, H, L, C] of one dtype."""
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, backends: Sequence[SDPBackend] = ()
+) -> Tensor:
+    """softmax(scale q k^T) v, all [B, H, L, C] of one dtype.
+
+    Args:
+        q: Queries, [B, H, L, C].
+        k: Keys, of the same shape but for the number of tokens.
+        v: Values, of the keys' shape.
+        scale: What scores are multiplied by.
+        backends: What computes fused attention of 16-bit queries on a GPU, the first that can;
+            PyTorch's own choice if empty. The fast ones refuse float32, which is left to PyTorch.
+    """
     form = _form
     if form == "auto":
         few = q.device.type == "cpu" and q.shape[-2] <= CPU_EXPLICIT_MAX_TOKENS
@@ -51,16 +63,10 @@ def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     if form == "explicit":
         scores = (q * scale) @ k.transpose(-1, -2)
         return scores.softmax(-1) @ v
-    if _backend is not None and q.device.type == "cuda":
-        with sdpa_kernel(_backend):
+    if backends and q.device.type == "cuda" and q.dtype in HALF_PRECISION:
+        with sdpa_kernel(list(backends), set_priority=True):
             return F.scaled_dot_product_attention(q, k, v, scale=scale)
     return F.scaled_dot_product_attention(q, k, v, scale=scale)
-
-
-def use_backend(backend: SDPBackend | None) -> None:
-    """Have one backend compute fused attention on GPUs from now on; None leaves it to PyTorch."""
-    global _backend  # noqa: PLW0603  (as above)
-    _backend = backend
 
 
 def time_backends(
@@ -86,12 +92,16 @@ def time_backends(
     return seconds
 
 
-def fastest_backend(
+def ranked_backends(
     *, heads: int, tokens: int, head_dim: int, dtype: torch.dtype, device: torch.device
-) -> SDPBackend | None:
-    """The fastest on this GPU for one row; None if none of them can compute it."""
-    with torch.inference_mode():
+) -> tuple[SDPBackend, ...]:
+    """Those that can compute it on this GPU, the fastest for one row first, then the plain form.
+
+    The list ends in what can compute everything, so that a shape, a mask or a batch size that the
+    fast ones refuse is slow and not an error.
+    """
+    with torch.inference_mode(), torch.cuda.device(device):
         seconds = time_backends(
             rows=1, heads=heads, tokens=tokens, head_dim=head_dim, dtype=dtype, device=device
         )
-    return min(seconds, key=seconds.__getitem__, default=None)
+    return (*sorted(seconds, key=seconds.__getitem__), SDPBackend.MATH)

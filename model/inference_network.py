@@ -16,6 +16,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from flowmo.model.attention import attention
 from flowmo.model.head import Head, in_two_parts, rate, to_pixels
@@ -81,18 +82,25 @@ def _norm_and_rotate(x: Tensor, scale: Tensor, table: Tensor) -> Tensor:
     return apply_rotary(normed, table).to(x.dtype)
 
 
-class _Block(nn.Module):
-    """A block; the modulation argument is [2 streams][6][B, 1, d] or None for the identity."""
+class InferenceBlock(nn.Module):
+    """A block; the modulation argument is [2 streams][6][B, 1, d] or None for the identity.
+
+    Attributes:
+        attention_backends: What computes attention on a GPU, see
+            :func:`flowmo.model.attention.attention`.
+    """
 
     def __init__(self, block: DoubleStreamBlock, *, img_alive: bool, txt_alive: bool) -> None:
         super().__init__()
         scale = block.attention_scale
         self.img = _Stream(block.img_attn, block.img_mlp, scale, alive=img_alive)
         self.txt = _Stream(block.txt_attn, block.txt_mlp, scale, alive=txt_alive)
+        self.attention_backends: tuple[SDPBackend, ...] = ()
 
     def forward(
         self, img: Tensor, txt: Tensor, table: Tensor, modulation: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        """Update the streams [B, N, d] and [B, K, d]; see the class for the modulation."""
         length = txt.shape[1]
         mods = (None, None) if modulation is None else (modulation[0], modulation[1])
         q_txt, k_txt, v_txt = self.txt.project(_modulated(txt, mods[1], 0), table[:, :length])
@@ -100,7 +108,7 @@ class _Block(nn.Module):
         queries = [q for q in (q_txt, q_img) if q is not None]
         q = torch.cat(queries, dim=2) if len(queries) == 2 else queries[0]
         k, v = torch.cat([k_txt, k_img], dim=2), torch.cat([v_txt, v_img], dim=2)
-        out = attention(q, k, v, 1.0).transpose(1, 2).flatten(2)
+        out = attention(q, k, v, 1.0, self.attention_backends).transpose(1, 2).flatten(2)
         if q_txt is not None:
             txt = self._finish(self.txt, txt, out[:, :length], mods[1])
         if q_img is not None:
@@ -139,7 +147,7 @@ class InferenceEncoder(nn.Module):
         # The txt input is zeros, so all that is left of its projection is the bias.
         self.register_buffer("start", encoder.txt_in.bias.detach().clone())
         self.blocks = nn.ModuleList(
-            _Block(block, img_alive=i < depth - 1, txt_alive=True)
+            InferenceBlock(block, img_alive=i < depth - 1, txt_alive=True)
             for i, block in enumerate(_blocks(encoder))
         )
         self.out = _frozen(encoder.final_layer_txt.linear)
@@ -183,7 +191,7 @@ class InferenceDecoder(nn.Module):
         self.depth, self.width = depth, decoder.img_in.out_features
         self.img_in, self.txt_in = _frozen(decoder.img_in), _frozen(decoder.txt_in)
         self.blocks = nn.ModuleList(
-            _Block(block, img_alive=True, txt_alive=i < depth - 1)
+            InferenceBlock(block, img_alive=True, txt_alive=i < depth - 1)
             for i, block in enumerate(_blocks(decoder))
         )
         self.out = _frozen(decoder.final_layer_img.linear)

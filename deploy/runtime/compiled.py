@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from flowmo.deploy.cuda_graphs import CudaGraphs
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
-from flowmo.model.attention import fastest_backend, use_backend
+from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
+from flowmo.model.inference_network import InferenceBlock
 
 # One variant a batch size and half; PyTorch gives up at 8.
 _MOST_VARIANTS = 64
@@ -51,19 +52,7 @@ class CompiledSteps:
         if fp8:
             quantize(model)
         if on_gpu and choose_attention:
-            shape = model.config.decoder
-            tokens = (
-                model.config.code_length + (model.config.image_size // model.config.patch_size) ** 2
-            )
-            use_backend(
-                fastest_backend(
-                    heads=shape.heads,
-                    tokens=tokens,
-                    head_dim=shape.head_dim,
-                    dtype=model.dtype,
-                    device=model.device,
-                )
-            )
+            choose_backends(model)
         self._compute: dict[Half, Callable[..., Tensor]] = {}
         for half in model.halves:
             compute: Callable[..., Tensor] = graph_of(model, half)
@@ -111,6 +100,28 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
+def choose_backends(model: InferenceModel) -> None:
+    """Measure the backends of attention at the decoder's shape; the model's blocks use them.
+
+    The choice is the model's own: another model of the process, or a copy in float32 that this one
+    is checked against, computes attention as it did.
+    """
+    shape = model.config.decoder
+    patches = (model.config.image_size // model.config.patch_size) ** 2
+    backends = ranked_backends(
+        heads=shape.heads,
+        tokens=model.config.code_length + patches,
+        head_dim=shape.head_dim,
+        dtype=model.dtype,
+        device=model.device,
+    )
+    for half in model.halves:
+        network = model.encoder if half == "encoder" else model.decoder
+        for module in network.modules():
+            if isinstance(module, InferenceBlock):
+                module.attention_backends = backends
+
+
 def quantize(model: InferenceModel) -> None:
     """Have the linears of both halves' blocks computed in fp8, in place.
 
@@ -119,7 +130,10 @@ def quantize(model: InferenceModel) -> None:
     Raises:
         CompilationError: The package torchao is missing, or the GPU has no fp8 products.
     """
-    if model.device.type != "cuda" or torch.cuda.get_device_capability() < _FP8_CAPABILITY:
+    if (
+        model.device.type != "cuda"
+        or torch.cuda.get_device_capability(model.device) < _FP8_CAPABILITY
+    ):
         raise CompilationError(
             f"fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), the model is on "
             f"{model.device}; leave fp8 out"
@@ -132,10 +146,28 @@ def quantize(model: InferenceModel) -> None:
         )
     except ImportError as error:
         raise CompilationError(f"fp8 needs torchao ({error}): pip install torchao") from None
-    config = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    # torchao would otherwise set Inductor's options and TF32 for the whole process, and with them
+    # change what every other model of it computes in float32.
+    config = Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), set_inductor_config=False
+    )
+    before = _precision()
     for half in model.halves:
         network = model.encoder if half == "encoder" else model.decoder
         quantize_(network, config, filter_fn=is_inner_linear)
+    if (after := _precision()) != before:
+        raise CompilationError(
+            f"torchao changed how this process computes in float32, from {before} to {after}; "
+            f"take the version of torchao that pyproject.toml names"
+        )
+
+
+def _precision() -> tuple[bool, bool, str]:
+    return (
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.get_float32_matmul_precision(),
+    )
 
 
 def is_inner_linear(module: nn.Module, name: str) -> bool:

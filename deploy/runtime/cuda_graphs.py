@@ -1,5 +1,6 @@
 """One CUDA graph for each batch size, over buffers that stay where they are."""
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,16 +9,19 @@ from torch import Tensor
 
 # Launches before a graph is captured: libraries allocate and choose kernels in the first.
 _WARM_RUNS = 3
+# One capture at a time in the process: another one's warm-up may call what a capture forbids.
+_CAPTURING = threading.Lock()
 
 
 class CudaGraphs:
     """Calls of a function of tensors, replayed as graphs.
 
-    Inputs are copied to the graph's own buffers on the device; the output is the graph's buffer,
-    valid until the next call of the same batch size.
+    Inputs are copied to the graph's own buffers on the device, and the output out of them, so that
+    it stays what it is through later calls. It computes on the device of its inputs, whatever the
+    thread's present device is; other threads may use the device during a capture.
 
     Args:
-        compute: A function of tensors with a batch dimension, on the device, that does not
+        compute: A function of tensors with a batch dimension, on one device, that does not
             synchronize.
     """
 
@@ -29,27 +33,32 @@ class CudaGraphs:
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Compute the function's output."""
         rows = inputs[0].shape[0]
-        if rows not in self._captured:
-            self._captured[rows] = self._capture(inputs)
-        graph, buffers, output = self._captured[rows]
-        for buffer, value in zip(buffers, inputs, strict=True):
-            buffer.copy_(value)
-        graph.replay()
-        return output
+        with torch.cuda.device(inputs[0].device):
+            if rows not in self._captured:
+                with _CAPTURING:
+                    self._captured[rows] = self._capture(inputs)
+            graph, buffers, output = self._captured[rows]
+            for buffer, value in zip(buffers, inputs, strict=True):
+                buffer.copy_(value)
+            graph.replay()
+            return output.clone()
 
     def _capture(
         self, inputs: tuple[Tensor, ...]
     ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
         buffers = tuple(value.clone() for value in inputs)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(inputs[0].device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_RUNS):
                 self._compute(*buffers)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # All of them share one pool: only one runs at a time.
-        with torch.cuda.graph(graph, pool=self._pool):
+        # All of them share one pool: only one runs at a time. In the default mode a capture fails,
+        # and breaks them, when any other thread allocates or waits on the device meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
             output = self._compute(*buffers)
         self._pool = self._pool or graph.pool()
         return graph, buffers, output

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,16 +40,33 @@ def relative_errors(steps: Steps, model: InferenceModel, *, rows: int = 2) -> di
         model: A model of the same weights; its own modules are what they are compared with.
         rows: The batch size.
     """
-    errors: dict[Half, Errors] = {}
-    for half in model.halves:
-        inputs = example(model, half, rows)
-        graph = graph_of(model, half)
-        with torch.inference_mode():
-            plain = graph(*inputs)
-            exact = plain if model.dtype == torch.float32 else _wide(graph, inputs)
-            got = _of(steps, half)(*inputs)
-        errors[half] = Errors(compiled=_distance(got, exact), plain=_distance(plain, exact))
-    return errors
+    return {half: _judged(steps, _reference(model, half, rows), rows) for half in model.halves}
+
+
+class _Reference(NamedTuple):
+    """A half's example, and what it should give."""
+
+    half: Half
+    inputs: tuple[Tensor, ...]
+    plain: Tensor
+    exact: Tensor
+
+
+def _reference(model: InferenceModel, half: Half, rows: int) -> _Reference:
+    inputs = example(model, half, rows)
+    graph = graph_of(model, half)
+    with torch.inference_mode():
+        plain = graph(*inputs)
+        exact = plain if model.dtype == torch.float32 else _wide(graph, inputs)
+    return _Reference(half, inputs, plain, exact)
+
+
+def _judged(steps: Steps, reference: _Reference, rows: int) -> Errors:
+    """The errors of the reference's first rows."""
+    plain, exact = reference.plain[:rows], reference.exact[:rows]
+    with torch.inference_mode():
+        got = _of(steps, reference.half)(*(value[:rows] for value in reference.inputs))
+    return Errors(compiled=_distance(got, exact), plain=_distance(plain, exact))
 
 
 def _of(steps: Steps, half: Half) -> Callable[..., Tensor]:
@@ -67,24 +85,37 @@ def _distance(value: Tensor, exact: Tensor) -> float:
     return float((value.float() - exact).norm() / exact.norm())
 
 
-def check(steps: Steps, model: InferenceModel, *, factor: float = FACTOR) -> dict[Half, Errors]:
-    """Measure the errors, and refuse what is further off than it may be.
+def check(
+    steps: Steps, model: InferenceModel, buckets: Sequence[int] = (2,), *, factor: float = FACTOR
+) -> dict[Half, Errors]:
+    """Measure the errors at each batch size, and refuse what is further off than it may be.
+
+    Each batch size has kernels, or a graph, of its own, and may be wrong by itself.
 
     Args:
         steps: What is judged.
         model: The model that it is compared with.
+        buckets: The batch sizes that will be asked for.
         factor: How many times PyTorch's own error may be reached.
+
+    Returns:
+        The errors of each half at the batch size where they are nearest to their limit.
 
     Raises:
         CompilationError: An error is larger, or not a number.
     """
-    errors = relative_errors(steps, model)
-    for half, error in errors.items():
-        limit = factor * error.plain + SLACK
-        if not error.compiled <= limit:
-            raise CompilationError(
-                f"the compiled {half} is {error.compiled:.2g} away from float32, PyTorch in "
-                f"{model.dtype} is {error.plain:.2g} (at most {limit:.2g} is right): it must not "
-                f"serve; export and build it again"
-            )
-    return errors
+    worst: dict[Half, Errors] = {}
+    for half in model.halves:
+        reference, nearest = _reference(model, half, max(buckets)), -1.0
+        for rows in buckets:
+            error = _judged(steps, reference, rows)
+            limit = factor * error.plain + SLACK
+            if not error.compiled <= limit:
+                raise CompilationError(
+                    f"the compiled {half} at batch size {rows} is {error.compiled:.2g} away from "
+                    f"float32, PyTorch in {model.dtype} is {error.plain:.2g} (at most {limit:.2g} "
+                    f"is right): it must not serve; export and build it again"
+                )
+            if error.compiled / limit > nearest:
+                worst[half], nearest = error, error.compiled / limit
+    return worst

@@ -88,7 +88,7 @@ def install(
     steps = _open(_again(model, checkpoint) if fp8 else model, checkpoint, runtime, buckets)
     try:
         factor = golden.FP8_FACTOR if fp8 else golden.FACTOR
-        errors = golden.check(steps, model, factor=factor)
+        errors = golden.check(steps, model, buckets, factor=factor)
     except CompilationError:
         raise
     except Exception as error:

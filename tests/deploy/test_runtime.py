@@ -1,20 +1,24 @@
 """What computes a served model, that it is checked first, and what happens where it is missing."""
 
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from flowmo.deploy import golden
-from flowmo.deploy.compiled import CompiledSteps, is_inner_linear
+from flowmo.deploy.compiled import CompiledSteps, choose_backends, is_inner_linear, quantize
 from flowmo.deploy.graphs import HALVES, example
 from flowmo.deploy.runners import Runtime, default_cache, graph_folder, install
 from flowmo.deploy.threads import fewest_of_the_quickest
 from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.inference_network import InferenceBlock
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -41,8 +45,79 @@ def test_only_what_agrees_with_pytorch_may_serve(small: InferenceModel) -> None:
     errors = golden.check(Wrong(small, 1.0005), small)
     assert errors["decoder"].compiled == pytest.approx(5e-4, rel=0.05)
     for factor in (1.002, 0.0, float("nan")):
-        with pytest.raises(CompilationError, match="compiled decoder is .* must not serve"):
+        with pytest.raises(CompilationError, match="decoder at batch size 2 is .* must not serve"):
             golden.check(Wrong(small, factor), small)
+
+
+class WrongAt(Wrong):
+    """Steps that are wrong at one batch size, as a graph that was captured badly is."""
+
+    def __init__(self, model: InferenceModel, rows: int) -> None:
+        super().__init__(model, 1.0)
+        self._rows = rows
+
+    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        right = super().velocity(x, condition, modulation)
+        return right.flip(0) if len(x) == self._rows else right
+
+
+def test_each_batch_size_is_checked(small: InferenceModel) -> None:
+    golden.check(WrongAt(small, 16), small, (1, 2, 4))
+    for rows in (2, 4, 12):
+        with pytest.raises(CompilationError, match=f"decoder at batch size {rows} "):
+            golden.check(WrongAt(small, rows), small, (1, 2, 4, 12))
+
+
+def test_a_models_backends_are_its_own(
+    small_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+    monkeypatch.setattr("flowmo.deploy.compiled.ranked_backends", lambda **_: chosen)
+    one, other = (load(small_checkpoint, torch.bfloat16) for _ in range(2))
+    choose_backends(one)
+
+    def backends(model: InferenceModel) -> set[tuple[SDPBackend, ...]]:
+        halves = (model.encoder, model.decoder)
+        blocks = [m for half in halves for m in half.modules() if isinstance(m, InferenceBlock)]
+        assert len(blocks) == 4
+        return {block.attention_backends for block in blocks}
+
+    assert backends(one) == {chosen}
+    assert backends(other) == {()}
+
+
+def test_fp8_leaves_the_rest_of_the_process_alone(
+    small: InferenceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, object]] = []
+    careless = False
+
+    def config(**options: object) -> dict[str, object]:
+        asked.append(options)
+        return options
+
+    def quantize_(module: nn.Module, _: object, filter_fn: object) -> None:
+        if careless:  # as torchao is unless it is told not to
+            torch.set_float32_matmul_precision("high")
+
+    package = ModuleType("torchao.quantization")
+    package.Float8DynamicActivationFloat8WeightConfig = config  # type: ignore[attr-defined]
+    package.PerRow = object  # type: ignore[attr-defined]
+    package.quantize_ = quantize_  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torchao", ModuleType("torchao"))
+    monkeypatch.setitem(sys.modules, "torchao.quantization", package)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _=None: (9, 0))
+    monkeypatch.setattr(small, "device", torch.device("cuda"))
+    before = torch.get_float32_matmul_precision()
+    try:
+        quantize(small)
+        assert asked[0]["set_inductor_config"] is False
+        assert torch.get_float32_matmul_precision() == before
+        careless = True
+        with pytest.raises(CompilationError, match="torchao changed how this process computes"):
+            quantize(small)
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_in_bfloat16_its_own_error_is_the_measure(small_checkpoint: Path) -> None:
