@@ -95,8 +95,10 @@ def test_constraints_name_no_place(pins: dict[str, str]) -> None:
 
 def test_benchmarks_hide_no_import_of_the_service_in_a_text() -> None:
     """import-linter reads statements; a program in a string would pass it by."""
-    emulated = ROOT / "benchmarks" / "serving" / "emulated.py"
+    # They run the service's own engine over a network that takes no time, in this process.
+    serving = ROOT / "benchmarks" / "serving"
+    engines = {serving / "emulated.py", serving / "host_overhead.py"}
     for path in (ROOT / "benchmarks").rglob("*.py"):
-        if path != emulated:
+        if path not in engines:
             text = path.read_text(encoding="utf-8")
             assert not re.search(r"(from|import)\s+flowmo\.service|flowmo\.service\S*:", text), path
