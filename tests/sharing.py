@@ -12,6 +12,7 @@ ON_RAY = frozenset(
         "tests/service/cluster/test_cluster.py",
         "tests/service/cluster/test_cluster_cancel.py",
         "tests/service/cluster/test_cluster_keys.py",
+        "tests/service/cluster/test_remote_calls.py",
     }
 )
 

@@ -57,7 +57,9 @@ def test_links_are_relative_and_lead_to_folders_of_the_repository() -> None:
 
 
 def test_files_on_ray_are_run_by_one_process() -> None:
-    starts_clusters = re.compile(r"--ray-(config|workers)|benchmarks\.chaos\.__main__")
+    starts_clusters = re.compile(
+        r"--ray-(config|workers)|benchmarks\.chaos\.__main__|cluster\.refusing"
+    )
     files = {
         str(path.relative_to(ROOT))
         for path in (ROOT / "tests").rglob("test_*.py")
