@@ -31,11 +31,7 @@ class FeatureDistance(nn.Module):
 
     def __init__(self, features: Features) -> None:
         super().__init__()
-        # On a CPU convolutions of channels-last maps are three times as quick, with AMX ten times.
         self.features = features.requires_grad_(False).eval()
-        for weight in self.features.parameters():
-            if weight.ndim == 4:
-                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """[B, 3, S, S] twice in about [-1, 1] to a scalar; gradients flow to both."""
@@ -63,6 +59,7 @@ class FeatureDistance(nn.Module):
 
 
 def _channels_last(images: Tensor) -> Tensor:
+    # On a CPU convolutions of such maps are three times as quick, in bfloat16 with AMX ten times.
     return images.float().contiguous(memory_format=torch.channels_last)
 
 
