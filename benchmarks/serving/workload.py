@@ -164,7 +164,10 @@ def look_at(url: str) -> Served:
     with httpx.Client(base_url=url, timeout=60.0, trust_env=False) as client:
         (model,) = client.get("/v1/models").raise_for_status().json()["models"]
         for path in photograph_paths():
-            answer = client.post("/v1/tokenize", content=path.read_bytes(), headers=headers)
+            # One square each, so that a request is as many rows as the plan says.
+            query = {"fit": "crop"}
+            data = path.read_bytes()
+            answer = client.post("/v1/tokenize", content=data, headers=headers, params=query)
             containers.append(answer.raise_for_status().content)
     return Served(
         model=model["name"],
