@@ -228,7 +228,7 @@ def leave_pictures(server: ServerProcess, data: bytes) -> Iterator[tuple[Counter
     with ExitStack() as held:
         connections = [held.enter_context(_connect(server)) for _ in range(_PICTURES)]
         head = (
-            f"POST /v1/tokenize HTTP/1.1\r\nHost: here\r\nContent-Type: image/jpeg\r\n"
+            f"POST /v1/tokenize?fit=crop HTTP/1.1\r\nHost: here\r\nContent-Type: image/jpeg\r\n"
             f"Content-Length: {len(data)}\r\n\r\n"
         )
 

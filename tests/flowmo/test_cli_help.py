@@ -147,7 +147,7 @@ def test_the_page_of_commands_has_every_command_and_its_example() -> None:
         (["--verbose"], "No such option: --verbose"),
         (["tokenise"], "Did you mean 'tokenize'"),
         (["tokenize"], "Missing argument"),
-        (["tokenize", "a.png", "--fit", "tile"], "'tile' is not one of 'crop', 'pad', 'stretch'"),
+        (["tokenize", "a.png", "--fit", "tile"], "'tile' is not one of 'native', 'crop', 'pad', "),
         (["detokenize", "a", "--steps", "0"], "--steps"),
         (["demo", "no-such-file.jpg"], "no-such-file.jpg"),
         (["keys", "new", "a b"], "expected letters, digits"),
