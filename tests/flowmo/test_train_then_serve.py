@@ -28,7 +28,7 @@ def test_a_checkpoint_just_trained_is_served(tmp_path: Path) -> None:
     ):
         (model,) = client.models()
         assert model.fingerprint == FlowMo.from_pretrained(export).fingerprint()
-        encoded = client.tokenize(photograph_paths()[0].read_bytes())
+        encoded = client.tokenize(photograph_paths()[0].read_bytes(), fit="crop")
         assert encoded.token_bytes == 4 * 72 // 8
         with Image.open(io.BytesIO(client.detokenize(encoded.data).data)) as picture:
             assert picture.size == (32, 32)
@@ -61,5 +61,5 @@ def test_a_student_decodes_with_its_own_steps_when_nobody_says_otherwise(tmp_pat
         ServerProcess(["--checkpoint", student], log=tmp_path / "server.log") as server,
         Client(server.url) as client,
     ):
-        encoded = client.tokenize(photograph_paths()[0].read_bytes())
+        encoded = client.tokenize(photograph_paths()[0].read_bytes(), fit="crop")
         assert client.detokenize(encoded.data).steps == 3

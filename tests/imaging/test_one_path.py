@@ -109,9 +109,9 @@ class Watched:
         self.seen += list(to_pixels(images))
         return cast("list[Tokens]", self._inner.tokenize(images))
 
-    def encode(self, pixels: Pixels) -> list[Tokens]:
-        self.seen += list(pixels)
-        return cast("list[Tokens]", self._inner.encode(pixels))
+    def encode(self, pixels: Pixels | Tensor) -> Any:
+        self.seen += list(to_pixels(pixels) if isinstance(pixels, Tensor) else pixels)
+        return self._inner.encode(pixels)
 
 
 def served(file: Path, runner: Runner) -> Pixels:
@@ -120,7 +120,7 @@ def served(file: Path, runner: Runner) -> Pixels:
     async def ask() -> None:
         async with client_of(cast("Runner", watched)) as client:
             watched.seen.clear()  # of the warm-up
-            answer = await client.post("/v1/tokenize", files=upload)
+            answer = await client.post("/v1/tokenize?fit=crop", files=upload)
             assert answer.status_code == 200, answer.text
 
     asyncio.run(ask())

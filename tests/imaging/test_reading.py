@@ -18,7 +18,7 @@ from flowmo.imaging.reading import (
 )
 from tests.service.pictures import as_file, gradient
 
-PICTURE = gradient()
+PICTURE = gradient(48, 40)
 
 
 @pytest.mark.parametrize(
