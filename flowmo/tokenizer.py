@@ -229,15 +229,11 @@ class Tokenizer:
         return encoded[0] if is_single else encoded
 
     def _image_tokens(self, layout: PictureLayout, code: Tensor) -> ImageTokens:
-        return ImageTokens(
-            ids=Tokens.join(self.model.tokens_of(code)).ids,
+        return ImageTokens.in_layout(
+            Tokens.join(self.model.tokens_of(code)).ids,
+            layout,
             group_bits=self.config.group_bits,
             fingerprint=self.fingerprint,
-            width=layout.width,
-            height=layout.height,
-            tile_size=layout.tile_size,
-            overlap=layout.overlap,
-            fit=layout.fit,
         )
 
     @overload

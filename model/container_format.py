@@ -172,6 +172,22 @@ class ContainerHeader:
         return header
 
 
+def claimed_size(data: bytes, begin: int = 0) -> int:
+    """The bytes that the container at a place says it has, unchecked: where the next one begins.
+
+    Args:
+        data: Containers one after the other.
+        begin: Where one of them begins.
+    """
+
+    def number(offset: int) -> int:
+        return int.from_bytes(data[begin + offset : begin + offset + 4], "little")
+
+    if data[begin + len(MAGIC) : begin + _START] == _VERSION.pack(2):
+        return _HEADER_SIZES[2] + number(36) * number(40) + CRC.size
+    return _HEADER_SIZES[1] + number(28) + CRC.size
+
+
 def is_fingerprint(value: str) -> bool:
     """Whether a text is 32 lower-case hex digits."""
     return _FINGERPRINT.fullmatch(value) is not None

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError
 from flowmo.model.files import write_file
@@ -59,6 +62,33 @@ class ImageTokens(Tokens):
     def layout(self) -> PictureLayout:
         """The size of the image and its tiles."""
         return self.container().layout
+
+    @classmethod
+    def in_layout(
+        cls, ids: NDArray[np.int32], layout: PictureLayout, *, group_bits: int, fingerprint: str
+    ) -> Self:
+        """The tokens of a picture whose tiles are known.
+
+        Args:
+            ids: Integers [T, K, D/G], each in [0, 2^G).
+            layout: The picture and its T tiles.
+            group_bits: G, 1 to 24.
+            fingerprint: The model that made the tokens.
+
+        Raises:
+            TokenError: As of the class.
+            ContainerError: As of the class.
+        """
+        return cls(
+            ids=ids,
+            group_bits=group_bits,
+            fingerprint=fingerprint,
+            width=layout.width,
+            height=layout.height,
+            tile_size=layout.tile_size,
+            overlap=layout.overlap,
+            fit=layout.fit,
+        )
 
     @classmethod
     def of(cls, container: Container) -> Self:

@@ -131,6 +131,14 @@ class InferenceModel:
             raise self._without("decoder")
         return self._decoder
 
+    def network(self, half: Half) -> InferenceEncoder | InferenceDecoder:
+        """The network of a half.
+
+        Raises:
+            ConfigError: This model was built without it.
+        """
+        return self.encoder if half == "encoder" else self.decoder
+
     def _without(self, half: Half) -> ConfigError:
         return ConfigError(
             f"this model was built without its {half}, for {' and '.join(self.halves)} only; build "

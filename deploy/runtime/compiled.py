@@ -116,8 +116,7 @@ def choose_backends(model: InferenceModel) -> None:
         device=model.device,
     )
     for half in model.halves:
-        network = model.encoder if half == "encoder" else model.decoder
-        for module in network.modules():
+        for module in model.network(half).modules():
             if isinstance(module, InferenceBlock):
                 module.attention_backends = backends
 
@@ -153,8 +152,7 @@ def quantize(model: InferenceModel) -> None:
     )
     before = _precision()
     for half in model.halves:
-        network = model.encoder if half == "encoder" else model.decoder
-        quantize_(network, config, filter_fn=is_inner_linear)
+        quantize_(model.network(half), config, filter_fn=is_inner_linear)
     if (after := _precision()) != before:
         raise CompilationError(
             f"torchao changed how this process computes in float32, from {before} to {after}; "

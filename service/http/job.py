@@ -124,15 +124,11 @@ class Job:
         self._service.metrics.picture(self.name, layout)
         self.clock.add({"queue": tiles.queue, "encode": tiles.run})
         self.fingerprint = tiles.weights
-        return ImageTokens(
-            ids=tiles.tokens.ids,
+        return ImageTokens.in_layout(
+            tiles.tokens.ids,
+            layout,
             group_bits=tiles.tokens.group_bits,
             fingerprint=self.fingerprint,
-            width=layout.width,
-            height=layout.height,
-            tile_size=layout.tile_size,
-            overlap=layout.overlap,
-            fit=layout.fit,
         )
 
     def _encoding(self, tile: Pixels) -> Callable[[Call], Awaitable[Encoded]]:

@@ -25,6 +25,7 @@ from safetensors.numpy import save as write_safetensors
 
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.container import Container
+from flowmo.model.container_format import MAGIC, claimed_size
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
@@ -37,7 +38,7 @@ PACKED = "application/octet-stream"
 ARRAYS = (NPZ, SAFETENSORS)
 
 # What no bits of tokens are taken for.
-_CONTAINER_START = b"\x89FLM"
+_CONTAINER_START = MAGIC[:4]
 # Beside the ids: a zip's directory, headers, metadata.
 _SLACK_BYTES = 64 * 1024
 # int64, what numpy makes of whole numbers if nobody says.
@@ -238,21 +239,10 @@ def split_containers(data: bytes, *, most: int) -> list[bytes]:
     found: list[bytes] = []
     begin = 0
     while begin < len(data) and len(found) <= most:
-        end = begin + _length_at(data, begin)
+        end = begin + claimed_size(data, begin)
         found.append(data[begin:end])
         begin = end
     return found
-
-
-def _length_at(data: bytes, begin: int) -> int:
-    """The bytes that a container says it has (docs/container.md)."""
-
-    def number(at: int) -> int:
-        return int.from_bytes(data[begin + at : begin + at + 4], "little")
-
-    if data[begin + 8 : begin + 10] == b"\x02\x00":  # of several tiles
-        return 64 + number(36) * number(40) + 4
-    return 48 + number(28) + 4
 
 
 def split_packed(

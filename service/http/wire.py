@@ -335,15 +335,11 @@ class TokensMessage(_Message):
         ]
         if wrong:
             raise InvalidFieldsError(wrong)
-        return ImageTokens(
-            ids=np.array(self.ids, dtype=np.int32),
+        return ImageTokens.in_layout(
+            np.array(self.ids, dtype=np.int32),
+            layout,
             group_bits=config.group_bits,
             fingerprint=info.fingerprint,
-            width=layout.width,
-            height=layout.height,
-            tile_size=layout.tile_size,
-            overlap=layout.overlap,
-            fit=layout.fit,
         )
 
 

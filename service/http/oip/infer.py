@@ -221,7 +221,7 @@ async def _detokenize(
     else:
         for row, data in enumerate(models.elements(sent)):
             try:
-                tokens.append(received_tokens(service, job, Container.from_bytes(data)))
+                tokens.append(received_tokens(service, job.info, Container.from_bytes(data)))
             except (ContainerError, TokenError) as error:
                 if not partial:
                     raise RowError(row, error) from None

@@ -157,7 +157,7 @@ async def detokenize_batch(
         sent = item.sent()
         served = model_for(service.models, sent, item.model)
         job = Job.begin(service, scope, served, waits=True)
-        tokens = received_tokens(service, job, sent)
+        tokens = received_tokens(service, job.info, sent)
         options = decode_options(service, job.info, item)
         found = await job.decode(tokens, options, item.format, item.quality)
         return _picture(job, options, item.format, found)

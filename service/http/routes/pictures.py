@@ -24,9 +24,10 @@ from flowmo.service.http.routes.shared import (
     model_headers,
     name_headers,
     problems,
+    received_tokens,
     sampling_headers,
 )
-from flowmo.service.http.token_sets import model_for, tokens_for
+from flowmo.service.http.token_sets import model_for
 from flowmo.service.http.wire import QualityOptions, SamplingOptions
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
@@ -74,8 +75,7 @@ async def picture(
     sent = Container.from_bytes(container_in(container))
     served = model_for(service.models, sent, None)
     info = served.engines.info
-    settings = service.settings
-    tokens = tokens_for(sent, info, max_pixels=settings.max_pixels, max_tiles=settings.max_tiles)
+    tokens = received_tokens(service, info, sent)
     options = decode_options(service, info, query)
     tag = tag_of(tokens, options.seed, options.sampler, query.format, query.quality)
     keyring: Keyring = request.app.state.keyring

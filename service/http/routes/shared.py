@@ -114,14 +114,14 @@ def tile_headers(job: Job, layout: PictureLayout) -> dict[str, str]:
     }
 
 
-def received_tokens(service: Service, job: Job, sent: SentTokens) -> ImageTokens:
-    """Take tokens as a job's model can decode them, within the server's limits.
+def received_tokens(service: Service, info: ModelInfo, sent: SentTokens) -> ImageTokens:
+    """Take tokens as a model can decode them, within the server's limits.
 
     Raises:
         FlowMoError: As :func:`tokens_for`.
     """
     settings = service.settings
-    return tokens_for(sent, job.info, max_pixels=settings.max_pixels, max_tiles=settings.max_tiles)
+    return tokens_for(sent, info, max_pixels=settings.max_pixels, max_tiles=settings.max_tiles)
 
 
 def explained(service: Service, request: Request, error: Exception) -> Problem:

@@ -131,7 +131,7 @@ async def detokenize(
         )
         wanted = body.options
         job = Job.begin(service, scope, model_for(service.models, body.sent, wanted.model))
-        tokens = received_tokens(service, job, body.sent)
+        tokens = received_tokens(service, job.info, body.sent)
         options = replace(decode_options(service, job.info, wanted), region=wanted.box)
         check_region(tokens.layout, options.region)
         if wanted.stream or media_type == streaming.MEDIA_TYPE:
