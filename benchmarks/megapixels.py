@@ -23,6 +23,7 @@ from PIL import Image
 import flowmo
 from benchmarks.environment import environment
 from flowmo.photographs import photograph_paths
+from flowmo.training.json_report import write_json
 
 REPORT = Path(__file__).parent / "results" / "native" / "megapixels.json"
 SIZES = (0.25, 1.0, 2.0, 4.0)
@@ -95,8 +96,7 @@ def main() -> None:
         "environment": environment(),
         "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, report)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from flowmo.model.sampler import noise
 from flowmo.model.tiling import Tiling
 from flowmo.tokenizer import Tokenizer
 from flowmo.training.data.held_out import held_out_photographs
+from flowmo.training.json_report import write_json
 
 REPORT = Path(__file__).parent / "results" / "native" / "seams.json"
 OVERLAPS = (0.0, 0.125, 0.25, 0.5)
@@ -182,8 +183,7 @@ def main() -> None:
         "environment": environment(),
         "rows": rows,
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(options.out, report)
 
 
 if __name__ == "__main__":
