@@ -120,7 +120,9 @@ def test_the_blocks_run_in_order(folder: Path, tmp_path: Path) -> None:
 
     assert (folder / "flowmo-serve" / "demo-output" / "comparison.png").is_file()
     for name in ("photo.jpg.flowmo", "photo.flowmo"):
-        assert len(Container.from_bytes((folder / name).read_bytes()).tokens.pack()) == 576
+        container = Container.from_bytes((folder / name).read_bytes())
+        assert (container.width, container.height) == (640, 427)
+        assert len(container.tokens.pack()) == 24 * 576
     for name in (
         "photo.jpg.flowmo.png",
         "decoded.png",
@@ -129,7 +131,7 @@ def test_the_blocks_run_in_order(folder: Path, tmp_path: Path) -> None:
         "from-python.png",
     ):
         with Image.open(folder / name) as image:
-            assert image.size == (128, 128)
+            assert image.size == (640, 427)
 
 
 def test_the_block_for_the_hub_names_options_that_there_are() -> None:

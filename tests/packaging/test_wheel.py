@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image
 
 from flowmo.cli.server_process import ANNOUNCEMENT
 from flowmo.model.container import Container
@@ -86,7 +87,7 @@ def test_the_server_answers_with_no_option(environment: Environment, folder: Pat
                 timeout=60.0,
             )
             assert answer.status_code == 200, answer.text
-            assert len(Container.from_bytes(answer.content).tokens.pack()) == 576
+            _assert_of_the_whole_photograph(answer.content)
             for part in ("", "docs", "playground/page.js", "playground/samples/rocket.webp"):
                 assert httpx.get(f"{url}/{part}").status_code == 200
         finally:
@@ -97,4 +98,11 @@ def test_files_are_tokenized_with_no_option(environment: Environment, folder: Pa
     photograph = str(photograph_paths()[0])
     environment.run("flowmo", "tokenize", photograph, "--out", "tokens", cwd=folder)
     (written,) = (folder / "tokens").iterdir()
-    assert len(Container.from_bytes(written.read_bytes()).tokens.pack()) == 576
+    _assert_of_the_whole_photograph(written.read_bytes())
+
+
+def _assert_of_the_whole_photograph(container: bytes) -> None:
+    read = Container.from_bytes(container)
+    with Image.open(photograph_paths()[0]) as photograph:
+        assert (read.width, read.height) == photograph.size
+    assert len(read.tokens.pack()) == 576 * read.tokens.tile_count

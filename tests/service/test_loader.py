@@ -75,7 +75,9 @@ def test_a_half_alone_computes_what_it_does_with_the_other(
         return velocity
 
     compute = {"encoder": encode, "decoder": step}
-    assert compute.pop(half)(alone) == {"encoder": encode, "decoder": step}[half](runner)
+    # A rounding of the last bit apart: where the weights lie in memory changes the order of sums.
+    of_half = {"encoder": encode, "decoder": lambda runner: pytest.approx(step(runner), abs=1e-5)}
+    assert compute.pop(half)(alone) == of_half[half](runner)
     for other in compute.values():
         with pytest.raises(ConfigError, match="without its"):
             other(alone)
