@@ -53,15 +53,16 @@ def codes(
             layouts.append(layout)
             yield from rows
 
-    stream, waiting = tiles(), torch.empty(0)
-    done = 0
+    stream, waiting = tiles(), list[Tensor]()
+    done = ready = 0
     while batch := list(islice(stream, batch_size)):
-        code = model.encode(stacked(batch))
-        waiting = torch.cat([waiting.to(code), code]) if len(waiting) else code
-        while done < len(layouts) and len(waiting) >= layouts[done].tiles:
-            count = layouts[done].tiles
-            yield layouts[done], waiting[:count]
-            waiting, done = waiting[count:], done + 1
+        waiting.append(model.encode(stacked(batch)))
+        ready += len(batch)
+        while done < len(layouts) and ready >= (count := layouts[done].tiles):
+            # Joined when a picture is whole: a large one has hundreds of batches.
+            code = torch.cat([part.to(waiting[-1]) for part in waiting])
+            yield layouts[done], code[:count]
+            waiting, done, ready = [code[count:]], done + 1, ready - count
 
 
 def pictures(
