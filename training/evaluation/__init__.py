@@ -10,7 +10,9 @@ from flowmo.training.evaluation.methods import Came, CheckpointMethod, MeanColou
 from flowmo.training.evaluation.networks import NO_NETWORKS, Networks, NetworkSources
 from flowmo.training.evaluation.ranks import Ranks
 from flowmo.training.evaluation.report import merge
+from flowmo.training.evaluation.resolutions import check_resolutions, evaluate_resolutions
 from flowmo.training.evaluation.run import Evaluation, Plan, evaluate
+from flowmo.training.evaluation.tiled import TiledCheckpointMethod
 
 __all__ = [
     "NO_NETWORKS",
@@ -29,9 +31,12 @@ __all__ = [
     "PictureList",
     "Plan",
     "Ranks",
+    "TiledCheckpointMethod",
+    "check_resolutions",
     "checkpoint_methods",
     "compared",
     "evaluate",
+    "evaluate_resolutions",
     "load_model",
     "merge",
 ]
