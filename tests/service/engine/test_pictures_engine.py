@@ -24,6 +24,8 @@ from flowmo.service.errors import (
     EngineStoppedError,
     QueueFullError,
 )
+from flowmo.service.http.encode_tiles import encode_tiles
+from tests.service.pictures import gradient
 from tests.service.runners import Gated, Recorder, run, some_tokens, until
 
 SIZE = 32
@@ -264,5 +266,31 @@ def test_squares_and_tiles_share_a_batch(gated: Gated) -> None:
         assert any(len(set(batch)) > 1 for batch in gated.batches)
         picture.cancel()
         await until(lambda: engines.decoder.queue_depth == 0)
+
+    run(gated, work)
+
+
+def test_tiles_of_several_pictures_share_the_encoders_batches(gated: Gated) -> None:
+    tilings = [
+        PictureLayout(width=width, height=height, tile_size=SIZE, overlap=4).tiling
+        for width, height in ((80, 40), (32, 96))
+    ]
+    pictures = [gradient(tiling.width, tiling.height) for tiling in tilings]
+    count = sum(tiling.count for tiling in tilings)
+
+    async def work(engines: LocalEngines) -> None:
+        gated.gate.clear()
+        tasks = [
+            asyncio.create_task(encode_tiles(pixels, tiling, engines.encoder.encode))
+            for pixels, tiling in zip(pictures, tilings, strict=True)
+        ]
+        await until(lambda: bool(gated.encoded))
+        # All that came while the first batch is held is the next one, whosever it is.
+        await until(lambda: engines.encoder.queue_depth == count - gated.encoded[0])
+        gated.gate.set()
+        made = await asyncio.gather(*tasks)
+        assert [one.tokens.tile_count for one in made] == [tiling.count for tiling in tilings]
+        assert sum(gated.encoded) == count == 10
+        assert len(gated.encoded) <= 2
 
     run(gated, work)
