@@ -278,19 +278,24 @@ def test_tiles_of_several_pictures_share_the_encoders_batches(gated: Gated) -> N
     pictures = [gradient(tiling.width, tiling.height) for tiling in tilings]
     count = sum(tiling.count for tiling in tilings)
 
+    recorder = Recorder()
+
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
+        first = asyncio.create_task(engines.encoder.encode(gradient(SIZE, SIZE)))
+        await until(gated.entered.is_set)
         tasks = [
-            asyncio.create_task(encode_tiles(pixels, tiling, engines.encoder.encode))
+            asyncio.create_task(encode_tiles(pixels, tiling, *(engines.encoder.encode,) * 2))
             for pixels, tiling in zip(pictures, tilings, strict=True)
         ]
-        await until(lambda: bool(gated.encoded))
-        # All that came while the first batch is held is the next one, whosever it is.
-        await until(lambda: engines.encoder.queue_depth == count - gated.encoded[0])
+        await until(lambda: engines.encoder.queue_depth == count == 10)
         gated.gate.set()
         made = await asyncio.gather(*tasks)
+        await first
         assert [one.tokens.tile_count for one in made] == [tiling.count for tiling in tilings]
-        assert sum(gated.encoded) == count == 10
-        assert len(gated.encoded) <= 2
 
-    run(gated, work)
+    run(gated, work, observer=recorder)
+    # More than either has alone are in a batch.
+    rows = [rows for _, rows, _ in recorder.batches]
+    assert sum(rows) == 1 + count
+    assert max(rows) > max(tiling.count for tiling in tilings)

@@ -197,6 +197,20 @@ async def limits_are_named(runner: Runner) -> None:
         assert "3,600,000,000 pixels, at most 10,000 are accepted" in answer.json()["detail"]
 
 
+def test_a_picture_may_have_more_tiles_than_the_queue_has_room(runner: Runner) -> None:
+    async def work() -> None:
+        async with client_of(runner, max_queued_requests=1) as http:
+            answer = await http.post(
+                "/v1/reconstruct?steps=1",
+                content=as_file(gradient(80, 40)),
+                headers={"Content-Type": "image/png"},
+            )
+            assert answer.status_code == 200, answer.text
+            assert from_file(answer.content).shape == (40, 80, 3)
+
+    asyncio.run(work())
+
+
 def test_the_same_ids_in_another_layout_are_another_entry_of_the_cache(runner: Runner) -> None:
     asyncio.run(layouts_are_kept_apart(runner))
 
