@@ -270,7 +270,7 @@ def test_squares_and_tiles_share_a_batch(gated: Gated) -> None:
     run(gated, work)
 
 
-def test_tiles_of_several_pictures_share_the_encoders_batches(gated: Gated) -> None:
+def test_tiles_of_several_pictures_share_the_encoders_batches(runner: Runner) -> None:
     tilings = [
         PictureLayout(width=width, height=height, tile_size=SIZE, overlap=4).tiling
         for width, height in ((80, 40), (32, 96))
@@ -278,7 +278,8 @@ def test_tiles_of_several_pictures_share_the_encoders_batches(gated: Gated) -> N
     pictures = [gradient(tiling.width, tiling.height) for tiling in tilings]
     count = sum(tiling.count for tiling in tilings)
 
-    recorder = Recorder()
+    # One size, so that no measurement of a busy machine makes smaller ones worth more.
+    gated, recorder = Gated(runner, buckets=(16,)), Recorder()
 
     async def work(engines: LocalEngines) -> None:
         gated.gate.clear()
@@ -295,7 +296,5 @@ def test_tiles_of_several_pictures_share_the_encoders_batches(gated: Gated) -> N
         assert [one.tokens.tile_count for one in made] == [tiling.count for tiling in tilings]
 
     run(gated, work, observer=recorder)
-    # More than either has alone are in a batch.
-    rows = [rows for _, rows, _ in recorder.batches]
-    assert sum(rows) == 1 + count
-    assert max(rows) > max(tiling.count for tiling in tilings)
+    # All that came while the first batch was held is the next one, whosever it is.
+    assert [rows for _, rows, _ in recorder.batches] == [1, count]
