@@ -111,7 +111,9 @@ class EngineLink:
                 try:
                     streams.send({"op": "status"})
                     while (frame := await streams.read()) is not None:
-                        self.models = tuple(map(ModelStatus.from_dict, frame.head["models"]))
+                        told = frame.head["models"]
+                        known = [one.info for one in self.models] or [None] * len(told)
+                        self.models = tuple(map(ModelStatus.from_dict, told, known))
                         self._start_seconds = frame.head["start"]
                         self._told_at = time.monotonic()
                         self._here.set()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from flowmo.service.engine.calls import Watch
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.shared_calls import SharedCall
 from flowmo.service.models import Models, Served
 from flowmo.service.workers import messages
@@ -106,9 +107,12 @@ class EngineServer:
 
     async def _tell_status(self, streams: Streams) -> None:
         """Say again and again how the models are, until the gateway ends."""
+        known: list[ModelInfo | None] = [None for _ in self._models]
         while True:
-            models = [_status(served).to_dict() for served in self._models]
+            now = [_status(served) for served in self._models]
+            models = [one.to_dict(info) for one, info in zip(now, known, strict=True)]
             streams.send({"kind": "status", "models": models, "start": self._start_seconds()})
+            known = [one.info for one in now]
             await streams.drain()
             await asyncio.sleep(STATUS_SECONDS)
 

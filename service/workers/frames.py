@@ -85,7 +85,7 @@ class Streams:
         text = json.dumps(head).encode()
         self._writer.write(_LENGTH.pack(len(text)) + text)
         for array in arrays:
-            self._writer.write(memoryview(np.ascontiguousarray(array)).cast("B"))
+            self._writer.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
     async def drain(self) -> None:
         """Wait until the other side has taken most of what was sent.

@@ -1,7 +1,7 @@
 """Values that go to an engine process and come back, as frames have them."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from types import FunctionType
 from typing import Any
 
@@ -36,6 +36,7 @@ def _kinds(root: type[Exception]) -> Iterator[type[Exception]]:
         yield from _kinds(kind)
 
 
+_SAMPLER = tuple(one.name for one in fields(SamplerConfig))
 # Those of one text, which is all that engines raise.
 _ERRORS = {
     kind.__name__: kind
@@ -69,18 +70,26 @@ class ModelStatus:
     busy_seconds: float
     slots: dict[EngineKind, int]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The status as JSON-safe values."""
+    def to_dict(self, known: ModelInfo | None = None) -> dict[str, Any]:
+        """The status as JSON-safe values.
+
+        Args:
+            known: What the other side knows of the model: it is not said again.
+        """
         values = {name: getattr(self, name) for name in self.__slots__}
+        if self.info == known:
+            return {**values, "info": None}
         info = {name: getattr(self.info, name) for name in ModelInfo.__slots__}
         return {**values, "info": {**info, "config": self.info.config.to_dict()}}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "ModelStatus":
+    def from_dict(cls, values: dict[str, Any], known: ModelInfo | None = None) -> "ModelStatus":
         """Read :meth:`to_dict`'s form."""
-        info = values["info"]
-        config = FlowMoConfig.from_dict(info["config"])
-        return cls(**{**values, "info": ModelInfo(**{**info, "config": config})})
+        info = known
+        if (told := values["info"]) is not None:
+            config = FlowMoConfig.from_dict(told["config"])
+            info = ModelInfo(**{**told, "config": config})
+        return cls(**{**values, "info": info})
 
 
 def call_to_dict(call: Call) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def send_tokens(
         "previews": previews,
         "options": {
             "seed": options.seed,
-            "sampler": options.sampler.to_dict(),
+            "sampler": _sampler_to_dict(options.sampler),
             "degrade": options.degrade,
             "weights": options.weights,
             "patience": options.patience,
@@ -155,7 +164,7 @@ def options_of(frame: Frame) -> DecodeOptions:
     values = dict(frame.head["options"])
     layout, region = values.pop("layout"), values.pop("region")
     return DecodeOptions(
-        **{**values, "sampler": SamplerConfig.from_dict(values["sampler"])},
+        **{**values, "sampler": _sampler_from(values["sampler"])},
         layout=None if layout is None else PictureLayout(**layout),
         region=None if region is None else tuple(region),
     )
@@ -168,7 +177,7 @@ def send_encoded(streams: Streams, encoded: Encoded) -> None:
         "shape": encoded.tokens.ids.shape,
         "group_bits": encoded.tokens.group_bits,
         "weights": encoded.weights,
-        "timings": asdict(encoded.timings),
+        "timings": _timings_to_dict(encoded.timings),
     }
     streams.send(head, [encoded.tokens.ids])
 
@@ -178,8 +187,8 @@ def send_decoded(streams: Streams, decoded: Decoded) -> None:
     head = {
         "kind": "decoded",
         "shape": decoded.pixels.shape,
-        "sampler": decoded.sampler.to_dict(),
-        "timings": asdict(decoded.timings),
+        "sampler": _sampler_to_dict(decoded.sampler),
+        "timings": _timings_to_dict(decoded.timings),
     }
     streams.send(head, [decoded.pixels])
 
@@ -204,7 +213,7 @@ def decoded_of(frame: Frame) -> Decoded:
     """The result of a decode."""
     return Decoded(
         pixels=pixels_of(frame),
-        sampler=SamplerConfig.from_dict(frame.head["sampler"]),
+        sampler=_sampler_from(frame.head["sampler"]),
         timings=_timings(frame.head),
     )
 
@@ -216,6 +225,20 @@ def progress_of(frame: Frame) -> DecodeProgress:
         steps=frame.head["steps"],
         preview=pixels_of(frame) if frame.parts else None,
     )
+
+
+# By hand: reading a config strictly, as from a file, takes longer than all the rest of a call.
+def _sampler_to_dict(sampler: SamplerConfig) -> dict[str, Any]:
+    return {name: getattr(sampler, name) for name in _SAMPLER}
+
+
+def _sampler_from(values: dict[str, Any]) -> SamplerConfig:
+    tuples = {name: tuple(values[name]) for name in ("times", "guidance_interval")}
+    return SamplerConfig(**{**values, **tuples})
+
+
+def _timings_to_dict(timings: Timings) -> dict[str, Any]:
+    return {"queue": timings.queue, "run": timings.run, "steps": timings.steps}
 
 
 def _timings(head: dict[str, Any]) -> Timings:

@@ -38,7 +38,7 @@ class SharedInstruments(PrometheusInstruments):
 
     def __init__(self, folder: Path, name: str) -> None:
         os.environ[FOLDER_VARIABLE] = str(folder)
-        values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[misc,no-untyped-call]
+        values.ValueClass = values.MultiProcessValue(lambda: name)  # type: ignore[no-untyped-call]
         super().__init__()
         self._folder = folder
         (folder / f"{name}{_PID}").write_text(str(os.getpid()))

@@ -32,9 +32,7 @@ def test_a_rate_holds_for_all_gateways_together(tmp_path: Path) -> None:
 
 def test_places_are_shared_and_those_of_a_gateway_that_died_are_free(tmp_path: Path) -> None:
     path = tmp_path / "usage"
-    first, second = (
-        UsageTable(path, n, 2).usage("team-a", entry(concurrency=2)) for n in range(2)
-    )
+    first, second = (UsageTable(path, n, 2).usage("team-a", entry(concurrency=2)) for n in range(2))
     first.take()
     second.take()
     with pytest.raises(RateLimitedError, match="2 requests inside"):

@@ -189,8 +189,8 @@ def test_what_is_killed_under_load_is_replaced_and_every_request_answered(
     (*_, victim) = before = processes(workers, kind)
     with ThreadPoolExecutor(8) as pool:
         answers = [
-            pool.submit(decode, client, container, seed=1, steps=20 if n % 2 else 400)
-            for n in range(24)
+            pool.submit(decode, client, container, seed=1, steps=20 if n % 2 else 200)
+            for n in range(16)
         ]
         wait_for(client, "flowmo_queue_depth", 1, model="nano")
         os.kill(victim, signal.SIGKILL)
