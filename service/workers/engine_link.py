@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 
 from flowmo.service.errors import NotReadyError
@@ -112,8 +113,8 @@ class EngineLink:
                     streams.send({"op": "status"})
                     while (frame := await streams.read()) is not None:
                         told = frame.head["models"]
-                        known = [one.info for one in self.models] or [None] * len(told)
-                        self.models = tuple(map(ModelStatus.from_dict, told, known))
+                        known = [one.info for one in self.models]
+                        self.models = tuple(map(ModelStatus.from_dict, told, known or repeat(None)))
                         self._start_seconds = frame.head["start"]
                         self._told_at = time.monotonic()
                         self._here.set()

@@ -1,10 +1,10 @@
-"""What a gateway's engines promise, over a real local socket and in front of an engine of the test."""
+"""What a gateway's engines promise, over a real local socket in front of an engine of the test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ class Scripted:
 
     info, ready, complaint, waiting = INFO, True, None, 0
     backlog_seconds, busy_seconds = 7.5, 0.0
-    slots = {"encoder": 4, "decoder": 8}
+    slots: ClassVar = {"encoder": 4, "decoder": 8}
 
     def __init__(self) -> None:
         self.encoder = self.decoder = self
@@ -117,6 +117,11 @@ def run(tmp_path: Path, test: Callable[[Scripted, ProcessEngines, EngineLink], A
             await test(engine, engines, link)
 
     asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():  # noqa: ASYNC110  (what others do on other connections)
+        await asyncio.sleep(0.01)
 
 
 def test_what_goes_in_and_comes_out_is_the_same_as_in_one_process(tmp_path: Path) -> None:
@@ -213,8 +218,7 @@ def test_work_rises_with_those_who_come_to_wait_for_it(tmp_path: Path) -> None:
         work = asyncio.create_task(engines.decoder.decode(TOKENS, OPTIONS, shared.call))
         await engine.begun.wait()
         shared.join(Call(priority="interactive"))
-        while len(engine.calls) < 2:  # noqa: ASYNC110  (the engine hears of it)
-            await asyncio.sleep(0.01)
+        await until(lambda: len(engine.calls) == 2)
         assert [call.priority for call in engine.calls] == ["batch", "interactive"]
         engine.gate.set()
         await work
@@ -247,16 +251,14 @@ def test_an_engine_that_dies_is_a_503_that_says_when_and_the_next_one_is_found(
         with pytest.raises(NotReadyError, match="died") as raised:
             await work
         assert 1 <= raised.value.retry_after <= 30
-        while engines.ready:  # noqa: ASYNC110  (it is seen on another connection)
-            await asyncio.sleep(0.01)
+        await until(lambda: not engines.ready)  # it is seen on another connection
         assert engines.complaint is None  # another one is coming
         with pytest.raises(NotReadyError, match="started again"):
             await engines.encoder.encode(PIXELS, Call())
         second = Scripted()
         second.gate.set()
         async with connected(path, second):
-            while not engines.ready:  # noqa: ASYNC110  (it looks again and again)
-                await asyncio.sleep(0.01)
+            await until(lambda: engines.ready)
             assert (await engines.encoder.encode(PIXELS, Call())).weights == "w"
         await link.close()
 

@@ -119,9 +119,9 @@ def test_answers_are_those_of_one_process(
         else:
             difference = np.abs(from_file(here.content).astype(int) - from_file(there.content))
             assert (difference <= 1).mean() >= 0.999
-    # Of several processes and with previews, too.
-    params = {"steps": 3, "seed": 5, "stream": True, "previews": [2]}
-    streamed = client.post("/v1/detokenize", content=container, headers=TOKENS, params=params)
+    # With progress and previews, too.
+    url = "/v1/detokenize?steps=3&seed=5&stream=true&previews=2"
+    streamed = client.post(url, content=container, headers=TOKENS)
     names = [line[7:] for line in streamed.text.splitlines() if line.startswith("event: ")]
     assert names == ["progress", "progress", "preview", "progress", "image"]
 
