@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from flowmo.cli.listening import check_access, listen, url_of
+from flowmo.cli.listening import check_access, listen_together, url_of
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def serve_with_workers(settings: "Settings") -> None:
         typer.BadParameter: The address is taken, or other machines reach it and there are no keys.
         StartError: The server cannot start.
     """
-    listener = listen(settings.host, settings.port)
-    check_access(settings, listener.getsockname()[0])
+    listeners = listen_together(settings.host, settings.port, settings.workers)
+    check_access(settings, listeners[0].getsockname()[0])
     from flowmo.service.telemetry.logs import configure_logs
     from flowmo.service.workers.supervisor import serve
 
@@ -64,11 +64,12 @@ def serve_with_workers(settings: "Settings") -> None:
             described(m["name"], m["image_size"], m["bytes"], m["device"], m["dtype"])
             for m in models
         )
-        url = url_of(listener)
         typer.echo(f"flowmo: {ANNOUNCEMENT}{url} ({settings.workers} workers; {text})")
 
-    listener.listen(BACKLOG)
-    serve(settings, listener, announce)
+    for listener in listeners:
+        listener.listen(BACKLOG)
+    url = url_of(listeners[0])
+    serve(settings, listeners, announce)
 
 
 def described(name: str, image_size: int, payload_bytes: int, device: str, dtype: str) -> str:

@@ -32,7 +32,7 @@ class Orders:
         name: Its name among the server's processes.
         folder: The server's folder of sockets and of what is counted, for this user alone.
         number: The number of a gateway, from 0.
-        listener: The descriptor of the socket that gateways listen on; -1 of the engine.
+        listener: The descriptor of the socket that a gateway listens on; -1 of the engine.
         settings: The server's settings, as JSON-safe values.
     """
 

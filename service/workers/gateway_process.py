@@ -7,7 +7,6 @@ is started by the supervisor, which says on its standard input what to do. It do
 
 import asyncio
 import math
-import os
 import socket
 from functools import partial
 
@@ -103,7 +102,7 @@ async def _serve(orders: Orders, settings: Settings) -> None:
         server_header=False,
         timeout_graceful_shutdown=round(settings.drain_seconds),
     )
-    listener = socket.socket(fileno=os.dup(orders.listener))
+    listener = socket.socket(fileno=orders.listener)
     try:
         await _Server(config).serve(sockets=[listener])
     finally:

@@ -10,7 +10,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,8 @@ class Supervisor:
 
     Args:
         settings: The server's settings.
-        listener: The bound socket that all gateways listen on. One for all: what waits to be
-            accepted when a gateway dies is accepted by another.
+        listeners: A bound socket for each gateway, all of one port. They are kept open here, so
+            that what waits to be accepted when a gateway dies is accepted by its successor.
         announce: Called once, with what the engine process says of its models, when gateways
             answer.
     """
@@ -63,10 +63,10 @@ class Supervisor:
     def __init__(
         self,
         settings: Settings,
-        listener: socket.socket,
+        listeners: Sequence[socket.socket],
         announce: Callable[[list[dict[str, Any]]], None],
     ) -> None:
-        self._settings, self._listener, self._announce = settings, listener, announce
+        self._settings, self._listeners, self._announce = settings, listeners, announce
         self._ending = asyncio.Event()
         self._changed = asyncio.Event()
         self._children: list[_Child] = []
@@ -124,8 +124,8 @@ class Supervisor:
             return _Child(orders, f"{_MODULES}.{module}")
 
         gateways = [
-            child("gateway_process", gateway_name(number), number, self._listener.fileno())
-            for number in range(self._settings.workers)
+            child("gateway_process", gateway_name(number), number, listener.fileno())
+            for number, listener in enumerate(self._listeners)
         ]
         return [child("engine_process", ENGINE, 0, -1), *gateways]
 
@@ -194,6 +194,8 @@ class Supervisor:
     async def _end(self) -> None:
         """End the gateways, which finish what they have, and then the engine process."""
         self._ending.set()
+        for listener in self._listeners:  # so that whoever comes now is refused
+            listener.close()
         engine, *gateways = self._children
         for group in (gateways, [engine]):
             for child in group:
@@ -210,7 +212,7 @@ class Supervisor:
 
 def serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[socket.socket],
     announce: Callable[[list[dict[str, Any]]], None],
 ) -> None:
     """Serve with several processes until ^C or SIGTERM; see :class:`Supervisor`.
@@ -220,7 +222,7 @@ def serve(
     """
 
     async def run() -> int:
-        return await Supervisor(settings, listener, announce).run()
+        return await Supervisor(settings, listeners, announce).run()
 
     number = asyncio.run(run())
     logger.info("Finished server process [%d]", os.getpid())
