@@ -20,6 +20,8 @@ logger = logging.getLogger("flowmo.service.workers.engine_process")
 
 _LOOK_SECONDS = 0.1
 _SAMPLE_SECONDS = 0.2
+# How often the supervisor hears that this process goes on.
+_BEAT_SECONDS = 1.0
 
 
 async def _serve(orders: Orders) -> int:
@@ -59,7 +61,7 @@ async def _serve(orders: Orders) -> int:
     models.start()
     status = 0
     async with reload_on_hangup(lambda: models.reload(settings.drain_seconds)):
-        sampled = 0.0
+        sampled = beat = 0.0
         while not asked_to_end.is_set():
             if (complaint := models.complaint) is not None:
                 # What is wrong with the device's process mends by another one.
@@ -73,6 +75,9 @@ async def _serve(orders: Orders) -> int:
                 sampled = time.monotonic()
                 for served in models:
                     metrics.sample(served)
+            if time.monotonic() - beat >= _BEAT_SECONDS:
+                beat = time.monotonic()
+                tell(beat=True)
             try:
                 async with asyncio.timeout(_LOOK_SECONDS):
                     await asked_to_end.wait()

@@ -7,6 +7,7 @@ is started by the supervisor, which says on its standard input what to do. It do
 
 import asyncio
 import math
+import os
 import socket
 from functools import partial
 
@@ -71,6 +72,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(orders: Orders, settings: Settings) -> None:
+    when_supervisor_ends(lambda: os._exit(1))  # there is nothing to finish yet
     link = EngineLink(orders.socket_of(ENGINE))
     await link.start()
     builds = {

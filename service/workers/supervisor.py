@@ -28,6 +28,8 @@ _MARGIN_SECONDS = 10.0
 # A process that has lived so long did not die of how it starts.
 _SETTLED_SECONDS = 60.0
 _LONGEST_PAUSE = 30.0
+# An engine process that has said nothing for so long hangs; it should every second.
+SILENT_SECONDS = 60.0
 
 
 class StartError(FlowMoError):
@@ -183,13 +185,26 @@ class Supervisor:
         with contextlib.suppress(ConnectionError):
             process.stdin.write(child.orders.to_line())
             await process.stdin.drain()
-        async for line in process.stdout:
+        while line := await self._line(child, process.stdout):
             child.told |= json.loads(line)
             engine, *gateways = self._children
             if engine.told.get("ready") and all(one.told.get("listening") for one in gateways):
                 self._was_ready = True
             self._changed.set()
         return await process.wait()
+
+    async def _line(self, child: _Child, output: asyncio.StreamReader) -> bytes:
+        """What a process says next; one that should go on saying something and does not is killed.
+
+        A device that hangs with the interpreter's lock leaves nobody who could notice.
+        """
+        try:
+            async with asyncio.timeout(SILENT_SECONDS if "beat" in child.told else None):
+                return await output.readline()
+        except TimeoutError:
+            logger.error("%s does not answer any more; it is killed", child.orders.name)  # noqa: TRY400
+            child.signal(signal.SIGKILL)
+            return b""
 
     async def _end(self) -> None:
         """End the gateways, which finish what they have, and then the engine process."""
