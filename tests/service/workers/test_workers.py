@@ -1,5 +1,6 @@
 """``flowmo serve --workers 2``: real gateways, a real engine process, and what kills them."""
 
+import asyncio
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -17,9 +19,11 @@ from typer.testing import CliRunner
 from flowmo.cli.app import app
 from flowmo.cli.server_process import ServerError, ServerProcess
 from flowmo.model.container import MEDIA_TYPE
+from flowmo.service.engine.runner import Runner
 from flowmo.service.http.keys import digest_of, new_key
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import samples, value, wait_for
+from tests.service.runners import Gated, client_of
 
 PNG = as_file(gradient())
 WORKERS = 2
@@ -104,11 +108,17 @@ def is_ready(client: httpx.Client) -> bool:
 
 
 def test_answers_are_those_of_one_process(
-    client: httpx.Client, http: httpx.Client, container: bytes
+    client: httpx.Client, runner: Runner, container: bytes
 ) -> None:
-    for path, params in (("/v1/tokenize", {}), ("/v1/reconstruct", {"seed": 7, "steps": 3})):
-        send = {"content": PNG, "headers": {"Content-Type": "image/png"}, "params": params}
-        here, there = client.post(path, **send), http.post(path, **send)  # type: ignore[arg-type]
+    def asked(path: str) -> dict[str, Any]:
+        return {"url": path, "content": PNG, "headers": {"Content-Type": "image/png"}}
+
+    async def alone(path: str) -> httpx.Response:
+        async with client_of(Gated(runner)) as one:
+            return await one.post(**asked(path))
+
+    for path in ("/v1/tokenize", "/v1/reconstruct?seed=7&steps=3"):
+        here, there = client.post(**asked(path)), asyncio.run(alone(path))
         assert (here.status_code, there.status_code) == (200, 200)
         kept = {"content-type", "flowmo-fingerprint", "flowmo-model", "flowmo-steps", "flowmo-seed"}
         assert {k: v for k, v in here.headers.items() if k in kept} == {
