@@ -110,6 +110,13 @@ class Settings(RunnerConfig, BaseSettings):
         unset="only the server's own",
         flag="--cors-origin",
     )
+    workers: int = setting(
+        Panel.NETWORK,
+        "Processes that answer HTTP; with 2 or more the engines are in one more (docs/engine.md).",
+        default=1,
+        ge=1,
+        le=64,
+    )
     grpc_port: int | None = setting(
         Panel.NETWORK,
         "The port of the Open Inference Protocol over gRPC (extra grpc); 0 takes a free one.",

@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from flowmo.service.settings import Settings
 
 
-def listen(host: str, port: int, option: str = "--port") -> socket.socket:
+def listen(host: str, port: int, option: str = "--port", *, shared: bool = False) -> socket.socket:
     """Bind before the checkpoint is loaded, so that a taken port is reported at once.
 
     Args:
         host: The address.
         port: The port; 0 takes a free one.
         option: The option that chooses the port, for the message.
+        shared: Whether others may listen there, too, that say so as well and have the same user.
 
     Raises:
         typer.BadParameter: The address cannot be listened on.
@@ -26,6 +27,8 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
     # waits 40 ms for the client's delayed acknowledgement of its headers.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     try:
         listener.bind((host, port))
     except OSError as error:
@@ -35,6 +38,23 @@ def listen(host: str, port: int, option: str = "--port") -> socket.socket:
             f"({option} 0 takes a free one)"
         ) from None
     return listener
+
+
+def listen_together(host: str, port: int, number: int) -> list[socket.socket]:
+    """Bind several sockets to one port, among which the system shares out connections evenly.
+
+    Args:
+        host: The address.
+        port: The port; 0 takes a free one.
+        number: How many.
+
+    Raises:
+        typer.BadParameter: The address cannot be listened on.
+    """
+    # Alone at first: another server that shares its port must not share it with this one.
+    with listen(host, port) as alone:
+        port = alone.getsockname()[1]
+    return [listen(host, port, shared=True) for _ in range(number)]
 
 
 def url_of(listener: socket.socket) -> str:

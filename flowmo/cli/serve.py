@@ -1,4 +1,4 @@
-"""``flowmo serve``: the HTTP service in one process, or on Ray."""
+"""``flowmo serve``: the HTTP service in one process, in several, or on Ray."""
 
 import contextlib
 from pathlib import Path
@@ -9,13 +9,12 @@ import typer
 from flowmo.cli.listening import check_access, listen, url_of
 from flowmo.cli.serve_on_ray import serve_on_ray
 from flowmo.cli.serve_options import given_settings
+from flowmo.cli.serve_with_workers import BACKLOG, check_workers, described, serve_with_workers
 from flowmo.cli.server_process import ANNOUNCEMENT
 
 if TYPE_CHECKING:
     from flowmo.service.models import Models
     from flowmo.service.settings import Settings
-
-BACKLOG = 2048
 
 
 def serve_command(
@@ -49,8 +48,12 @@ def serve_command(
     on_ray = ray or ray_config is not None
     if settings.grpc_port is not None:
         _check_grpc(on_ray=on_ray)
+    if settings.workers > 1:
+        check_workers(settings, on_ray=on_ray)
     if on_ray:
         serve_on_ray(settings, ray_config)
+    elif settings.workers > 1:
+        serve_with_workers(settings)
     else:
         _serve_here(settings)
 
@@ -111,11 +114,8 @@ def _serve_here(settings: "Settings") -> None:
 
 
 def _described(models: "Models") -> str:
-    texts = []
-    for served in models:
-        info = served.engines.info
-        texts.append(
-            f"model {served.name}, {info.image_size} px, {info.config.payload_bytes} B a picture, "
-            f"{info.device} {info.dtype}"
-        )
-    return "; ".join(texts)
+    infos = [(served.name, served.engines.info) for served in models]
+    return "; ".join(
+        described(name, info.image_size, info.config.payload_bytes, info.device, info.dtype)
+        for name, info in infos
+    )

@@ -22,6 +22,7 @@ from flowmo.service.cluster.remote import RemoteEngines
 from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica
 from flowmo.service.http.app import create_app
 from flowmo.service.http.cancellation import counted_together
+from flowmo.service.http.form import Form
 from flowmo.service.http.service import Service
 from flowmo.service.models import Models
 from flowmo.service.telemetry.metrics import Metrics
@@ -68,9 +69,9 @@ class Gateway:
         builds = {name: partial(_same, engines) for name, engines in self._engines.items()}
         app = create_app(
             Models(builds),
-            Metrics(RayInstruments(), in_cluster=True),
+            Metrics(RayInstruments(), engines_elsewhere=True),
             self._settings,
-            in_cluster=True,
+            form=Form.CLUSTER,
             cancel_elsewhere=_cancel_everywhere,
         )
         self._service: Service = app.state.service

@@ -33,7 +33,7 @@ PROXY_MARGIN_SECONDS = 0.25
 DECODER_FILL = 0.75
 ENCODER_FILL = 1.25
 # Settings of a single process that are a model's here, or the proxies'.
-_CONNECTIONS = {"host", "port", "grpc_port", "shared_memory"} | {
+_CONNECTIONS = {"host", "port", "grpc_port", "shared_memory", "workers"} | {
     "max_header_bytes",
     "header_seconds",
     "send_seconds",

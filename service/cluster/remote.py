@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.known_backlog import PATIENCE, KnownBacklog
-from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.remote_calls import RemoteCalls
 from flowmo.service.engine.calls import (
     Call,
@@ -17,6 +16,7 @@ from flowmo.service.engine.calls import (
     Encoded,
     Watch,
 )
+from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import EngineStoppedError

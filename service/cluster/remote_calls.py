@@ -1,7 +1,6 @@
 """Work that replicas do: tried again when one dies, given up at its deadline."""
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import math
@@ -17,8 +16,9 @@ from ray.serve.exceptions import (
     ReplicaUnavailableError,
 )
 
-from flowmo.service.cluster.messages import RemoteError
 from flowmo.service.engine.calls import Call
+from flowmo.service.engine.calls_inside import CallsInside
+from flowmo.service.engine.messages import RemoteError
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import (
     DeadlineExceededError,
@@ -43,7 +43,7 @@ TRIES = 3
 _DEAD = (RayActorError, ReplicaUnavailableError, ObjectLostError)
 
 
-class RemoteCalls:
+class RemoteCalls(CallsInside):
     """The work that one gateway has given to the replicas of one model.
 
     Args:
@@ -53,8 +53,6 @@ class RemoteCalls:
 
     Attributes:
         info: The model as a replica described it last.
-        inside: The number of pictures that this gateway waits for.
-        closed: Whether the gateway has given up its replicas.
     """
 
     def __init__(
@@ -63,9 +61,8 @@ class RemoteCalls:
         ask: Callable[[], Awaitable[ModelInfo]],
         backlog_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        super().__init__()
         self.info = info
-        self.inside = 0
-        self.closed = False
         self._ask = ask
         self._backlog_seconds = backlog_seconds
         self._asking: asyncio.Task[None] | None = None
@@ -80,14 +77,6 @@ class RemoteCalls:
             self.info = await self._ask()
         except Exception as error:  # noqa: BLE001  (the next replica that is asked may answer)
             logger.warning("the decoder did not say what it is: %s", error)
-
-    async def close(self, seconds: float) -> None:
-        """Wait for the work inside, for at most ``seconds``."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                while self.inside:  # noqa: ASYNC110  (once, at the end)
-                    await asyncio.sleep(0.02)
-        self.closed = True
 
     async def until_done(
         self,

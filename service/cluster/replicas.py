@@ -19,13 +19,13 @@ from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
 from flowmo.service.cluster.memory import give_back_memory
-from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import RequestError

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-from flowmo.service.cluster.messages import CallMessage
+from flowmo.service.engine.messages import CallMessage
 
 # The power of two choices: nearly as even as asking all, for two probes.
 _CHOICES = 2

@@ -1,8 +1,8 @@
 """The application factory."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,7 +16,8 @@ from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cancellation import CancelAnywhere
 from flowmo.service.http.content_coding import ContentCoding
 from flowmo.service.http.cross_origin import allow_origins
-from flowmo.service.http.keys import Keyring, read_text
+from flowmo.service.http.form import Form
+from flowmo.service.http.keys import KeyEntry, Keyring, Usage, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
@@ -40,6 +41,8 @@ from flowmo.service.settings import Settings
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import flush_spans
 
+# How old what one gateway says of another of the same machine is, at most.
+WORKER_SAMPLE_SECONDS = 1.0
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
@@ -48,8 +51,9 @@ def create_app(
     metrics: Metrics,
     settings: Settings | None = None,
     *,
-    in_cluster: bool = False,
+    form: Form = Form.ALONE,
     cancel_elsewhere: CancelAnywhere | None = None,
+    usage: Callable[[str, KeyEntry], Usage] | None = None,
 ) -> FastAPI:
     """Make an application that serves some models.
 
@@ -60,30 +64,35 @@ def create_app(
         models: The models that are served.
         metrics: The series in which everything is counted.
         settings: The operator's settings; from the environment by default.
-        in_cluster: Whether this is one of several gateways: then others replace models and export
-            the metrics.
+        form: Whether this is one of several gateways, to which others give their models.
         cancel_elsewhere: Cancels requests that came to other gateways.
+        usage: Makes what counts the use of a key, given its name and limits; this process counts
+            for itself without it.
 
     Raises:
         KeysError: The API keys cannot be read.
     """
     settings = settings or Settings()
-    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file)
+    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file, usage)
     limiter = AdmissionLimiter(settings.max_concurrent_requests, settings.max_concurrent_bytes)
 
     async def reload() -> None:
         keyring.reload()
-        await models.reload(settings.drain_seconds)
+        if form is Form.ALONE:  # elsewhere others replace models
+            await models.reload(settings.drain_seconds)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         models.start()
-        if in_cluster:
-            async with service.sampling():
-                yield
-        else:
-            async with reload_on_hangup(reload), grpc_beside(service, keyring):
-                yield
+        async with AsyncExitStack() as around:
+            if form is Form.CLUSTER:
+                await around.enter_async_context(service.sampling())
+            if form is Form.WORKERS:
+                await around.enter_async_context(service.sampling(WORKER_SAMPLE_SECONDS))
+            if form is not Form.CLUSTER:
+                await around.enter_async_context(reload_on_hangup(reload))
+                await around.enter_async_context(grpc_beside(service, keyring))
+            yield
         await models.close(settings.drain_seconds)
         await service.image_readers.close()
         await asyncio.to_thread(flush_spans)
@@ -101,13 +110,13 @@ def create_app(
     app.state.cancel_elsewhere = cancel_elsewhere
     app.state.large_body = asyncio.Lock()  # see bodies.parse_aside
     app.state.service = service = Service(models, limiter, settings, metrics)
-    if not in_cluster:  # one of several gateways would show its own share only
+    if form is not Form.CLUSTER:  # one of several gateways would show its own share only
         app.include_router(health.metrics_router)
     app.include_router(health.router)
     if settings.playground:
         app.include_router(playground.router)
     app.include_router(inference.router)
-    if not in_cluster:  # the next request may come to another machine's gateway
+    if form is Form.ALONE:  # the next request may come to another gateway
         app.include_router(shared_memory.router)
     app.include_router(requests.router)
     for router in (tokens.router, batches.router, pictures.router, model_routes.router):
@@ -117,10 +126,10 @@ def create_app(
     app.add_middleware(
         BodyLimit, max_bytes=settings.max_body_bytes, send_seconds=settings.send_seconds
     )
-    if not in_cluster:  # there a gateway is cancelled only with its client
+    if form is not Form.CLUSTER:  # there a gateway is cancelled only with its client
         app.add_middleware(ShutdownAnswers, metrics=metrics)
     allow_origins(app, settings.cors_origins)
-    app.add_middleware(RequestContext, metrics=metrics, answers_id=not in_cluster)
+    app.add_middleware(RequestContext, metrics=metrics, answers_id=form is not Form.CLUSTER)
     _answer_errors(app, metrics)
     describe(app, models.default.engines.info)
     return app

@@ -13,16 +13,21 @@ from flowmo.service.http.stage_clock import StageClock
 
 # A picture that nobody waits for any more may go on so long: ending its process costs a new one.
 _GRACE_SECONDS = 1.0
-_MOST_BY_DEFAULT = 16
+# Pictures that one process reads, and writes, at once if nobody says.
+MOST_IMAGES = 16
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
 
 
 def usable_processors() -> int:
     """The processors that this process may use, at least 2 and at most 16."""
-    try:
-        count = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        count = os.cpu_count() or 1
-    return min(max(2, count), _MOST_BY_DEFAULT)
+    return min(max(2, processors()), MOST_IMAGES)
 
 
 class ImageReaders:

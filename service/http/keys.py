@@ -121,7 +121,7 @@ def _told(error: ValidationError) -> str:
 
 
 @dataclass(eq=False, slots=True)
-class _Allowance:
+class Allowance:
     """A token bucket; what costs more than it holds is begun when it is full, and paid for later.
 
     Attributes:
@@ -154,25 +154,26 @@ class Usage:
         entry: The key's limits.
         clock: Gives the time, in seconds.
         inside: The number of requests that are inside.
+        allowances: What is left of each rate that the key has.
     """
 
     entry: KeyEntry
     clock: Callable[[], float] = time.monotonic
     inside: int = 0
-    _allowances: dict[str, _Allowance] = field(init=False)
+    allowances: dict[str, Allowance] = field(init=False)
 
     def __post_init__(self) -> None:
         now, entry = self.clock(), self.entry
         rates = {"requests": entry.rate, "pictures": entry.pictures, "steps": entry.steps}
         most = {"requests": entry.burst}
-        self._allowances = {
-            what: _Allowance(rate, most.get(what) or max(1.0, 2 * rate), now)
+        self.allowances = {
+            what: Allowance(rate, most.get(what) or max(1.0, 2 * rate), now)
             for what, rate in rates.items()
             if rate is not None
         }
 
     def take(self) -> None:
-        """Count a request.
+        """Let a request in, until :meth:`leave`.
 
         Raises:
             RateLimitedError: The request is one too many, now.
@@ -183,6 +184,11 @@ class Usage:
                 f"this key has {self.inside} requests inside, at most {limits.concurrency} may be"
             )
         self._spend({"requests": 1})
+        self.inside += 1
+
+    def leave(self) -> None:
+        """Note that a request has been answered."""
+        self.inside -= 1
 
     def compute(self, *, pictures: int = 1, steps: int = 0) -> None:
         """Count a picture that is about to be computed.
@@ -198,9 +204,7 @@ class Usage:
 
     def _spend(self, costs: Mapping[str, float]) -> None:
         now = self.clock()
-        used = [
-            (self._allowances[w], w, c) for w, c in costs.items() if c and w in self._allowances
-        ]
+        used = [(self.allowances[w], w, c) for w, c in costs.items() if c and w in self.allowances]
         seconds, what, rate = max(
             ((a.seconds_until(cost, now), what, a.rate) for a, what, cost in used),
             default=(0.0, "", 0.0),
@@ -221,13 +225,21 @@ class Keyring:
     Args:
         fixed: The keys that never change, by name.
         path: A file of further keys, read again when it changes.
+        usage: Makes what counts the use of a key, given its name and its limits; each process
+            counts for itself without it.
 
     Raises:
         KeysError: The file cannot be read.
     """
 
-    def __init__(self, fixed: Mapping[str, KeyEntry], path: Path | None = None) -> None:
+    def __init__(
+        self,
+        fixed: Mapping[str, KeyEntry],
+        path: Path | None = None,
+        usage: Callable[[str, KeyEntry], Usage] | None = None,
+    ) -> None:
         self._fixed, self._path = dict(fixed), path
+        self._usage = usage or (lambda _, entry: Usage(entry))
         self._users: dict[str, Usage] = {}
         self._stamp: tuple[int, ...] = ()
         self._looked = -math.inf
@@ -261,11 +273,10 @@ class Keyring:
         name = self.name_of(presented)
         usage = self._users[name]
         usage.take()
-        usage.inside += 1
         try:
             yield name
         finally:
-            usage.inside -= 1
+            usage.leave()
 
     def name_of(self, presented: str | None) -> str:
         """The name of a key.
@@ -316,7 +327,7 @@ class Keyring:
         self._users = {
             name: known
             if (known := self._users.get(name)) is not None and known.entry == entry
-            else Usage(entry)
+            else self._usage(name, entry)
             for name, entry in entries.items()
         }
 

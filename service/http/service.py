@@ -173,13 +173,19 @@ class Service:
         return self.metrics.render()
 
     @asynccontextmanager
-    async def sampling(self) -> AsyncIterator[None]:
-        """Set the gauges every few seconds while the block runs: nobody scrapes this process."""
+    async def sampling(self, period: float = SAMPLE_SECONDS) -> AsyncIterator[None]:
+        """Set the gauges every few seconds while the block runs.
+
+        They are read elsewhere: by Ray's agent, or by another gateway that is scraped.
+
+        Args:
+            period: The seconds between two times.
+        """
 
         async def sample() -> None:
             while True:
                 self.metrics.sample(self.models, self.limiter)
-                await asyncio.sleep(SAMPLE_SECONDS)
+                await asyncio.sleep(period)
 
         task = asyncio.create_task(sample())
         try:

@@ -26,7 +26,15 @@ _QUIET_ROUTES = {"/healthz", "/readyz", "/metrics"}
 
 
 class RequestFilter(logging.Filter):
-    """Adds to a record the id and the trace of the request that is being answered."""
+    """Adds to a record the id and the trace of the request that is being answered.
+
+    Args:
+        worker: The name of this process among those of one server; empty if it is alone.
+    """
+
+    def __init__(self, worker: str = "") -> None:
+        super().__init__()
+        self._worker = worker
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See :meth:`logging.Filter.filter`."""
@@ -34,6 +42,8 @@ class RequestFilter(logging.Filter):
             record.request_id = current
         if (trace := trace_id()) is not None:
             record.trace_id = trace
+        if self._worker:
+            record.worker = self._worker
         return True
 
 
@@ -85,7 +95,7 @@ def stages_of(server_timing: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in entries if value}
 
 
-def configure_logs(format: LogFormat, level: str) -> None:
+def configure_logs(format: LogFormat, level: str, worker: str = "") -> None:
     """Send to the log whatever this process would write to stderr, from now on.
 
     Warnings, and errors that nobody caught, come as log lines too: where each line is read as JSON,
@@ -94,8 +104,9 @@ def configure_logs(format: LogFormat, level: str) -> None:
     Args:
         format: The form of the lines.
         level: The least severe level that is shown, in lower case.
+        worker: The name of this process among those of one server; empty if it is alone.
     """
-    logging.config.dictConfig(log_config(format, level))
+    logging.config.dictConfig(log_config(format, level, worker))
     logging.captureWarnings(True)
 
     def uncaught(
@@ -109,16 +120,17 @@ def configure_logs(format: LogFormat, level: str) -> None:
     sys.unraisablehook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def log_config(format: LogFormat, level: str) -> dict[str, Any]:
+def log_config(format: LogFormat, level: str, worker: str = "") -> dict[str, Any]:
     """Make the argument of ``logging.config.dictConfig``: everything goes to stderr.
 
     Args:
         format: The form of the lines: text for people, or a JSON object each.
         level: The least severe level that is shown, in lower case.
+        worker: The name of this process among those of one server; empty if it is alone.
     """
     text = {
         "()": "uvicorn.logging.DefaultFormatter",
-        "fmt": "%(levelprefix)s %(message)s",
+        "fmt": f"%(levelprefix)s {f'{worker}: ' if worker else ''}%(message)s",
         "use_colors": None,
     }
     json = {
@@ -131,7 +143,7 @@ def log_config(format: LogFormat, level: str) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "filters": {"request": {"()": RequestFilter}},
+        "filters": {"request": {"()": RequestFilter, "worker": worker}},
         "formatters": {"lines": text if format == "text" else json},
         "handlers": {
             "stderr": {

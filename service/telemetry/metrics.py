@@ -14,7 +14,7 @@ from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.telemetry.instruments import Instruments
 
 if TYPE_CHECKING:
-    from flowmo.service.models import Models
+    from flowmo.service.models import Models, Served
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,16 @@ class EngineMetrics:
         """The observer for the engines of one model."""
         return ModelObserver(self, model)
 
+    def sample(self, served: "Served") -> None:
+        """Set the gauges of a model whose engines are in this process."""
+        name, engines = served.name, served.engines
+        self.queue_depth.set(name, to=engines.waiting)
+        self.backlog.set(name, to=engines.backlog_seconds)
+        self.busy.set(name, to=engines.busy_seconds)
+        for engine, slots in engines.slots.items():
+            self.slots.set(name, engine, to=slots)
+        self.fallback.set(name, to=engines.info.is_fallback)
+
 
 class ModelObserver:
     """Counts what happens in the engines of one model: an :class:`EngineObserver`.
@@ -151,11 +161,12 @@ class Metrics:
 
     Args:
         instruments: Make the series.
-        in_cluster: Whether the engines are in other processes, and have series of their own.
+        engines_elsewhere: Whether the engines are in other processes, and have series of their
+            own.
     """
 
-    def __init__(self, instruments: Instruments, *, in_cluster: bool = False) -> None:
-        self.instruments, self._in_cluster = instruments, in_cluster
+    def __init__(self, instruments: Instruments, *, engines_elsewhere: bool = False) -> None:
+        self.instruments, self._engines_elsewhere = instruments, engines_elsewhere
         self.engines = EngineMetrics(self.instruments)
         self.requests = self.instruments.histogram(
             "flowmo_request_duration_seconds",
@@ -272,13 +283,8 @@ class Metrics:
             self._tiles.make(name)
             self._pixels.make(name)
             self._ready.set(name, to=engines.ready)
-            if not self._in_cluster:
-                self.engines.queue_depth.set(name, to=engines.waiting)
-                self.engines.backlog.set(name, to=engines.backlog_seconds)
-                self.engines.busy.set(name, to=engines.busy_seconds)
-                for engine, slots in engines.slots.items():
-                    self.engines.slots.set(name, engine, to=slots)
-                self.engines.fallback.set(name, to=engines.info.is_fallback)
+            if not self._engines_elsewhere:
+                self.engines.sample(served)
             info = engines.info
             shown = (name, info.name, info.fingerprint, info.device, info.dtype, info.runner)
             before = self._shown.setdefault(name, shown)

@@ -115,6 +115,7 @@ def _given(name: str) -> tuple[list[str], Any]:
             ("https://a.example", "http://b:1"),
         ),
         "playground": (["--no-playground"], False),
+        "workers": (["--workers", "3"], 3),
     }
     if name in special:
         return special[name]
@@ -131,6 +132,7 @@ def _given(name: str) -> tuple[list[str], Any]:
 def test_every_option_reaches_its_setting(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
     monkeypatch.setattr("flowmo.cli.serve._serve_here", seen.append)
+    monkeypatch.setattr("flowmo.cli.serve.serve_with_workers", seen.append)
     arguments, value = _given(name)
     result = CliRunner().invoke(app, ["serve", *arguments])
     assert result.exit_code == 0, result.output

@@ -13,9 +13,9 @@ from typing import Any
 import ray
 from ray import serve
 
-from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.remote import RemoteEngines
 from flowmo.service.engine.calls import Call
+from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.errors import DeadlineUnreachableError, QueueFullError
 
 REPLICAS = 3

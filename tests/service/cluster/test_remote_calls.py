@@ -16,10 +16,10 @@ from ray.exceptions import ActorDiedError
 from ray.serve.exceptions import BackPressureError
 
 from flowmo.service.cluster.known_backlog import KnownBacklog
-from flowmo.service.cluster.messages import CallMessage, RemoteError
 from flowmo.service.cluster.remote_calls import TRIES, RemoteCalls
 from flowmo.service.cluster.router import OtherReplicaRouter
 from flowmo.service.engine.calls import NO_DEADLINE
+from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.errors import (
     ComputeError,
     DeadlineUnreachableError,

@@ -1,6 +1,6 @@
-"""What travels between gateway and replicas.
+"""What travels between gateways and engines in other processes, on Ray and on one machine.
 
-Clocks of machines differ, so a deadline travels as the time that is left. What a replica refuses
+Clocks of machines differ, so a deadline travels as the time that is left. What an engine refuses
 travels as a value: an exception would come out wrapped, with a traceback, and count as a failure.
 """
 
