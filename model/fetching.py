@@ -42,8 +42,8 @@ class Source:
         name: One of the forms above.
         preset: The config of a published file, which does not say what it holds.
         revision: Branch, tag or commit of a hub repository; its main branch by default.
-        sha256: 64 hex digits that a published file must have; not for folders, whose ``config.json``
-            has a fingerprint.
+        sha256: 64 hex digits that a published file must have; not for folders, whose
+            ``config.json`` has a fingerprint.
         fingerprint: 32 hex digits that network and weights must have (model.fingerprint).
     """
 
@@ -84,8 +84,8 @@ def fetch_checkpoint(source: Source, folder: Path) -> tuple[CheckpointInfo, bool
         )
     if not source.is_published and (source.sha256 or source.preset):
         raise CheckpointError(
-            f"{source.name} is a checkpoint folder: it has a config of its own instead of a preset, "
-            f"and is recognised by its fingerprint instead of the SHA-256 of one file"
+            f"{source.name} is a checkpoint folder: it has a config of its own instead of a "
+            f"preset, and is recognised by its fingerprint instead of the SHA-256 of one file"
         )
     with replacing_folder(folder) as new:
         if source.is_published:

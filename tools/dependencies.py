@@ -5,9 +5,9 @@
 The layer changes when a dependency does, and not with every line of ours: an update then moves
 megabytes, not gigabytes. Standard library only, since it runs before anything is installed.
 
-TensorRT's libraries are no package of PyPI: what is there fetches them from an index of the vendor's
-while it is installed. With them among the requirements that index is asked first, so that a build
-that cannot have them says so in its first seconds.
+TensorRT's libraries are no package of PyPI: what is there fetches them from an index of the
+vendor's while it is installed. With them among the requirements that index is asked first, so that
+a build that cannot have them says so in its first seconds.
 """
 
 import re
@@ -68,8 +68,8 @@ def check_index(wanted: list[str], index: str, *, seconds: float = 20.0) -> None
         pass  # it is there; pip may have the credentials that this lacks
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"the extra tensorrt needs {index}, which does not answer ({error}). Name a mirror with "
-            "--build-arg TENSORRT_INDEX=URL, or leave TensorRT out with --build-arg EXTRAS=... "
+            f"the extra tensorrt needs {index}, which does not answer ({error}). Name a mirror "
+            "with --build-arg TENSORRT_INDEX=URL, or leave TensorRT out with --build-arg EXTRAS=... "
             "without tensorrt: the runners torch and onnxruntime, and compiled with --target "
             "compiling, serve without it (docs/image.md)"
         ) from None

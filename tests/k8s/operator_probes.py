@@ -1,7 +1,8 @@
 """The probes that KubeRay gives to Ray's containers, from Ray 2.53 on (read in 1.6.2 and 1.7.0).
 
-A container that has a probe of its own keeps it. Pods of a RayService that are no head are ready when
-Serve's proxy on them is, which the operator asks by a command: so the image must have what it calls.
+A container that has a probe of its own keeps it. Pods of a RayService that are no head are ready
+when Serve's proxy on them is, which the operator asks by a command: so the image must have what it
+calls.
 """
 
 from dataclasses import dataclass

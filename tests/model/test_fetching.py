@@ -1,4 +1,4 @@
-"""Checkpoints that are fetched: from stores, over HTTP, from disks; whole and checked, or not at all."""
+"""Checkpoints that are fetched from stores, over HTTP, from disks: whole and checked, or not."""
 
 import hashlib
 import threading
@@ -28,12 +28,12 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Path]:
+def store(tmp_path: Path) -> Path:
     """A folder with a checkpoint in shards, and a published file beside it."""
     folder = tmp_path / "store"
     made_model().save_pretrained(folder / "pico", max_shard_size="60KB")
     torch.save({"model_ema_state_dict": made_state()}, folder / "pico.pth")
-    yield folder
+    return folder
 
 
 @pytest.fixture
