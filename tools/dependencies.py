@@ -69,7 +69,7 @@ def check_index(wanted: list[str], index: str, *, seconds: float = 20.0) -> None
     except (OSError, ValueError) as error:
         raise ValueError(
             f"the extra tensorrt needs {index}, which does not answer ({error}). Name a mirror "
-            "with --build-arg TENSORRT_INDEX=URL, or leave TensorRT out with --build-arg EXTRAS=... "
+            "with --build-arg TENSORRT_INDEX=URL, or leave TensorRT out with --build-arg EXTRAS=… "
             "without tensorrt: the runners torch and onnxruntime, and compiled with --target "
             "compiling, serve without it (docs/image.md)"
         ) from None
