@@ -89,7 +89,7 @@ def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
         variables = os.environ | {"RAY_ADDRESS": address}
         arguments = ["--ray-config", str(_config(folder))]
         log = folder / "server.log"
-        with ServerProcess(arguments, log=log, environment=variables, start_seconds=240) as server:
+        with ServerProcess(arguments, log=log, environment=variables, start_seconds=600) as server:
             begun = threading.Event()
             tried = _together(server.url, 40, begun)
             steps = int(40 * _SECONDS / max(seconds for _, seconds in tried))

@@ -95,3 +95,15 @@ def cpus(text: str | float) -> float:
     """Cores of a quantity."""
     text = str(text)
     return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+
+
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+_DECIMAL = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def quantity(text: str | float) -> float:
+    """The number that a quantity of Kubernetes is, such as ``16Gi`` or ``500m``."""
+    text = str(text)
+    number = text.rstrip("KMGTikm")
+    unit = text[len(number) :]
+    return float(number) * (_UNITS[unit] if unit in _UNITS else _DECIMAL[unit])
