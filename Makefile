@@ -11,7 +11,7 @@ CORE := .venv/.core
 DEVELOPMENT := .venv/.development
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test check check-js bench image-test
+.PHONY: help setup tools demo serve test check check-js bench image-test k8s-check k8s-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
@@ -20,6 +20,8 @@ help:
 	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
 	@echo "make check-js  check the types of the page's JavaScript (needs npm)"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
+	@echo "make k8s-check CRDS=FOLDER  validate manifests by operators' CustomResourceDefinitions"
+	@echo "make k8s-test  try the manifests on a kind cluster (needs docker, kind, kubectl, helm)"
 	@echo "make bench   compare the network with the reference values of the published one"
 	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
 
@@ -74,3 +76,10 @@ bench: setup
 
 image-test: setup
 	$(BIN)/python -m tests.image $(ARGS)
+
+# Of KubeRay and others, which are not kept here: make k8s-check CRDS="kuberay-crds/ other.yaml"
+k8s-check: setup
+	$(BIN)/python -m tests.k8s.crds $(CRDS)
+
+k8s-test: setup
+	k8s/kind-test.sh

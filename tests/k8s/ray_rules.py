@@ -215,7 +215,7 @@ def endings(manifests: list[Manifest]) -> Iterator[str]:
         )
         if command != _LEAVING:
             yield (
-                f"{found.owner} has {_RAY_DRAIN} s after SIGTERM whatever its grace is, and requests "
+                f"{found.owner} has {_RAY_DRAIN} s after SIGTERM whatever its grace, and requests "
                 f"may take {parsed.gateway_settings().max_deadline_seconds:g} s: no hook before it"
             )
         elif float(pause) < parsed.drain_seconds:
