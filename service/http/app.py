@@ -142,6 +142,7 @@ async def grpc_beside(service: Service, keyring: Keyring) -> AsyncIterator[None]
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
         metrics.errors.inc(answer.code)
+        request.scope["state"]["problem"] = answer.code
         if request.url.path.startswith(inference.router.prefix):
             return inference.error_response(answer, detail, error)
         return problem_response(

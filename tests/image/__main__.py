@@ -129,7 +129,9 @@ def check_ray(container: Container, folder: Path) -> str:
         part["num_cpus"] = 0.2
     # The proxy starts where a replica is; here the head is the only node.
     start = "ray start --head --num-cpus=2 --block --dashboard-host=0.0.0.0"
-    command = ["/bin/bash", "-c", "--", f"ulimit -n 65536; {start}"]
+    # In a pod this process is the first, and its output what kubectl logs shows.
+    shell = f"export FLOWMO_LOG_FILE=/proc/$$/fd/1; ulimit -n 65536; {start}"
+    command = ["/bin/bash", "-c", "--", shell]
     variables = {"FLOWMO_ALLOW_ANONYMOUS": "true", "RAY_AUTH_MODE": "token"}
     variables |= {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4, CALLBACK_VARIABLE: CALLBACK}
     log = folder / "ray.log"
@@ -164,6 +166,10 @@ def check_ray(container: Container, folder: Path) -> str:
             *(sys.executable, "-m", "flowmo", "demo", "--url", "http://127.0.0.1:8000"),
             *("--out", str(folder / "ray-demo")),
         )
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        answers["access log"] = f"{sum('flowmo.access' in line for line in lines)} lines"
+        if not any("flowmo.access" in line and '"outcome": "ok"' in line for line in lines):
+            raise ImageError("what kubectl logs would show has no line of a request")
     finally:
         stop(node)
     return ", ".join(f"{name} {answer}" for name, answer in answers.items())
