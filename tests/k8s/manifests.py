@@ -31,6 +31,16 @@ def render(folder: Path) -> list[Manifest]:
     return copy.deepcopy(list(_rendered(folder)))
 
 
+def compose(folder: Path, overlay: str, *components: str) -> list[Manifest]:
+    """An overlay with further components, rendered in an empty folder."""
+    up = "/".join([".."] * len(folder.resolve().parts[1:]))
+    named = ", ".join(f"{up}{K8S}/components/{name}" for name in components)
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{up}{K8S}/{overlay}]\ncomponents: [{named}]\n"
+    )
+    return render(folder)
+
+
 @dataclass(frozen=True, slots=True)
 class Pods:
     """One template of pods: which resource has it, its metadata and its spec."""

@@ -1,6 +1,7 @@
 """What is configured is there: paths in mounts, keys in secrets, engines for their GPU, memory."""
 
 import functools
+import re
 from collections.abc import Iterator
 
 from flowmo.model.checkpoint import expected_shapes
@@ -80,8 +81,9 @@ def _own_paths(container: Manifest) -> Iterator[tuple[str, bool]]:
             writes |= arguments[0] == "fetch" and arguments.index(value) == 2
             yield value, writes
     for one in container.get("env", ()):
-        if str(one.get("value", "")).startswith("/") and one["name"].startswith("FLOWMO_"):
-            yield one["value"], False
+        value = str(one.get("value", ""))
+        if re.match(r"/(?!proc/)", value) and one["name"].startswith("FLOWMO_"):
+            yield value, False
 
 
 def _mount_of(container: Manifest, path: str) -> Manifest | None:

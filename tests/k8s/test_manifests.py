@@ -11,7 +11,17 @@ from fastapi.routing import APIRoute
 
 from flowmo.service.http.routes import health
 from tests.k8s import flows, paths, pod_rules, ray_rules, upkeep
-from tests.k8s.manifests import K8S, OVERLAYS, ROOT, Manifest, of_kind, pods, ray_service, render
+from tests.k8s.manifests import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    compose,
+    of_kind,
+    pods,
+    ray_service,
+    render,
+)
 from tools import prometheus_rules as kubernetes
 
 METRICS = pod_rules.metric_names((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
@@ -286,14 +296,7 @@ def test_rules_for_the_operator_are_those_that_promtool_tests() -> None:
 
 
 def test_an_update_by_degrees_is_a_component(tmp_path: Path) -> None:
-    overlay = tmp_path / "overlay"
-    overlay.mkdir()
-    up = "/".join([".."] * len(overlay.resolve().parts[1:]))
-    (overlay / "kustomization.yaml").write_text(
-        f"resources: [{up}{K8S}/overlays/h100]\n"
-        f"components: [{up}{K8S}/components/incremental-upgrade]\n"
-    )
-    manifests = render(overlay)
+    manifests = compose(tmp_path, H100, "incremental-upgrade")
     spec = ray_service(manifests)
     assert spec is not None
     assert spec["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"

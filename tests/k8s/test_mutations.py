@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.k8s import flows, paths, pod_rules, ray_rules, upkeep
-from tests.k8s.manifests import K8S, Manifest, of_kind, render
+from tests.k8s.manifests import K8S, Manifest, compose, of_kind, render
 from tests.k8s.test_manifests import (
     CPU,
     DEPLOYMENT,
@@ -115,6 +115,7 @@ MUTATIONS: list[tuple[Rule, str, str, str, Any, str]] = [
     (upkeep.autoscaling, H100, RAY, f"{OPTIONS}.volumeMounts", [], "nowhere to write"),
     (upkeep.autoscaling, SINGLE, SCALER, "spec.metrics.0.pods.target.averageValue", "1k",
      "target is 1000 s"),
+    (upkeep.autoscaling, SINGLE, DEPLOYMENT, f"{POD}.containers.0.env.5.value", "33", "too near"),
     (upkeep.autoscaling, SINGLE, SCALER, "spec.minReplicas", 1, "one pod at least"),
     (upkeep.budgets, H100, "PodDisruptionBudget/flowmo-decoder", "spec.maxUnavailable", 1,
      "has no scale"),
@@ -179,12 +180,35 @@ def test_what_is_left_out_is_missed(kind: str) -> None:
 def test_the_adapter_gives_what_the_autoscaler_asks_for_of_each_pod() -> None:
     rules = yaml.safe_load((K8S / "single" / "adapter-rules.yaml").read_text(encoding="utf-8"))
     (scaler,) = of_kind(render(K8S / "single"), "HorizontalPodAutoscaler")
-    metric = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert list(upkeep.adapter(rules, metric)) == []
-    (rule,) = rules["rules"]["custom"]
+    for asked in scaler["spec"]["metrics"]:
+        metric = asked["pods"]["metric"]["name"]
+        assert list(upkeep.adapter(rules, metric)) == []
+    rule = rules["rules"]["custom"][-1]
     del rule["resources"]["overrides"]["pod"]
     assert "of no pod" in next(upkeep.adapter(rules, metric))
     assert "does not give" in next(upkeep.adapter(rules, "another"))
+
+
+def test_keda_asks_for_the_same(tmp_path: Path) -> None:
+    composed = compose(tmp_path, "single", "keda")
+    assert of_kind(composed, "HorizontalPodAutoscaler") == []
+    (scaled,) = of_kind(composed, "ScaledObject")
+    (scaler,) = of_kind(render(K8S / "single"), "HorizontalPodAutoscaler")
+    spec, own = scaled["spec"], scaler["spec"]
+    assert spec["scaleTargetRef"] == own["scaleTargetRef"]
+    limits = spec["minReplicaCount"], spec["maxReplicaCount"]
+    assert limits == (own["minReplicas"], own["maxReplicas"])
+    asked = {
+        trigger["metadata"]["query"]: trigger["metadata"]["threshold"]
+        for trigger in spec["triggers"]
+        if trigger["metricType"] == "AverageValue"
+    }
+    assert asked == {
+        f'sum({one["pods"]["metric"]["name"]}{{namespace="flowmo"}})': (
+            one["pods"]["target"]["averageValue"]
+        )
+        for one in own["metrics"]
+    }
 
 
 def test_the_image_keeps_what_pods_rely_on() -> None:

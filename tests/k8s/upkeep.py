@@ -70,14 +70,25 @@ def autoscaling(manifests: list[Manifest]) -> Iterator[str]:
             if target.get("type") != "AverageValue":
                 yield "the autoscaler's target is no average of a pod"
                 continue
-            seconds = quantity(target["averageValue"])
-            if not _TARGETS[0] <= seconds <= _TARGETS[1]:
-                yield f"the autoscaler's target is {seconds:g} s of waiting work a pod"
+            yield from _target(manifests, metric["pods"]["metric"]["name"], target["averageValue"])
         if scaler["spec"]["minReplicas"] < 2:
             yield "one pod at least, and none while it is replaced"
     spec = ray_service(manifests)
     if spec is not None:
         yield from _rays_autoscaler(spec["rayClusterConfig"])
+
+
+def _target(manifests: list[Manifest], metric: str, text: str) -> Iterator[str]:
+    number = quantity(text)
+    if metric == "flowmo_backlog_seconds" and not _TARGETS[0] <= number <= _TARGETS[1]:
+        yield f"the autoscaler's target is {number:g} s of waiting work a pod"
+    if metric == "flowmo_requests_admitted":
+        for deployment in of_kind(manifests, "Deployment"):
+            (container,) = deployment["spec"]["template"]["spec"]["containers"]
+            env = {one["name"]: one.get("value") for one in container.get("env", ())}
+            most = float(env.get("FLOWMO_MAX_CONCURRENT_REQUESTS") or 0)
+            if container["image"].startswith("flowmo-serve") and not 0 < number <= 0.7 * most:
+                yield f"{number:g} requests a pod are too near to {most:g}, where pods refuse"
 
 
 def _rays_autoscaler(cluster: Manifest) -> Iterator[str]:
