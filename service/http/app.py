@@ -40,6 +40,8 @@ from flowmo.service.settings import Settings
 from flowmo.service.telemetry.metrics import Metrics
 from flowmo.service.telemetry.tracing import flush_spans
 
+# Asked by machines every few seconds; what they hear in a warm-up is no error of a request.
+_PROBES = {"/healthz", "/readyz"}
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
@@ -141,7 +143,8 @@ async def grpc_beside(service: Service, keyring: Keyring) -> AsyncIterator[None]
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
-        metrics.errors.inc(answer.code)
+        if request.url.path not in _PROBES:  # which ask while it warms up, and mean no request
+            metrics.errors.inc(answer.code)
         request.scope["state"]["problem"] = answer.code
         if request.url.path.startswith(inference.router.prefix):
             return inference.error_response(answer, detail, error)

@@ -91,10 +91,14 @@ def serve_config(manifests: list[Manifest]) -> Manifest:
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
-    """Whether a label selector holds; of the operators only ``In`` is known."""
+    """Whether a label selector holds; of the operators ``In`` and ``Exists`` are known."""
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
     for wanted in selector.get("matchExpressions", ()):
+        if wanted["operator"] == "Exists":
+            if wanted["key"] not in labels:
+                return False
+            continue
         assert wanted["operator"] == "In"
         if labels.get(wanted["key"]) not in wanted["values"]:
             return False

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from tests.k8s import flows, paths, pod_rules, ray_rules, upkeep
-from tests.k8s.manifests import K8S, Manifest, compose, of_kind, render
+from tests.k8s.manifests import K8S, Manifest, Pods, compose, of_kind, pods, render
 from tests.k8s.test_manifests import (
     CPU,
     DEPLOYMENT,
@@ -26,6 +26,7 @@ from tests.k8s.test_manifests import (
     SINGLE,
     Rule,
     change,
+    schemas,
     serve,
 )
 
@@ -142,6 +143,10 @@ MUTATIONS: list[tuple[Rule, str, str, str, Any, str]] = [
      "nobody scrapes its port http"),
     (upkeep.monitoring, H100, "PrometheusRule/flowmo-alerts", "spec.groups.1", GONE,
      "the rules alerts are not there"),
+    (upkeep.monitoring, H100, "PrometheusRule/flowmo-alerts",
+     "spec.groups.0.rules.0.annotations.runbook_url", "docs/runbook.md", "is no address"),
+    (upkeep.monitoring, H100, "PodMonitor/flowmo-ray", "metadata.labels.release", GONE,
+     "common stack"),
     # Pods.
     (pod_rules.restricted, H100, RAY, f"{HEAD}.template.spec.automountServiceAccountToken", False,
      "service account's token"),
@@ -209,6 +214,42 @@ def test_keda_asks_for_the_same(tmp_path: Path) -> None:
         )
         for one in own["metrics"]
     }
+
+
+def test_a_gateway_of_an_incremental_upgrade_is_let_in(tmp_path: Path) -> None:
+    manifests = compose(tmp_path, H100, "incremental-upgrade")
+    gateway = Pods("the Gateway", {"gateway.networking.k8s.io/gateway-name": "flowmo"}, {"containers": []})
+    (decoder,) = (one for one in pods(manifests) if one.labels.get("part") == "decoder")
+    assert flows.reaches(manifests, gateway, decoder, 8000)
+    assert flows.reaches(manifests, flows.Anybody("clients"), gateway, 80)
+    assert not flows.reaches(manifests, gateway, decoder, 10001)
+    own = render(K8S / H100)
+    assert not flows.reaches(own, gateway, decoder, 8000)
+
+
+def test_what_goes_out_is_a_component(tmp_path: Path) -> None:
+    store, collector = flows.Anybody("a store"), flows.Namespace("monitoring")
+    for overlay, owner in ((SINGLE, "Deployment/flowmo"), (H100, "RayService/flowmo decoder")):
+        (tmp_path / owner.partition("/")[0]).mkdir()
+        composed = compose(tmp_path / owner.partition("/")[0], overlay, "egress")
+        for manifests, open_ in ((composed, True), (render(K8S / overlay), False)):
+            (source,) = (one for one in pods(manifests) if one.owner == owner)
+            assert flows.reaches(manifests, source, store, 443) is open_
+            assert flows.reaches(manifests, source, collector, 4318) is open_
+
+
+def test_an_ingress_leads_to_the_edge_with_tls(tmp_path: Path) -> None:
+    manifests = compose(tmp_path, H100, "ingress")
+    assert list(schemas(manifests)) == []
+    (ingress,) = of_kind(manifests, "Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    service = path["backend"]["service"]
+    (found,) = (
+        s for s in of_kind(manifests, "Service") if s["metadata"]["name"] == service["name"]
+    )
+    assert service["port"]["name"] in {port["name"] for port in found["spec"]["ports"]}
+    assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
 
 
 def test_the_image_keeps_what_pods_rely_on() -> None:

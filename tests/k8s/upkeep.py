@@ -1,5 +1,7 @@
 """Scaling, draining, updates and monitoring do their work. Each rule yields what does not."""
 
+import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -130,9 +132,33 @@ def monitoring(manifests: list[Manifest]) -> Iterator[str]:
     for name in ("recording", "alerts"):
         source = K8S / "components" / "rules" / f"{name}.yaml"
         wanted = yaml.safe_load(source.read_text(encoding="utf-8"))["spec"]
-        rules = [rule["spec"] for rule in of_kind(manifests, "PrometheusRule")]
-        if wanted not in rules:
+        rules = [_without_links(rule["spec"]) for rule in of_kind(manifests, "PrometheusRule")]
+        if _without_links(wanted) not in rules:
             yield f"the rules {name} are not there, or are others"
+    yield from _found_by_people(manifests, monitors)
+
+
+def _found_by_people(manifests: list[Manifest], monitors: list[Manifest]) -> Iterator[str]:
+    """Links of alerts can be opened, and the usual Prometheus takes rules and monitors."""
+
+    for rule in of_kind(manifests, "PrometheusRule"):
+        for group in rule["spec"]["groups"]:
+            for one in group["rules"]:
+                link = one.get("annotations", {}).get("runbook_url", "https://")
+                if not re.match(r"https://", link):
+                    yield f"{one['alert']}: {link} is no address that a person can open"
+    for found in (*monitors, *of_kind(manifests, "PrometheusRule")):
+        if "release" not in found["metadata"]["labels"]:
+            yield f"{found['metadata']['name']}: the common stack's Prometheus does not take it"
+
+
+def _without_links(spec: Manifest) -> Manifest:
+    """Rules without the links that kustomize makes whole."""
+    spec = copy.deepcopy(spec)
+    for group in spec["groups"]:
+        for rule in group["rules"]:
+            rule.get("annotations", {}).pop("runbook_url", None)
+    return spec
 
 
 def _scrapes(spec: Manifest, labels: dict[str, str], port: str) -> bool:
