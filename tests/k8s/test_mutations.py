@@ -218,7 +218,9 @@ def test_keda_asks_for_the_same(tmp_path: Path) -> None:
 
 def test_a_gateway_of_an_incremental_upgrade_is_let_in(tmp_path: Path) -> None:
     manifests = compose(tmp_path, H100, "incremental-upgrade")
-    gateway = Pods("the Gateway", {"gateway.networking.k8s.io/gateway-name": "flowmo"}, {"containers": []})
+    gateway = Pods(
+        "the Gateway", {"gateway.networking.k8s.io/gateway-name": "flowmo"}, {"containers": []}
+    )
     (decoder,) = (one for one in pods(manifests) if one.labels.get("part") == "decoder")
     assert flows.reaches(manifests, gateway, decoder, 8000)
     assert flows.reaches(manifests, flows.Anybody("clients"), gateway, 80)
