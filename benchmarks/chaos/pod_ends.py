@@ -23,10 +23,10 @@ from typing import Any
 import httpx
 import yaml
 
+from benchmarks.chaos.processes import titles
 from benchmarks.environment import environment
 from flowmo.cli.server_process import ServerProcess
 from flowmo.photographs import photograph_paths
-from flowmo.service.cluster.leaving import Node, nodes, serving
 from flowmo.training.json_report import write_json
 
 _CLUSTER = """
@@ -80,7 +80,7 @@ def _together(url: str, steps: int, meanwhile: threading.Event) -> list[tuple[in
 
 
 def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", _CLUSTER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as cluster:
         assert cluster.stdin is not None
@@ -93,19 +93,19 @@ def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
             begun = threading.Event()
             tried = _together(server.url, 40, begun)
             steps = int(40 * _SECONDS / max(seconds for _, seconds in tried))
-            victim = _victim(address)
+            victim = _victim(cluster.pid)
             begun.clear()
             with ThreadPoolExecutor(1) as pool:
                 load = pool.submit(_together, server.url, steps, begun)
                 begun.wait()
                 time.sleep(3)  # they are in the decoders
-                lost = serving(victim)
+                lost = _serving(victim)
                 begin = time.monotonic()
                 if hook:
                     module = [sys.executable, "-m", "flowmo.service.cluster.leaving"]
-                    subprocess.run([*module, "100", str(victim.pid)], check=True)  # noqa: S603
+                    subprocess.run([*module, "100", str(victim)], check=True)  # noqa: S603
                 paused = time.monotonic() - begin
-                os.kill(victim.pid, signal.SIGTERM)
+                os.kill(victim, signal.SIGTERM)
                 answers = load.result()
             after = [_ask(server.url, 4, seed) for seed in range(8)]
         cluster.stdin.close()
@@ -120,11 +120,19 @@ def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
     }
 
 
-def _victim(address: str) -> Node:
-    """The node with most replicas that is not the head."""
-    ours = [node for node in nodes() if node.address == address]
-    most = max(ours, key=lambda node: sum("Replica:flowmo:decoder" in s for s in serving(node)))
-    assert any("decoder" in name for name in serving(most)), [serving(node) for node in ours]
+def _serving(raylet: int) -> list[str]:
+    """The replicas and proxies of a node."""
+    found = (title.split("\0")[0] for pid, title in titles(raylet) if pid != raylet)
+    return [name for name in found if "ServeReplica" in name or "Proxy" in name]
+
+
+def _victim(cluster: int) -> int:
+    """The raylet of the node with most decoders."""
+    raylets = [pid for pid, title in titles(cluster) if title.split("\0")[0].endswith("/raylet")]
+    found = {pid: sum("decoder" in name for name in _serving(pid)) for pid in raylets}
+    most = max(found, key=lambda pid: found[pid])
+    if not found[most]:
+        raise RuntimeError(f"no node has a decoder: {found}")
     return most
 
 
