@@ -303,7 +303,12 @@ def redundancy(manifests: list[Manifest]) -> Iterator[str]:
 def _fits(group: Manifest, scalings: list[Scaling]) -> Iterator[str]:
     name = group["groupName"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    have = {"num_cpus": cpus(limits["cpu"]), "num_gpus": float(limits.get("nvidia.com/gpu", 0))}
+    # A slice (MIG) is none of those that Ray counts by itself.
+    told = group["rayStartParams"].get("num-gpus", limits.get("nvidia.com/gpu", 0))
+    have = {"num_cpus": cpus(limits["cpu"]), "num_gpus": float(told)}
+    devices = sum(float(limits[key]) for key in limits if key.startswith("nvidia.com/"))
+    if devices != have["num_gpus"]:
+        yield f"{name}: Ray is told of {have['num_gpus']:g} GPUs, and a pod has {devices:g}"
     for resource, amount in have.items():
         for count, bound in (("minReplicas", "min_replicas"), ("maxReplicas", "max_replicas")):
             needed, per_pod = 0.0, []

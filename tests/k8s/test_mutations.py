@@ -11,7 +11,16 @@ import pytest
 import yaml
 
 from tests.k8s import flows, paths, pod_rules, ray_rules, upkeep
-from tests.k8s.manifests import K8S, Manifest, Pods, compose, of_kind, pods, render
+from tests.k8s.manifests import (
+    K8S,
+    Manifest,
+    Pods,
+    compose,
+    of_kind,
+    pods,
+    render,
+    serve_config,
+)
 from tests.k8s.test_manifests import (
     CPU,
     DEPLOYMENT,
@@ -22,6 +31,7 @@ from tests.k8s.test_manifests import (
     JOB,
     POD,
     RAY,
+    RULES,
     SCALER,
     SINGLE,
     Rule,
@@ -252,6 +262,18 @@ def test_an_ingress_leads_to_the_edge_with_tls(tmp_path: Path) -> None:
     )
     assert service["port"]["name"] in {port["name"] for port in found["spec"]["ports"]}
     assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+
+
+def test_slices_for_encoders_keep_every_rule() -> None:
+    manifests = render(K8S / "overlays" / "h100-mig")
+    assert [text for rule in RULES for text in rule(manifests)] == []
+    sliced, whole = serve_config(manifests), serve_config(render(K8S / H100))
+    encoder = sliced["applications"][0]["args"]["models"]["lo"]["encoder"]
+    assert encoder.pop("num_gpus") == 1
+    whole["applications"][0]["args"]["models"]["lo"]["encoder"].pop("num_gpus")
+    assert sliced == whole
+    change(manifests, RAY, f"{GROUPS}.1.rayStartParams", {})
+    assert "Ray is told of 0 GPUs" in " ".join(ray_rules.capacity(manifests))
 
 
 def test_the_image_keeps_what_pods_rely_on() -> None:
