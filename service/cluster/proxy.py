@@ -24,7 +24,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from flowmo.service.cluster.logs import configure_process_logs
+from flowmo.service.cluster.logs import FILE_VARIABLE, configure_process_logs
 from flowmo.service.errors import (
     DeadlineExceededError,
     GatewayLostError,
@@ -92,7 +92,8 @@ class ProxyLimits:
 
 def middlewares() -> list[Middleware]:
     """What Ray's proxies put around themselves, the outermost last."""
-    configure_process_logs()
+    if os.environ.get(FILE_VARIABLE):  # else Ray's own logging of the proxy stays as it is
+        configure_process_logs()
     limits = ProxyLimits.from_environment(os.environ)
     return [Middleware(BodyRoom, limits=limits), Middleware(ProxyAnswers)]
 
