@@ -11,6 +11,7 @@ import json
 import re
 import sys
 import tomllib
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,18 @@ _IMAGE = {
 }
 
 
+def _environment() -> dict[str, str]:
+    """What markers are judged by."""
+    return {name: str(value) for name, value in default_environment().items()} | _IMAGE
+
+
 def locked(text: str) -> dict[str, str]:
     """The version of each package of a lock, by its canonical name, for the image's Python.
 
     Args:
         text: Lines of ``name==version ; marker``.
     """
-    environment = {**default_environment(), **_IMAGE}
+    environment = _environment()
     found: dict[str, str] = {}
     for line in text.splitlines():
         if not line or line.startswith("#"):
@@ -85,9 +91,9 @@ def bill(wanted: list[str], versions: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _with_theirs(names: list[str], versions: dict[str, str]) -> set[str]:
+def _with_theirs(names: Sequence[str], versions: dict[str, str]) -> set[str]:
     """Packages and those that they need, as far as these are installed here; they are locked."""
-    environment = {**default_environment(), **_IMAGE}
+    environment = _environment()
     seen: set[str] = set()
     waiting = list(names)
     while waiting:

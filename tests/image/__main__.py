@@ -140,7 +140,7 @@ def check_ray(container: Container, folder: Path) -> str:
     try:
         token = {"Authorization": f"Bearer {variables['RAY_AUTH_TOKEN']}"}
         _wait("http://127.0.0.1:8265/api/gcs_healthz", node, log)
-        status, _ = container.run(asked.ready, output=folder / "probe.log")
+        status, _ = container.run(asked.command, output=folder / "probe.log")
         if status == 0:
             raise ImageError("a worker without Serve's proxy counts as ready")
         deploy = urllib.request.Request(
@@ -154,11 +154,12 @@ def check_ray(container: Container, folder: Path) -> str:
         _wait("http://127.0.0.1:8000/readyz", node, log)
         answers["serves after"] = f"{time.monotonic() - began:.1f} s"
         for name, probe in (("live", asked.live), ("head", probes_of(head).ready)):
+            assert probe is not None
             port, path = probe
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
                 answers[name] = str(answer.status)
         began = time.monotonic()
-        status, said = container.run(asked.ready, output=folder / "probe.log")
+        status, said = container.run(asked.command, output=folder / "probe.log")
         answers["worker"] = f"{status} in {time.monotonic() - began:.2f} s"
         if status:
             raise ImageError(f"KubeRay's readiness probe of a worker fails: {said[-500:]}")

@@ -21,11 +21,13 @@ class Probes:
 
     Attributes:
         live: Port and path of the liveness probe.
-        ready: The command of the readiness probe, or port and path.
+        ready: Port and path of the readiness probe of a head.
+        command: The readiness probe of a worker; empty for a head.
     """
 
     live: tuple[int, str]
-    ready: list[str] | tuple[int, str]
+    ready: tuple[int, str] | None = None
+    command: tuple[str, ...] = ()
 
 
 def probes_of(pods: Pods) -> Probes:
@@ -49,4 +51,4 @@ def probes_of(pods: Pods) -> Probes:
         f"wget --tries 1 -T {seconds} -q -O- http://localhost:{port}/{path} | grep success"
         for seconds, port, path in asked
     )
-    return Probes(live=live, ready=["bash", "-c", command])
+    return Probes(live=live, command=("bash", "-c", command))

@@ -99,7 +99,9 @@ def _is_mounted(found: Pods, container: Manifest, path: str, *, writes: bool) ->
     if mount is None:
         yield f"{found.owner}: {path} of {container['name']} is in no mount"
         return
-    volume = next((v for v in found.spec.get("volumes", ()) if v["name"] == mount["name"]), {})
+    volume: Manifest = next(
+        (v for v in found.spec.get("volumes", ()) if v["name"] == mount["name"]), {}
+    )
     source = volume.get("persistentVolumeClaim", volume.get("secret", {}))
     if writes and (mount.get("readOnly") or source.get("readOnly")):
         yield f"{found.owner}: {path} of {container['name']} is written, and is read-only"
