@@ -102,10 +102,10 @@ def _is_mounted(found: Pods, container: Manifest, path: str, *, writes: bool) ->
     volume: Manifest = next(
         (v for v in found.spec.get("volumes", ()) if v["name"] == mount["name"]), {}
     )
-    source = volume.get("persistentVolumeClaim", volume.get("secret", {}))
+    source: Manifest = volume.get("persistentVolumeClaim") or volume.get("secret") or {}
     if writes and (mount.get("readOnly") or source.get("readOnly")):
         yield f"{found.owner}: {path} of {container['name']} is written, and is read-only"
-    secret = volume.get("secret", {}).get("secretName")
+    secret = str(source.get("secretName"))
     if secret in SECRET_KEYS:
         file = path.removeprefix(mount["mountPath"]).lstrip("/")
         if file not in SECRET_KEYS[secret]:
