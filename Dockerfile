@@ -4,9 +4,12 @@
 #   docker build -t flowmo-serve:cpu --build-arg BASE=python:3.12-slim \
 #     --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd .    without TensorRT
 #
+# TensorRT's libraries come from its vendor's index, not from PyPI; TENSORRT_INDEX names a mirror of it.
+#
 # BASE is anything of Debian or Ubuntu with Python 3.11 or newer, there already or from its archive.
 # torch's wheels bring the CUDA libraries, so the base needs no more of CUDA than its smallest runtime.
 ARG BASE=nvidia/cuda:13.0.1-base-ubuntu24.04
+ARG TENSORRT_INDEX=https://pypi.nvidia.com/
 
 FROM ${BASE} AS python
 RUN if ! command -v python3 >/dev/null; then \
@@ -18,8 +21,10 @@ RUN if ! command -v python3 >/dev/null; then \
 
 FROM python AS requirements
 ARG EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd,tensorrt
+ARG TENSORRT_INDEX
 COPY pyproject.toml tools/dependencies.py /
-RUN python3 /dependencies.py /pyproject.toml "${EXTRAS}" > /requirements.txt
+# Asks that index first, and says what to do if it does not answer.
+RUN python3 /dependencies.py /pyproject.toml "${EXTRAS}" "${TENSORRT_INDEX}" > /requirements.txt
 
 # Dependencies, in a layer of their own: it changes when one of them does.
 FROM python AS dependencies
@@ -34,7 +39,9 @@ WORKDIR /build
 COPY --from=requirements /requirements.txt ./
 COPY constraints.txt ./
 # A private index comes as a secret and stays out of the image: --secret id=pip,src=pip.conf
+ARG TENSORRT_INDEX
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    WHEEL_STUB_PIP_INDEX_URL="${TENSORRT_INDEX}" \
     /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir -c constraints.txt -r requirements.txt
 
 # The project as a wheel, beside them.
@@ -59,6 +66,10 @@ LABEL org.opencontainers.image.title="flowmo-serve" \
     org.opencontainers.image.licenses="Apache-2.0" \
     org.opencontainers.image.version="${VERSION}" \
     org.opencontainers.image.revision="${REVISION}"
+# What KubeRay (1.6, 1.7) probes workers of a RayService with; Debian's base has bash and grep.
+RUN apt-get update \
+    && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends wget \
+    && rm -rf /var/lib/apt/lists/*
 # A number, so that Kubernetes can see that it is not root.
 RUN groupadd --gid 10001 flowmo \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp/home --shell /usr/sbin/nologin flowmo \

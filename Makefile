@@ -15,7 +15,7 @@ JAVASCRIPT := --config tools/javascript/deno.json
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test check docs bench image-test
+.PHONY: help setup tools demo serve test check docs bench image-test k8s-check k8s-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
@@ -24,6 +24,8 @@ help:
 	@echo "make check   run the linters, the formatter's check, the type checkers, the import rules, the docs' links"
 	@echo "make docs    write the documentation as a site to build/site"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
+	@echo "make k8s-check CRDS=FOLDER  validate manifests by operators' CustomResourceDefinitions"
+	@echo "make k8s-test  try the manifests on a kind cluster (needs docker, kind, kubectl, helm)"
 	@echo "make bench   compare the network with the reference values of the published one"
 	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
 
@@ -81,3 +83,10 @@ bench: setup
 
 image-test: setup
 	$(BIN)/python -m tests.image $(ARGS)
+
+# Of KubeRay and others, which are not kept here: make k8s-check CRDS="kuberay-crds/ other.yaml"
+k8s-check: setup
+	$(BIN)/python -m tests.k8s.crds $(CRDS)
+
+k8s-test: setup
+	k8s/kind-test.sh

@@ -16,8 +16,11 @@ from pydantic.fields import FieldInfo
 
 PREFIX = "FLOWMO_"
 # Variables of this prefix that are not the server's: the client's key, the folder of converted
-# checkpoints, and those that Kubernetes sets for a Service whose name begins with "flowmo".
-_OTHERS = re.compile(r"FLOWMO_(API_KEY|CACHE|(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d+_.+)?))")
+# checkpoints, the file of a node's log, and those that Kubernetes sets for a Service whose name
+# begins with "flowmo".
+_OTHERS = re.compile(
+    r"FLOWMO_(API_KEY|CACHE|LOG_FILE|(.+_)?(SERVICE_(HOST|PORT.*)|PORT(_\d+_.+)?))"
+)
 
 
 class Panel(StrEnum):

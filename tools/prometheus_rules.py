@@ -17,7 +17,8 @@ apiVersion: monitoring.coreos.com/v1
 kind: PrometheusRule
 metadata:
   name: flowmo-{name}
-  labels: {{app: flowmo}}
+  # The common stack's Prometheus takes rules and monitors with the name of its Helm release.
+  labels: {{app: flowmo, release: kube-prometheus-stack}}
 spec:
 """
 

@@ -14,6 +14,7 @@ from flowmo.cli.demo import demo_command
 from flowmo.cli.doctor import doctor_command
 from flowmo.cli.evaluate import evaluate_command
 from flowmo.cli.experiment import experiment_app
+from flowmo.cli.fetch import fetch_command
 from flowmo.cli.framework import Commands, examples
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
@@ -152,6 +153,13 @@ _add(
     "convert",
     convert_command,
     "flowmo convert flowmo_lo.pth checkpoints/lo --preset lo",
+)
+_add(
+    _CHECKPOINTS,
+    "fetch",
+    fetch_command,
+    "flowmo fetch s3://models/lo checkpoints/lo",
+    "flowmo fetch ksarge/FlowMo:flowmo_lo.pth checkpoints/lo --preset lo",
 )
 _add(
     _CHECKPOINTS,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from flowmo._version import __version__
 from flowmo.deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, profile_of
 from flowmo.model.errors import CompilationError
 
@@ -93,12 +94,22 @@ def build_engine_command(
     dtype: Annotated[Dtype, typer.Option(help="Dtype of a checkpoint's graphs.")] = "bfloat16",
     refit: Annotated[bool, typer.Option(help="Let the weights be exchanged later.")] = False,
     rebuild: Annotated[bool, typer.Option(help="Build engines that exist already, too.")] = False,
+    ready: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write when all are there: this release, and the checkpoint's config.json."
+        ),
+    ] = None,
 ) -> None:
     """Build TensorRT engines from exported halves, or from a checkpoint."""
     from flowmo.deploy.runners import default_cache
     from flowmo.deploy.tensorrt.build import BuildOptions, build, find_or_build
     from flowmo.deploy.tensorrt.libraries import load_library
+    from flowmo.model.checkpoint_files import CONFIG_FILE
+    from flowmo.model.files import write_file
 
+    if ready is not None and not (source / CONFIG_FILE).is_file():
+        raise typer.BadParameter(f"--ready is about a checkpoint folder, and {source} is none")
     buckets = powers_of_two(max_batch) if max_batch else profile_of(profile)
     loaded = load_library(library)
     options = BuildOptions(architecture=architecture, refittable=refit)
@@ -120,6 +131,16 @@ def build_engine_command(
             f"{path}  {_megabytes(manifest.size)}  {how}, "
             f"{sum(report['layers'].values())} layers, attention fused: {report['attention_fused']}"
         )
+    if ready is not None:
+        write_file(ready, ready_text(source))
+
+
+def ready_text(checkpoint: Path) -> bytes:
+    """What ``--ready`` writes: the words of ``flowmo --version``, and the checkpoint's config."""
+    from flowmo.model.checkpoint_files import CONFIG_FILE
+
+    release = f"flowmo-serve {__version__}\n".encode()
+    return release + (checkpoint / CONFIG_FILE).read_bytes()
 
 
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:

@@ -17,6 +17,7 @@ from flowmo.service.cluster.config import (
     ModelConfig,
     Scaling,
 )
+from flowmo.service.cluster.logs import configure_process_logs
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.cluster.remote import RemoteEngines
 from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica
@@ -62,6 +63,7 @@ class Gateway:
             for name, info in zip(decoders, infos, strict=True)
         }
         self._settings = config.gateway_settings()
+        configure_process_logs(self._settings)
         export_spans()
 
     def __serve_build_asgi_app__(self) -> ASGIApp:

@@ -24,6 +24,7 @@ from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from flowmo.service.cluster.logs import FILE_VARIABLE, configure_process_logs
 from flowmo.service.errors import (
     DeadlineExceededError,
     GatewayLostError,
@@ -35,6 +36,7 @@ from flowmo.service.http.deadlines import DEADLINE_HEADER
 from flowmo.service.http.problems import answer_for, problem, problem_response
 from flowmo.service.setting import PREFIX
 from flowmo.service.settings import Settings
+from flowmo.service.telemetry import logs
 
 CALLBACK_VARIABLE = "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"
 CALLBACK = f"{__name__}.middlewares"
@@ -90,6 +92,8 @@ class ProxyLimits:
 
 def middlewares() -> list[Middleware]:
     """What Ray's proxies put around themselves, the outermost last."""
+    if os.environ.get(FILE_VARIABLE):  # else Ray's own logging of the proxy stays as it is
+        configure_process_logs()
     limits = ProxyLimits.from_environment(os.environ)
     return [Middleware(BodyRoom, limits=limits), Middleware(ProxyAnswers)]
 
@@ -214,11 +218,19 @@ class _Answer:
         async def nothing() -> Message:
             return {"type": "http.disconnect"}
 
-        response = problem_response(
-            answer_for(error),
-            str(error),
-            request_id=headers.get("x-request-id") or self._id(),
-            error=error,
+        answer, request_id = answer_for(error), headers.get("x-request-id") or self._id()
+        response = problem_response(answer, str(error), request_id=request_id, error=error)
+        logs.request_id.set(request_id)
+        # The gateway has no line of it, or has died before it wrote one.
+        logs.log_answer(
+            method=self._scope["method"],
+            path=self._scope["path"],
+            route="proxy",
+            status=answer.status,
+            seconds=time.monotonic() - self._received,
+            key=None,
+            headers={},
+            problem=answer.code,
         )
         if (given := headers.get("x-request-id")) is not None:
             response.headers["X-Request-ID"] = given

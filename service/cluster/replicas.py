@@ -18,6 +18,7 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import FlowMoError
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
+from flowmo.service.cluster.logs import configure_process_logs
 from flowmo.service.cluster.memory import give_back_memory
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.engine.calls import Decoded, DecodeOptions, DecodeProgress, Encoded, Watch
@@ -56,6 +57,7 @@ class _Replica(ABC, Generic[Engine]):
 
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
+        configure_process_logs()
         self._runner = load_runner(config, halves=[self.kind])
         give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())

@@ -83,8 +83,11 @@ class LocalEngines:
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until the decoder has a free slot: 0 while one is free."""
-        return self.decoder.backlog_seconds
+        """The time until all that waits is encoded, and the decoder has a free slot.
+
+        Their sum, for one device does both; 0 while nothing waits.
+        """
+        return self.encoder.backlog_seconds + self.decoder.backlog_seconds
 
     @property
     def busy_seconds(self) -> float:

@@ -43,6 +43,8 @@ from flowmo.service.telemetry.tracing import flush_spans
 
 # How old what one gateway says of another of the same machine is, at most.
 WORKER_SAMPLE_SECONDS = 1.0
+# Asked by machines every few seconds; what they hear in a warm-up is no error of a request.
+_PROBES = {"/healthz", "/readyz"}
 DESCRIPTION = "Images to compact tokens and back, with the FlowMo diffusion autoencoder."
 
 
@@ -150,7 +152,9 @@ async def grpc_beside(service: Service, keyring: Keyring) -> AsyncIterator[None]
 
 def _answer_errors(app: FastAPI, metrics: Metrics) -> None:
     def respond(request: Request, error: Exception, answer: Answer, detail: str) -> Response:
-        metrics.errors.inc(answer.code)
+        if request.url.path not in _PROBES:  # which ask while it warms up, and mean no request
+            metrics.errors.inc(answer.code)
+        request.scope["state"]["problem"] = answer.code
         if request.url.path.startswith(inference.router.prefix):
             return inference.error_response(answer, detail, error)
         return problem_response(

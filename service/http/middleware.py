@@ -95,6 +95,7 @@ class RequestContext:
                     seconds=seconds,
                     key=scope["state"].get("key"),
                     headers=answer,
+                    problem=scope["state"].get("problem"),
                 )
 
 

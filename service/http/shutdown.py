@@ -44,6 +44,7 @@ class ShutdownAnswers:
             error = ShuttingDownError("the server ends, and the request was not done before")
             answer = answer_for(error)
             self._metrics.errors.inc(answer.code)
+            scope["state"]["problem"] = answer.code
             response = problem_response(
                 answer, str(error), request_id=request_id_of(scope), error=error
             )

@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Mapping
 from contextvars import ContextVar
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any
 from urllib.parse import quote
@@ -56,6 +57,7 @@ def log_answer(
     seconds: float,
     key: str | None,
     headers: Mapping[str, str],
+    problem: str | None = None,
 ) -> None:
     """Write the access log's line of one request.
 
@@ -67,6 +69,7 @@ def log_answer(
         seconds: The time from the request's first byte to the answer's last.
         key: The name of the API key; None without one.
         headers: The headers of the answer.
+        problem: The code of the problem that the answer is; None if it is none.
     """
     level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
     if not access.isEnabledFor(level):
@@ -77,11 +80,14 @@ def log_answer(
         "route": route,
         "status": status,
         "duration_ms": round(seconds * 1e3, 2),
+        "outcome": problem or ("failed" if status >= HTTPStatus.BAD_REQUEST else "ok"),
     }
     if key is not None:
         fields["key"] = key
     if "flowmo-model" in headers:
         fields["model"] = headers["flowmo-model"]
+    if "flowmo-fingerprint" in headers:
+        fields["fingerprint"] = headers["flowmo-fingerprint"]
     if "server-timing" in headers:
         fields["stages_ms"] = stages_of(headers["server-timing"])
     text = "%s %s %d %.1f ms"
@@ -95,7 +101,9 @@ def stages_of(server_timing: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in entries if value}
 
 
-def configure_logs(format: LogFormat, level: str, worker: str = "") -> None:
+def configure_logs(
+    format: LogFormat, level: str, worker: str = "", *, file: str | None = None
+) -> None:
     """Send to the log whatever this process would write to stderr, from now on.
 
     Warnings, and errors that nobody caught, come as log lines too: where each line is read as JSON,
@@ -105,8 +113,12 @@ def configure_logs(format: LogFormat, level: str, worker: str = "") -> None:
         format: The form of the lines.
         level: The least severe level that is shown, in lower case.
         worker: The name of this process among those of one server; empty if it is alone.
+        file: A file that lines are added to, instead of stderr.
+
+    Raises:
+        ValueError: The file cannot be written.
     """
-    logging.config.dictConfig(log_config(format, level, worker))
+    logging.config.dictConfig(log_config(format, level, worker, file=file))
     logging.captureWarnings(True)
 
     def uncaught(
@@ -120,14 +132,20 @@ def configure_logs(format: LogFormat, level: str, worker: str = "") -> None:
     sys.unraisablehook = lambda args: uncaught(args.exc_type, args.exc_value, args.exc_traceback)
 
 
-def log_config(format: LogFormat, level: str, worker: str = "") -> dict[str, Any]:
-    """Make the argument of ``logging.config.dictConfig``: everything goes to stderr.
+def log_config(
+    format: LogFormat, level: str, worker: str = "", *, file: str | None = None
+) -> dict[str, Any]:
+    """Make the argument of ``logging.config.dictConfig``: everything goes to one place.
 
     Args:
         format: The form of the lines: text for people, or a JSON object each.
         level: The least severe level that is shown, in lower case.
         worker: The name of this process among those of one server; empty if it is alone.
+        file: A file that lines are added to; stderr without one.
     """
+    place: dict[str, Any] = {"class": "logging.StreamHandler", "stream": "ext://sys.stderr"}
+    if file is not None:
+        place = {"class": "logging.FileHandler", "filename": file, "encoding": "utf-8"}
     text = {
         "()": "uvicorn.logging.DefaultFormatter",
         "fmt": f"%(levelprefix)s {f'{worker}: ' if worker else ''}%(message)s",
@@ -146,14 +164,9 @@ def log_config(format: LogFormat, level: str, worker: str = "") -> dict[str, Any
         "filters": {"request": {"()": RequestFilter, "worker": worker}},
         "formatters": {"lines": text if format == "text" else json},
         "handlers": {
-            "stderr": {
-                "class": "logging.StreamHandler",
-                "stream": "ext://sys.stderr",
-                "formatter": "lines",
-                "filters": ["request"],
-            }
+            "place": place | {"formatter": "lines", "filters": ["request"]},
         },
-        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "root": {"handlers": ["place"], "level": "WARNING"},
         "loggers": {
             "flowmo": {"level": shown},
             "uvicorn": {"level": shown},

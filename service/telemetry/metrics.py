@@ -79,7 +79,7 @@ class EngineMetrics:
         )
         self.backlog = instruments.gauge(
             "flowmo_backlog_seconds",
-            "Time until all decodes that are inside would be done.",
+            "Time until the work that waits would be done, of encoders and decoders.",
             ["model"],
         )
         self.busy = instruments.gauge(

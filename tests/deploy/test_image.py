@@ -41,6 +41,7 @@ def test_the_dockerfile_keeps_its_rules() -> None:
         ("--no-deps -c constraints.txt", "--no-deps", "unpinned"),
         ("FROM ${BASE} AS python", "FROM debian:12 AS python", "debian:12 is no argument"),
         (":13.0.1-base-ubuntu24.04", ":latest", "no tag"),
+        ("--no-install-recommends wget", "--no-install-recommends bash", "wget is missing"),
         ("EXPOSE 8000", "EXPOSE 80", "the service listens on 8000"),
         ("/healthz", "/health", "no route"),
         ('ENTRYPOINT ["flowmo"]', "ENTRYPOINT flowmo", "is a shell"),
@@ -93,6 +94,13 @@ def test_extras_that_name_extras_are_followed(extras: list[str], expected: list[
 def test_an_unknown_extra_is_refused_with_those_there_are() -> None:
     with pytest.raises(ValueError, match="no extra 'q'; there are x, y, z"):
         requirements(PROJECT, ["q"])
+
+
+def test_an_index_that_is_needed_and_does_not_answer_ends_the_build_with_what_to_do() -> None:
+    nobody = "http://127.0.0.1:9/"  # discard
+    dependencies.check_index(["torch>=2.11"], nobody)
+    with pytest.raises(ValueError, match=r"TENSORRT_INDEX=URL.*without tensorrt"):
+        dependencies.check_index(["torch>=2.11", "tensorrt>=10.15"], nobody, seconds=1)
 
 
 def test_the_images_extras_are_the_projects() -> None:

@@ -23,12 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
+from flowmo.service.cluster.proxy import CALLBACK, CALLBACK_VARIABLE
 from flowmo.training.json_report import write_json
 from tests.image import build
 from tests.image.build import ImageError
 from tests.image.container import Container, stop
+from tests.k8s.manifests import K8S, pods, render, serve_config
+from tests.k8s.operator_probes import TOOLS, probes_of
 
-_TOOLS = ("gcc", "g++", "cc", "make", "ld", "as", "git", "pip", "pip3", "curl", "wget")
+_TOOLS = ("gcc", "g++", "cc", "make", "ld", "as", "git", "pip", "pip3", "curl")
 
 
 def check_contents(root: Path, container: Container) -> str:
@@ -40,6 +43,9 @@ def check_contents(root: Path, container: Container) -> str:
     for left in ("build", "opt/pip", "etc/pip.conf", "opt/flowmo/tests", "opt/flowmo/.git"):
         if (root / left).exists():
             raise ImageError(f"the image holds /{left}")
+    missing = [tool for tool in TOOLS if not any((folder / tool).exists() for folder in folders)]
+    if missing:
+        raise ImageError(f"KubeRay's probes of workers call {', '.join(missing)}, which is missing")
     own = [
         path
         for path in (root / "opt").rglob("*")
@@ -109,6 +115,65 @@ def check_service(container: Container, folder: Path) -> str:
     if dead == 0:
         raise ImageError("the health check passes without a server")
     return f"ready after {started:.1f} s; demo, health check and SIGTERM as they should be"
+
+
+def check_ray(container: Container, folder: Path) -> str:
+    """As KubeRay does it: its start, its way to Serve, and its probes of heads and workers."""
+    manifests = render(K8S / "overlays" / "cpu-dev")
+    head, worker, *_ = (found for found in pods(manifests) if found.group is not None)
+    config = serve_config(manifests)
+    (application,) = config["applications"]
+    (model,) = application["args"]["models"].values()
+    for part in (application["args"]["gateway"], model["encoder"], model["decoder"]):
+        part.pop("labels")  # one node is all of them here
+        part["num_cpus"] = 0.2
+    # The proxy starts where a replica is; here the head is the only node.
+    start = "ray start --head --num-cpus=2 --block --dashboard-host=0.0.0.0"
+    # In a pod this process is the first, and its output what kubectl logs shows.
+    shell = f"export FLOWMO_LOG_FILE=/proc/$$/fd/1; ulimit -n 65536; {start}"
+    command = ["/bin/bash", "-c", "--", shell]
+    variables = {"FLOWMO_ALLOW_ANONYMOUS": "true", "RAY_AUTH_MODE": "token"}
+    variables |= {"RAY_AUTH_TOKEN": "0123456789abcdef" * 4, CALLBACK_VARIABLE: CALLBACK}
+    log = folder / "ray.log"
+    node = container.start(command, output=log, environment=variables)
+    asked, answers = probes_of(worker), {}
+    try:
+        token = {"Authorization": f"Bearer {variables['RAY_AUTH_TOKEN']}"}
+        _wait("http://127.0.0.1:8265/api/gcs_healthz", node, log)
+        status, _ = container.run(asked.command, output=folder / "probe.log")
+        if status == 0:
+            raise ImageError("a worker without Serve's proxy counts as ready")
+        deploy = urllib.request.Request(
+            "http://127.0.0.1:8265/api/serve/applications/",
+            json.dumps(config).encode(),
+            token | {"Content-Type": "application/json"},
+            method="PUT",
+        )
+        with urllib.request.urlopen(deploy, timeout=60):
+            began = time.monotonic()
+        _wait("http://127.0.0.1:8000/readyz", node, log)
+        answers["serves after"] = f"{time.monotonic() - began:.1f} s"
+        for name, probe in (("live", asked.live), ("head", probes_of(head).ready)):
+            assert probe is not None
+            port, path = probe
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+                answers[name] = str(answer.status)
+        began = time.monotonic()
+        status, said = container.run(asked.command, output=folder / "probe.log")
+        answers["worker"] = f"{status} in {time.monotonic() - began:.2f} s"
+        if status:
+            raise ImageError(f"KubeRay's readiness probe of a worker fails: {said[-500:]}")
+        build.run(
+            *(sys.executable, "-m", "flowmo", "demo", "--url", "http://127.0.0.1:8000"),
+            *("--out", str(folder / "ray-demo")),
+        )
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        answers["access log"] = f"{sum('flowmo.access' in line for line in lines)} lines"
+        if not any("flowmo.access" in line and '"outcome": "ok"' in line for line in lines):
+            raise ImageError("what kubectl logs would show has no line of a request")
+    finally:
+        stop(node)
+    return ", ".join(f"{name} {answer}" for name, answer in answers.items())
 
 
 def check_read_only(container: Container, folder: Path) -> str:
@@ -183,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "read-only": lambda: check_read_only(container, folder),
                     "commands": lambda: check_commands(container, folder),
                     "service": lambda: check_service(container, folder),
+                    "ray": lambda: check_ray(container, folder),
                 }
                 for check, call in checks.items():
                     try:

@@ -84,6 +84,8 @@ def _layers(stages: dict[str, Stage], last: str) -> Iterator[str]:
     for tool in _BUILD_TOOLS:
         if re.search(rf"(?<![\w-]){re.escape(tool)}(?![\w-])", last):
             yield f"{tool} comes into the last stage"
+    if not re.search(r"\bwget\b", last):
+        yield "wget is missing, with which KubeRay asks whether a worker is ready"
     for run in (run for stage in stages.values() for run in stage.of("RUN")):
         if run.count("apt-get update") > run.count("rm -rf /var/lib/apt/lists"):
             yield "package lists stay in a layer"

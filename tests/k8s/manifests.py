@@ -31,6 +31,16 @@ def render(folder: Path) -> list[Manifest]:
     return copy.deepcopy(list(_rendered(folder)))
 
 
+def compose(folder: Path, overlay: str, *components: str) -> list[Manifest]:
+    """An overlay with further components, rendered in an empty folder."""
+    up = "/".join([".."] * len(folder.resolve().parts[1:]))
+    named = ", ".join(f"{up}{K8S}/components/{name}" for name in components)
+    (folder / "kustomization.yaml").write_text(
+        f"resources: [{up}{K8S}/{overlay}]\ncomponents: [{named}]\n"
+    )
+    return render(folder)
+
+
 @dataclass(frozen=True, slots=True)
 class Pods:
     """One template of pods: which resource has it, its metadata and its spec."""
@@ -81,10 +91,14 @@ def serve_config(manifests: list[Manifest]) -> Manifest:
 
 
 def selects(selector: Manifest, labels: dict[str, str]) -> bool:
-    """Whether a label selector holds; of the operators only ``In`` is known."""
+    """Whether a label selector holds; of the operators ``In`` and ``Exists`` are known."""
     if any(labels.get(key) != value for key, value in selector.get("matchLabels", {}).items()):
         return False
     for wanted in selector.get("matchExpressions", ()):
+        if wanted["operator"] == "Exists":
+            if wanted["key"] not in labels:
+                return False
+            continue
         assert wanted["operator"] == "In"
         if labels.get(wanted["key"]) not in wanted["values"]:
             return False
@@ -95,3 +109,15 @@ def cpus(text: str | float) -> float:
     """Cores of a quantity."""
     text = str(text)
     return float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+
+
+_UNITS = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
+_DECIMAL = {"m": 1e-3, "": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def quantity(text: str | float) -> float:
+    """The number that a quantity of Kubernetes is, such as ``16Gi`` or ``500m``."""
+    text = str(text)
+    number = text.rstrip("KMGTikm")
+    unit = text[len(number) :]
+    return float(number) * (_UNITS[unit] if unit in _UNITS else _DECIMAL[unit])

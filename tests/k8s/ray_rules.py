@@ -14,8 +14,9 @@ from flowmo.service.cluster.proxy import CALLBACK, CALLBACK_VARIABLE
 from tests.k8s.manifests import Manifest, cpus, of_kind, pods, ray_service, serve_config
 
 _LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")
-# Seconds in which Ray takes a node's replicas away before the node ends.
+# Seconds that a Ray node lives after SIGTERM, whatever the pod's grace is.
 _RAY_DRAIN = 30
+_LEAVING = ["python3", "-m", "flowmo.service.cluster.leaving"]
 
 
 class _Fields(BaseModel):
@@ -205,11 +206,55 @@ def endings(manifests: list[Manifest]) -> Iterator[str]:
     parsed = _cluster_config(serve_config(manifests))
     needed = parsed.drain_seconds + _RAY_DRAIN
     for found in pods(manifests):
+        if found.group is None or "groupName" not in found.group:  # no request is on the head
+            continue
         grace = found.spec.get("terminationGracePeriodSeconds", 30)
-        if found.group is not None and grace < needed:
+        (container,) = found.spec["containers"]
+        *command, pause = (
+            container.get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", ["0"])
+        )
+        if command != _LEAVING:
+            yield (
+                f"{found.owner} has {_RAY_DRAIN} s after SIGTERM whatever its grace, and requests "
+                f"may take {parsed.gateway_settings().max_deadline_seconds:g} s: no hook before it"
+            )
+        elif float(pause) < parsed.drain_seconds:
+            yield f"{found.owner}: the hook ends after {pause} s, before its replicas do"
+        if grace < max(needed, float(pause) + _RAY_DRAIN):
             yield f"{found.owner} is killed after {grace} s, and may need {needed:g} s"
     if spec["rayClusterDeletionDelaySeconds"] < needed:
         yield "the old cluster of an update ends before its requests do"
+
+
+def waiting(manifests: list[Manifest]) -> Iterator[str]:
+    """Weights come before engines, and engines before replicas."""
+    spec = ray_service(manifests)
+    if spec is None:
+        return
+    (application,) = serve_config(manifests)["applications"]
+    jobs = [found for found in pods(manifests) if found.owner.startswith("Job/")]
+    for model in application["args"]["models"].values():
+        folder, engines = str(model["checkpoint"]), model.get("engine_cache")
+        if not folder.startswith("/"):
+            continue
+        first = [one for job in jobs for one in job.spec.get("initContainers", ())]
+        if not any(one.get("args", [""])[0] == "fetch" and folder in one["args"] for one in first):
+            yield f"nobody brings {folder}"
+        told = [
+            one["args"][one["args"].index("--ready") + 1]
+            for job in jobs
+            for one in job.spec["containers"]
+            if "--ready" in one.get("args", ()) and folder in one["args"]
+        ]
+        for found in pods(manifests):
+            if found.group is None or found.labels.get("part") not in {"encoder", "decoder"}:
+                continue
+            scripts = [str(one.get("command")) for one in found.spec.get("initContainers", ())]
+            mark = f"{engines}/{folder.rpartition('/')[2]}.ready"
+            if not any(mark in text and f"{folder}/config.json" in text for text in scripts):
+                yield f"{found.owner} begins before its engines are there"
+            elif mark not in told:
+                yield f"{found.owner} waits for {mark}, which nobody writes"
 
 
 def capacity(manifests: list[Manifest]) -> Iterator[str]:
@@ -258,7 +303,12 @@ def redundancy(manifests: list[Manifest]) -> Iterator[str]:
 def _fits(group: Manifest, scalings: list[Scaling]) -> Iterator[str]:
     name = group["groupName"]
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    have = {"num_cpus": cpus(limits["cpu"]), "num_gpus": float(limits.get("nvidia.com/gpu", 0))}
+    # A slice (MIG) is none of those that Ray counts by itself.
+    told = group["rayStartParams"].get("num-gpus", limits.get("nvidia.com/gpu", 0))
+    have = {"num_cpus": cpus(limits["cpu"]), "num_gpus": float(told)}
+    devices = sum(float(limits[key]) for key in limits if key.startswith("nvidia.com/"))
+    if devices != have["num_gpus"]:
+        yield f"{name}: Ray is told of {have['num_gpus']:g} GPUs, and a pod has {devices:g}"
     for resource, amount in have.items():
         for count, bound in (("minReplicas", "min_replicas"), ("maxReplicas", "max_replicas")):
             needed, per_pod = 0.0, []

@@ -10,8 +10,18 @@ import yaml
 from fastapi.routing import APIRoute
 
 from flowmo.service.http.routes import health
-from tests.k8s import pod_rules, ray_rules
-from tests.k8s.manifests import K8S, OVERLAYS, ROOT, Manifest, of_kind, pods, ray_service, render
+from tests.k8s import flows, paths, pod_rules, ray_rules, upkeep
+from tests.k8s.manifests import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Manifest,
+    compose,
+    of_kind,
+    pods,
+    ray_service,
+    render,
+)
 from tools import prometheus_rules as kubernetes
 
 METRICS = pod_rules.metric_names((ROOT / "docs" / "metrics.md").read_text(encoding="utf-8"))
@@ -54,7 +64,9 @@ RULES: tuple[Rule, ...] = (
     pod_rules.restricted, pod_rules.images, pod_rules.volumes, pod_rules.requests,
     pod_rules.selectors, pod_rules.network, pod_rules.endings, pod_rules.environment,
     ray_rules.fields, ray_rules.operator, ray_rules.config, ray_rules.endings, ray_rules.capacity,
-    ray_rules.redundancy,
+    ray_rules.redundancy, ray_rules.waiting, flows.flows, flows.services, paths.mounts,
+    paths.secrets, paths.shared, paths.gpus, paths.spread, paths.memory, paths.storage,
+    paths.commands, upkeep.budgets, upkeep.rollouts, upkeep.autoscaling, upkeep.monitoring,
 )  # fmt: skip
 
 
@@ -219,7 +231,7 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
         (pod_rules.endings, SINGLE, DEPLOYMENT, f"{POD}.containers.0.env.4.value", "30",
          "it drains for 30 s"),
         (pod_rules.network, H100, "NetworkPolicy/flowmo-closed", "spec.podSelector",
-         {"matchLabels": {"app": "flowmo"}}, "Job/flowmo-engines: Ingress is open"),
+         {"matchLabels": {"app": "flowmo"}}, "DaemonSet/flowmo-prepull: Ingress is open"),
         (pod_rules.network, H100, "NetworkPolicy/flowmo-head", "spec.ingress.0.from", [],
          "port dashboard is open"),
         (pod_rules.network, H100, "NetworkPolicy/flowmo-head", "spec.ingress.0.ports.0.port",
@@ -241,7 +253,9 @@ def test_a_manifest_that_breaks_a_rule_is_refused(
 
 def test_every_rule_is_shown_to_fail() -> None:
     (mark,) = test_a_manifest_that_breaks_a_rule_is_refused.pytestmark
-    assert {case[0] for case in mark.args[1]} == set(RULES)
+    from tests.k8s.test_mutations import MUTATIONS
+
+    assert {case[0] for case in (*mark.args[1], *MUTATIONS)} == set(RULES)
 
 
 # --- one config -----------------------------------------------------------------------------------
@@ -282,25 +296,10 @@ def test_rules_for_the_operator_are_those_that_promtool_tests() -> None:
 
 
 def test_an_update_by_degrees_is_a_component(tmp_path: Path) -> None:
-    overlay = tmp_path / "overlay"
-    overlay.mkdir()
-    up = "/".join([".."] * len(overlay.resolve().parts[1:]))
-    (overlay / "kustomization.yaml").write_text(
-        f"resources: [{up}{K8S}/overlays/h100]\n"
-        f"components: [{up}{K8S}/components/incremental-upgrade]\n"
-    )
-    manifests = render(overlay)
+    manifests = compose(tmp_path, H100, "incremental-upgrade")
     spec = ray_service(manifests)
     assert spec is not None
     assert spec["upgradeStrategy"]["type"] == "NewClusterWithIncrementalUpgrade"
     assert list(ray_rules.fields(manifests)) == list(ray_rules.operator(manifests)) == []
     change(manifests, RAY, "spec.upgradeStrategy.clusterUpgradeOptions.stepSizePercent", 50)
     assert "above maxSurgePercent" in next(iter(ray_rules.operator(manifests)))
-
-
-def test_the_adapters_series_is_the_autoscalers_metric() -> None:
-    rules = yaml.safe_load((K8S / "single" / "adapter-rules.yaml").read_text(encoding="utf-8"))
-    (rule,) = rules["rules"]["custom"]
-    (scaler,) = of_kind(render(K8S / "single"), "HorizontalPodAutoscaler")
-    wanted = scaler["spec"]["metrics"][0]["pods"]["metric"]["name"]
-    assert rule["seriesQuery"].partition("{")[0] == wanted

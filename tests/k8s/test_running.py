@@ -17,6 +17,7 @@ import yaml
 from benchmarks.chaos.processes import replicas
 from flowmo.cli.server_process import ServerProcess
 from flowmo.deploy.buckets import profile_of
+from flowmo.service.cluster.proxy import CALLBACK, CALLBACK_VARIABLE
 from flowmo.service.http.keys import digest_of
 from flowmo.service.loader import buckets_of
 from tests.k8s.manifests import K8S, of_kind, ray_service, render, serve_config
@@ -42,7 +43,7 @@ cluster.shutdown()
 
 
 @pytest.fixture
-def labelled() -> Iterator[str]:
+def labelled(tmp_path: Path) -> Iterator[str]:
     """Address of a cluster like that of k8s/base: a head without work, a node a part."""
     spec = ray_service(render(K8S / "overlays" / "cpu-dev"))
     assert spec is not None
@@ -50,6 +51,10 @@ def labelled() -> Iterator[str]:
     with subprocess.Popen(
         [sys.executable, "-c", _CLUSTER, json.dumps(labels)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {
+            "FLOWMO_LOG_FILE": str(tmp_path / "pods.log"), "FLOWMO_LOG_FORMAT": "json",
+            CALLBACK_VARIABLE: CALLBACK, "FLOWMO_API_KEYS": f"team:{digest_of('secret')}",
+        },
     ) as process:  # fmt: skip
         assert process.stdin is not None
         assert process.stdout is not None
@@ -80,11 +85,30 @@ def test_replicas_go_to_the_pods_of_their_part(
     with ServerProcess(
         ["--ray-config", str(path)], log=log, environment=environment, start_seconds=240
     ) as server:
-        answer = httpx.post(f"{server.url}/v1/reconstruct", content=PNG, headers=RAW, timeout=60)
+        headers = RAW | {"Authorization": "Bearer secret", "X-Request-ID": "mine"}
+        answer = httpx.post(
+            f"{server.url}/v1/reconstruct", content=PNG, headers=headers, timeout=60
+        )
         assert answer.status_code == 200, answer.text
+        assert httpx.get(f"{server.url}/v1/models", timeout=60).status_code == 401
+        # The operator asks this of a worker before it gets requests.
+        assert httpx.get(f"{server.url}/-/healthz", timeout=60).text == "success"
         for part, name in zip(PARTS, ("gateway", "encoder-tiny", "decoder-tiny"), strict=True):
             (pid,) = replicas(name, os.getpid())
             assert f'"part":"{part}"' in _raylet(pid).replace(" ", "")
+    check_access_log(tmp_path / "pods.log", answer.headers["Flowmo-Fingerprint"])
+
+
+def check_access_log(path: Path, fingerprint: str) -> None:
+    """What ``kubectl logs`` would show has a line of each request, with all that an audit asks."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    served, refused = (line for line in lines if line["logger"] == "flowmo.access")
+    assert served["key"] == "team"
+    assert (served["request_id"], served["status"], served["outcome"]) == ("mine", 200, "ok")
+    assert served["fingerprint"] == fingerprint
+    assert {"queue", "encode", "sample"} <= set(served["stages_ms"])
+    assert (refused["status"], refused["outcome"]) == (401, "unauthorized")
+    assert "secret" not in path.read_text(encoding="utf-8")
 
 
 def _deployment() -> dict[str, Any]:

@@ -264,6 +264,8 @@ def test_readiness_waits_for_the_warm_up(runner: Runner) -> None:
             assert answer.status_code == 503
             assert answer.json()["code"] == "not-ready"
             assert answer.headers["Retry-After"] == "1"
+            # A probe that asks early is no error.
+            assert 'code="not-ready"' not in (await client.get("/metrics")).text
             assert (await client.get("/healthz")).status_code == 200
             assert (await client.get("/v1/models")).json()["models"][0]["ready"] is False
             # A request that comes early waits.

@@ -48,6 +48,23 @@ def test_tokens_are_the_models_whoever_shares_the_batch(
     assert len(recorder.batches) < 20
 
 
+def test_what_waits_to_be_encoded_is_backlog_of_the_process(gated: Gated) -> None:
+    """An autoscaler that sees decodes alone leaves clients that only tokenize with 429."""
+
+    async def work(engines: LocalEngines) -> None:
+        assert engines.backlog_seconds == 0
+        gated.gate.clear()
+        tasks = [asyncio.create_task(engines.encoder.encode(PICTURE))]
+        await until(gated.entered.is_set)
+        tasks += [asyncio.create_task(engines.encoder.encode(PICTURE)) for _ in range(4)]
+        await until(lambda: engines.encoder.queue_depth == 4)
+        assert engines.backlog_seconds == engines.encoder.backlog_seconds > 0
+        gated.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(gated, work)
+
+
 def test_clients_that_left_are_skipped(gated: Gated) -> None:
     recorder = Recorder()
 

@@ -89,8 +89,9 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
     stages = {"decode_image", "queue", "encode", "sample", "encode_image"}
     assert set(good["stages_ms"]) == stages
     assert good["duration_ms"] >= sum(good["stages_ms"].values()) * 0.5
-    assert (bad["status"], bad["key"]) == (415, "team")
-    assert stranger["status"] == 401
+    assert (good["outcome"], len(good["fingerprint"])) == ("ok", 32)
+    assert (bad["status"], bad["key"], bad["outcome"]) == (415, "team", "unsupported-image")
+    assert (stranger["status"], stranger["outcome"]) == (401, "unauthorized")
     assert "key" not in stranger
     # Uvicorn's own lines are among them, and the machines' questions are not.
     assert any(line["logger"].startswith("uvicorn") for line in found)
