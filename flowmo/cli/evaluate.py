@@ -54,6 +54,10 @@ def evaluate_command(
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures, without a checkpoint.", min=16)
     ] = None,
+    protocol: Annotated[
+        str,
+        typer.Option(help="How figures are measured: service, or paper as the published ones."),
+    ] = "service",
     codec_bytes: Annotated[
         int | None,
         typer.Option(
@@ -93,6 +97,7 @@ def evaluate_command(
         raise typer.BadParameter("--out is needed, the folder of the evaluation")
     ranks = ev.Ranks.from_environment()
     place = ranks.device(device)
+    rules = ev.find_protocol(protocol)
     methods: list[ev.Method] = []
     side, budget = size, codec_bytes
     if checkpoint is not None:
@@ -102,7 +107,7 @@ def evaluate_command(
             steps=numbers(steps, int, "--steps"),
             guidance=numbers(guidance, float, "--guidance"),
         )
-        methods += ev.checkpoint_methods(model, samplers)
+        methods += ev.checkpoint_methods(model, samplers, protocol=rules)
         side = model.config.image_size
         if model.config.quantizer == "lfq":
             budget = budget or model.config.payload_bytes
@@ -117,10 +122,12 @@ def evaluate_command(
     )
     report = ev.evaluate(
         ev.Evaluation(
-            pictures=ev.PictureList(data or [], side, limit=limit),
+            pictures=ev.PictureList(data or [], side, limit=limit, read=rules.read),
             methods=[*methods, *others],
-            networks=ev.Networks(sources, place),
-            reference=ev.PictureList(reference, side, limit=reference_limit) if reference else None,
+            networks=ev.Networks(sources, place, protocol=rules),
+            reference=ev.PictureList(reference, side, limit=reference_limit, read=rules.read)
+            if reference
+            else None,
             plan=ev.Plan(batch=batch, shard=shard, shown=shown),
             workers=workers,
         ),

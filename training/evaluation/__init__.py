@@ -8,12 +8,24 @@ from flowmo.training.evaluation.codecs import Codec
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came, CheckpointMethod, MeanColour, Method
 from flowmo.training.evaluation.networks import NO_NETWORKS, Networks, NetworkSources
+from flowmo.training.evaluation.protocol import (
+    INCEPTION,
+    PAPER,
+    PROTOCOLS,
+    SERVICE,
+    Protocol,
+    find_protocol,
+)
 from flowmo.training.evaluation.ranks import Ranks
 from flowmo.training.evaluation.report import merge
 from flowmo.training.evaluation.run import Evaluation, Plan, evaluate
 
 __all__ = [
+    "INCEPTION",
     "NO_NETWORKS",
+    "PAPER",
+    "PROTOCOLS",
+    "SERVICE",
     "Adapter",
     "AdapterMethod",
     "Came",
@@ -28,10 +40,12 @@ __all__ = [
     "Networks",
     "PictureList",
     "Plan",
+    "Protocol",
     "Ranks",
     "checkpoint_methods",
     "compared",
     "evaluate",
+    "find_protocol",
     "load_model",
     "merge",
 ]

@@ -12,6 +12,7 @@ from flowmo.training.evaluation.adapters import AdapterMethod
 from flowmo.training.evaluation.codecs import CODECS, Codec, writes
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import CheckpointMethod, MeanColour, Method
+from flowmo.training.evaluation.protocol import SERVICE, Protocol
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -42,13 +43,19 @@ def to_inference(model: FlowMo, *, device: str, precision: str = "auto") -> Infe
 
 
 def checkpoint_methods(
-    model: InferenceModel, samplers: Sequence[SamplerConfig]
+    model: InferenceModel, samplers: Sequence[SamplerConfig], *, protocol: Protocol = SERVICE
 ) -> list[CheckpointMethod]:
     """One method a sampler, called ``flowmo`` if there is one, else by what is set in each."""
+    cut = protocol.truncates
     if len(samplers) == 1:
-        return [CheckpointMethod(model, sampler=samplers[0])]
+        return [CheckpointMethod(model, sampler=samplers[0], truncates=cut)]
     return [
-        CheckpointMethod(model, sampler=s, name=f"flowmo {s.steps} steps, guidance {s.guidance:g}")
+        CheckpointMethod(
+            model,
+            sampler=s,
+            name=f"flowmo {s.steps} steps, guidance {s.guidance:g}",
+            truncates=cut,
+        )
         for s in samplers
     ]
 
