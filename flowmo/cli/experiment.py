@@ -216,7 +216,7 @@ def published_command(
     protocol: _Protocol = "paper",
     batch: _Batch = 16,
 ) -> None:
-    """Table 1: fetch, convert and evaluate the published checkpoints, beside the paper's figures."""
+    """Table 1: fetch, convert and evaluate the published checkpoints; the paper's figures."""
     from flowmo.training.experiments import published
     from flowmo.training.experiments.published import FIGURES
 

@@ -87,16 +87,9 @@ def pass_by(
             for part, squares in zip(parts, squares_of, strict=True):
                 for first in range(0, len(part), batch):
                     cut = slice(first, first + batch)
-                    read = [
-                        (n, s)
-                        for n, s in zip(part[cut], squares[cut], strict=True)
-                        if s is not None
-                    ]
-                    unreadable += [
-                        pictures.name(n)
-                        for n, s in zip(part[cut], squares[cut], strict=True)
-                        if s is None
-                    ]
+                    each = list(zip(part[cut], squares[cut], strict=True))
+                    read = [(number, square) for number, square in each if square is not None]
+                    unreadable += [pictures.name(n) for n, square in each if square is None]
                     if not read:
                         continue
                     found = networks.features(

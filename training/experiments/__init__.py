@@ -1,4 +1,4 @@
-"""Experiments of the paper and its supplement as functions: ``flowmo experiment`` (docs/experiments.md).
+"""Experiments of the paper as functions: ``flowmo experiment`` (docs/experiments.md).
 
 Each writes OUT.json and OUT.png, keeps its intermediate files in OUT.work, and goes on from there
 when it is called again.

@@ -1,7 +1,7 @@
 """A loss on samples or on one-step estimates (supplement A.2, Table 2).
 
 The sample loss of stage 1B at its weight is compared with the same network's distance on the
-one-step estimate x_t - t v at several weights, both from the same checkpoint and for the same steps.
+one-step estimate x_t - t v at several weights, from the same checkpoint and for the same steps.
 """
 
 from collections.abc import Mapping, Sequence

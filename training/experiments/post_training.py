@@ -90,10 +90,8 @@ def table(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _draw(models: Mapping[str, Mapping[str, Any]], out: Path) -> None:
     """An arrow a model from before to after; LPIPS where there is no rFID."""
-    known = all(
-        halves[w]["rfid"] is not None for halves in models.values() for w in (BEFORE, AFTER)
-    )
-    key = "rfid" if known else "lpips"
+    found = [halves[which]["rfid"] for halves in models.values() for which in (BEFORE, AFTER)]
+    key = "lpips" if None in found else "rfid"
     with plot(out, x="PSNR (dB)", y={"rfid": "rFID", "lpips": "LPIPS"}[key]) as axis:
         for name, halves in models.items():
             lines: Sequence[tuple[str, Mapping[str, Any] | None]] = (

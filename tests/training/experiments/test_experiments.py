@@ -195,11 +195,11 @@ def test_precision_and_recall_of_two_checkpoints(
 def colours() -> Any:
     """Mean colours instead of features."""
     from flowmo.training.evaluation import Networks
-    from flowmo.training.evaluation.extractors import INCEPTION, VGG16
+    from flowmo.training.evaluation.protocol import INCEPTION, VGG16
 
     networks = Networks(NO_NETWORKS)
-    networks.features = lambda levels: dict.fromkeys(  # type: ignore[method-assign]
-        (INCEPTION, VGG16), levels.float().mean((2, 3))
+    networks.features = lambda levels, names=(INCEPTION, VGG16): dict.fromkeys(  # type: ignore[method-assign]
+        names, levels.float().mean((2, 3))
     )
     return networks
 
