@@ -31,8 +31,9 @@ def evaluate_command(
         typer.Option(
             "--against",
             "-a",
-            help="codec:jpeg, codec:webp, codec:avif, codec:jxl, mean-colour or module:function; "
-            "repeatable.",
+            help="codec:jpeg, codec:webp, codec:avif, codec:jxl, mean-colour, module:function, or "
+            "a tokenizer by name: diffusers:REPO, torchscript:ENCODER,DECODER,BITS, llamagen:, "
+            "open-magvit2:, titok:, dito: (docs/evaluation.md); repeatable.",
         ),
     ] = None,
     limit: Annotated[
@@ -113,7 +114,7 @@ def evaluate_command(
             budget = budget or model.config.payload_bytes
     if side is None:
         raise typer.BadParameter("without a checkpoint, --size says how large the pictures are")
-    others, caveats = ev.compared(against or [], budget)
+    others, caveats = ev.compared(against or [], budget, device=place)
     sources = ev.NetworkSources(
         lpips=lpips,
         lpips_backbone=lpips_net,  # type: ignore[arg-type] # it checks the value itself

@@ -60,12 +60,15 @@ def checkpoint_methods(
     ]
 
 
-def compared(texts: Sequence[str], budget: int | None) -> tuple[list[Method], list[str]]:
+def compared(
+    texts: Sequence[str], budget: int | None, *, device: str = "cpu"
+) -> tuple[list[Method], list[str]]:
     """Methods to compare with.
 
     Args:
-        texts: ``codec:NAME``, ``mean-colour`` or ``module:function`` each.
+        texts: ``codec:NAME``, ``mean-colour``, ``module:function`` or a tokenizer by name each.
         budget: bytes a picture for codecs; None if nothing says how many.
+        device: Where tokenizers by name compute.
 
     Returns:
         The methods, and a sentence for each codec that this Pillow does not write.
@@ -80,7 +83,7 @@ def compared(texts: Sequence[str], budget: int | None) -> tuple[list[Method], li
         if text == MeanColour.name:
             methods.append(MeanColour())
         elif kind != "codec":
-            methods.append(AdapterMethod(text))
+            methods.append(AdapterMethod(text, device=device))
         elif budget is None:
             raise EvaluationError(
                 f"{text} needs a number of bytes, which only models with tokens have: give --bytes"
