@@ -91,9 +91,7 @@ def main() -> None:
         }
         print(name, rows[name])
     version = library("diffusers").__version__
-    write_json(
-        arguments.out, {"diffusers": version, "models": rows, "environment": environment()}
-    )
+    write_json(arguments.out, {"diffusers": version, "models": rows, "environment": environment()})
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ A loss that is itself a network's opinion can be satisfied without better pictur
 supplement A.2), so stage 1B and distillation are watched by a metric that they do not train on.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,19 +20,16 @@ from flowmo.training.evaluation.moments import Statistics
 from flowmo.training.evaluation.protocol import PYTORCH_FID
 from flowmo.training.loop.mesh import Mesh
 from flowmo.training.perceptual.exact import exact_float32
-from flowmo.training.perceptual.losses import feature_distance
-from flowmo.training.perceptual.lpips import Lpips
+from flowmo.training.perceptual.metrics import PAIR_METRICS, PairDistance, pair_distance
 from flowmo.training.perceptual.ssim import Ssim
 
-DISTANCES = ("lpips", "rfid", "vgg-edge", "efficientnet-lite0")
+DISTANCES = (*PAIR_METRICS, "rfid")
 """Metrics by a network, of which less is better."""
 
 METRICS = ("psnr", "ssim", *DISTANCES)
 """What ``validation.metric`` may be for a tokenizer."""
 
 _BATCH = 16
-
-PairDistance = Callable[[Tensor, Tensor], Tensor]
 
 
 class Validator:
@@ -75,7 +70,15 @@ class Validator:
                 f"validation.metric={config.metric} cannot be measured: "
                 f"{self.missing[config.metric]}; or choose validation.metric=psnr"
             )
-        self._distance = _pair_distance(config, device)
+        self._distance: PairDistance | None = None
+        if config.metric in PAIR_METRICS:
+            source = config.lpips_weights if config.metric == "lpips" else config.network_weights
+            self._distance = pair_distance(
+                config.metric,  # type: ignore[arg-type] # mypy does not narrow by a tuple
+                source,
+                device,
+                option="validation.network_weights",
+            )
         self._inception: Inception | None = None
         if config.metric == "rfid":
             self._inception = Inception(config.network_weights).to(device)
@@ -109,11 +112,10 @@ class Validator:
             similarities = self._ssim(came, levels)
             if similarities is not None:
                 values["ssim"] = list(similarities)
-            with exact_float32(self._device):
-                if self._distance is not None:
-                    values[self._metric] = self._distance(rounded, images).tolist()
-                if self._inception is not None:
-                    features |= zip(seeds, self._features(came), strict=True)
+            if self._distance is not None:
+                values[self._metric] = self._distance(rounded, images).tolist()
+            if self._inception is not None:
+                features |= zip(seeds, self._features(came), strict=True)
             for place, number in enumerate(seeds):
                 found[number] = {name: each[place] for name, each in values.items()}
         model.train(training)
@@ -128,25 +130,11 @@ class Validator:
             of_originals: dict[int, Tensor] = {}
             for first in range(0, len(own), _BATCH):
                 numbers = own[first : first + _BATCH]
-                with exact_float32(self._device):
-                    of_originals |= zip(
-                        numbers, self._features(self._originals[numbers]), strict=True
-                    )
+                of_originals |= zip(numbers, self._features(self._originals[numbers]), strict=True)
             self._statistics = statistics(torch.stack(self._mesh.join(of_originals)))
         return frechet(self._statistics, statistics(torch.stack(self._mesh.join(features))))
 
     def _features(self, levels: Tensor) -> Tensor:
         assert self._inception is not None
-        return self._inception(levels.to(self._device), [PYTORCH_FID])[PYTORCH_FID].cpu()
-
-
-def _pair_distance(config: ValidationConfig, device: torch.device) -> PairDistance | None:
-    """The deciding network's distance of every pair of [B, 3, S, S] in [-1, 1]; None for none."""
-    if config.metric == "lpips":
-        return Lpips("vgg", config.lpips_weights).to(device)
-    if config.metric == "vgg-edge" or config.metric == "efficientnet-lite0":
-        network = feature_distance(
-            config.metric, config.network_weights, option="validation.network_weights"
-        )
-        return network.to(device).pairs
-    return None
+        with exact_float32(self._device):
+            return self._inception(levels.to(self._device), [PYTORCH_FID])[PYTORCH_FID].cpu()
