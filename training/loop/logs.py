@@ -44,7 +44,7 @@ class RunLog:
         self._file = path.open("a", encoding="utf-8")
         self.console = console
         self._bar = RunBar(config, console, step=progress.step, spent=progress.seconds)
-        self._is_first_step = True
+        self._is_first_step, self._log_interval = True, config.log_interval
 
     def __enter__(self) -> Self:
         self._bar.__enter__()
@@ -67,7 +67,8 @@ class RunLog:
         A file, which has no bar, gets a line after the first step: a log interval may be hours.
         """
         self._bar.advance(step, step_seconds=step_seconds, spent=spent)
-        if self._is_first_step and not self.console.is_terminal:
+        is_logged = step % self._log_interval == 0
+        if self._is_first_step and not (self.console.is_terminal or is_logged):
             self.note(f"step {step}: {self._bar.pace}, by this first step")
         self._is_first_step = False
 

@@ -90,8 +90,10 @@ def test_a_default_is_set_and_nothing_else(tmp_path: Path) -> None:
     shutil.copytree(TINY, folder)
     result = CliRunner().invoke(
         app,
-        ["sweep", str(folder), "--steps=1,2", f"--out={tmp_path / 's'}", "--set-default=2"]
-        + ["--perceptual=efficientnet-lite0", "--weights=random"],
+        [
+            *("sweep", str(folder), "--steps=1,2", f"--out={tmp_path / 's'}", "--set-default=2"),
+            *("--perceptual=efficientnet-lite0", "--weights=random"),
+        ],
     )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "s.json").read_text())
