@@ -9,16 +9,20 @@ WORKERS ?= 2
 BIN := .venv/bin
 CORE := .venv/.core
 DEVELOPMENT := .venv/.development
+PAGE := service/http/playground
+DENO := DENO_NO_UPDATE_CHECK=1 DENO_DIR=build/deno $(BIN)/deno
+JAVASCRIPT := --config tools/javascript/deno.json
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test check check-js bench image-test
+.PHONY: help setup tools demo serve test check docs bench image-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
 	@echo "make test    run the tests (make tools: Debian's Prometheus and Chromium for them, as root)"
-	@echo "make check   run the linter, the formatter's check, the type checker, the import rules"
-	@echo "make check-js  check the types of the page's JavaScript (needs npm)"
+	@echo "make check   run the linters, the formatter's check, the type checkers, the import rules, the docs' links"
+	@echo "make docs    write the documentation as a site to build/site"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
 	@echo "make bench   compare the network with the reference values of the published one"
 	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
@@ -64,10 +68,13 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(DENO) check --quiet $(JAVASCRIPT) $(wildcard $(PAGE)/*.js) tools/javascript/declarations.ts
+	$(DENO) lint --quiet $(JAVASCRIPT) $(wildcard $(PAGE)/*.js) tools/javascript/declarations.ts
+	$(MKDOCS) build --quiet --strict
 
-# Apart from check, because it needs npm and its registry.
-check-js:
-	cd tools/javascript && npm install --silent --no-package-lock && npm run check
+# FLOWMO_REPOSITORY_URL is where links out of docs/ lead; without it they are written as paths.
+docs: setup
+	$(MKDOCS) build --strict $(ARGS)
 
 bench: setup
 	$(BIN)/python -m benchmarks.parity tests/data/parity/*.safetensors $(ARGS)

@@ -7,26 +7,23 @@ tokens = tok.encode("photo.jpg")
 picture = tok.decode(tokens, steps=8)
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias, get_args, overload
+from typing import Any, Literal, Self, TypeAlias, Unpack, overload
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from flowmo.imaging.fit import DEFAULT_FIT, Fit
 from flowmo.model.config import FlowMoConfig, SamplerConfig
-from flowmo.model.errors import ConfigError, TokenError
+from flowmo.model.errors import TokenError
 from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.image_tokens import ImageTokens
 from flowmo.model.inference import InferenceModel
 from flowmo.model.layout import PictureLayout
 from flowmo.model.loading import choose_device, load_inference_model
 from flowmo.model.pictures import Region
-from flowmo.model.quantizer import ids_to_signs
 from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 from flowmo.model.tokens import Tokens
 from flowmo.tokenizer_inputs import (
@@ -37,20 +34,27 @@ from flowmo.tokenizer_inputs import (
     read_tokens,
     split,
 )
+from flowmo.tokenizer_options import (
+    DEFAULT_BATCH_SIZE,
+    DecodeOptions,
+    EncodeOptions,
+    Output,
+    ReconstructOptions,
+    check_options,
+    sampler_of,
+    seeds_of,
+)
+from flowmo.tokenizer_outputs import in_form
 from flowmo.tokenizer_pictures import (
     Latent,
-    as_pixels,
-    as_tensor,
     codes,
     finished,
+    latent_of,
     pictures,
     wanted_tiles,
 )
 
-Output = Literal["pil", "array", "tensor"]
 Many: TypeAlias = list[Any] | tuple[Any, ...] | Iterator[Any]
-
-DEFAULT_BATCH_SIZE = 8
 
 
 def load(
@@ -161,26 +165,10 @@ class Tokenizer:
         return self
 
     @overload
-    def encode(
-        self,
-        images: Many,
-        *,
-        fit: Fit = ...,
-        overlap: float = ...,
-        value_range: ValueRange | None = ...,
-        batch_size: int = ...,
-    ) -> list[ImageTokens]: ...
+    def encode(self, images: Many, **options: Unpack[EncodeOptions]) -> list[ImageTokens]: ...
 
     @overload
-    def encode(
-        self,
-        images: ImageInput,
-        *,
-        fit: Fit = ...,
-        overlap: float = ...,
-        value_range: ValueRange | None = ...,
-        batch_size: int = ...,
-    ) -> ImageTokens: ...
+    def encode(self, images: ImageInput, **options: Unpack[EncodeOptions]) -> ImageTokens: ...
 
     def encode(
         self,
@@ -238,30 +226,12 @@ class Tokenizer:
 
     @overload
     def decode(
-        self,
-        tokens: Many,
-        *,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
-        output: Literal["pil"] = ...,
-        region: Region | None = ...,
-        batch_size: int = ...,
+        self, tokens: Many, *, output: Literal["pil"] = ..., **options: Unpack[DecodeOptions]
     ) -> list[Image.Image]: ...
 
     @overload
     def decode(
-        self,
-        tokens: TokenInput,
-        *,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
-        output: Literal["pil"] = ...,
-        region: Region | None = ...,
-        batch_size: int = ...,
+        self, tokens: TokenInput, *, output: Literal["pil"] = ..., **options: Unpack[DecodeOptions]
     ) -> Image.Image: ...
 
     @overload
@@ -269,13 +239,8 @@ class Tokenizer:
         self,
         tokens: TokenInput | Many,
         *,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
         output: Literal["array", "tensor"],
-        region: Region | None = ...,
-        batch_size: int = ...,
+        **options: Unpack[DecodeOptions],
     ) -> Any: ...
 
     def decode(
@@ -318,47 +283,24 @@ class Tokenizer:
                 as token sets.
             TypeError: An item is no token set.
         """
-        _check_options(output, batch_size)
-        chosen = self._sampler(sampler, steps, guidance)
+        check_options(output, batch_size)
+        chosen = sampler_of(sampler or self.config.sampler, steps, guidance)
         items, is_single = split(tokens, dimensions=(2, 3))
-        numbers = _seeds(seeds, len(items), is_single)
-        latents = (self._latent(item, n, region) for item, n in zip(items, numbers, strict=True))
-        return self._output(latents, chosen, output, region, batch_size, is_single)
-
-    def _latent(self, item: TokenInput, seed: int, region: Region | None) -> Latent:
-        """One token set as the decoder takes it."""
-        tokens = read_tokens(item, self.config.group_bits)
-        if isinstance(tokens, ImageTokens):
-            tokens.container().check_model(self.fingerprint, self.config)
-            layout = tokens.layout
-        elif tokens.tile_count == 1:
-            side = self.image_size
-            layout = PictureLayout(width=side, height=side, tile_size=side)
-        else:
-            raise TokenError(
-                f"ids of {tokens.tile_count} tiles came without the size of their picture; pass "
-                f"what encode gave, a container or ImageTokens(...), or several squares as a list"
-            )
-        numbers = wanted_tiles(layout, region)
-        self.model.check_tokens([tokens.tile(0)])
-        ids = torch.from_numpy(np.stack([tokens.tile(number).ids for number in numbers]))
-        return Latent(layout, ids_to_signs(ids, self.config.group_bits), seed)
+        numbers = seeds_of(seeds, len(items), is_single)
+        group_bits = self.config.group_bits
+        latents = (
+            latent_of(self.model, read_tokens(item, group_bits), seed, region)
+            for item, seed in zip(items, numbers, strict=True)
+        )
+        made = pictures(self.model, latents, sampler=chosen, region=region, batch_size=batch_size)
+        results = (finished(image, layout, region) for layout, image in made)
+        return in_form(
+            results, output, is_single=is_single, side=self.image_size, device=self.device
+        )
 
     @overload
     def reconstruct(
-        self,
-        images: Many,
-        *,
-        fit: Fit = ...,
-        overlap: float = ...,
-        value_range: ValueRange | None = ...,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
-        output: Literal["pil"] = ...,
-        region: Region | None = ...,
-        batch_size: int = ...,
+        self, images: Many, *, output: Literal["pil"] = ..., **options: Unpack[ReconstructOptions]
     ) -> list[Image.Image]: ...
 
     @overload
@@ -366,16 +308,8 @@ class Tokenizer:
         self,
         images: ImageInput,
         *,
-        fit: Fit = ...,
-        overlap: float = ...,
-        value_range: ValueRange | None = ...,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
         output: Literal["pil"] = ...,
-        region: Region | None = ...,
-        batch_size: int = ...,
+        **options: Unpack[ReconstructOptions],
     ) -> Image.Image: ...
 
     @overload
@@ -383,16 +317,8 @@ class Tokenizer:
         self,
         images: ImageInput | Many,
         *,
-        fit: Fit = ...,
-        overlap: float = ...,
-        value_range: ValueRange | None = ...,
-        steps: int | None = ...,
-        guidance: float | None = ...,
-        seeds: int | Sequence[int] | None = ...,
-        sampler: SamplerConfig | None = ...,
         output: Literal["array", "tensor"],
-        region: Region | None = ...,
-        batch_size: int = ...,
+        **options: Unpack[ReconstructOptions],
     ) -> Any: ...
 
     def reconstruct(
@@ -432,16 +358,20 @@ class Tokenizer:
             TokenError: There are not as many seeds as images.
             TypeError: An item is no image.
         """
-        _check_options(output, batch_size)
-        chosen = self._sampler(sampler, steps, guidance)
+        check_options(output, batch_size)
+        chosen = sampler_of(sampler or self.config.sampler, steps, guidance)
         items, is_single = split(images, dimensions=(2, 3))
-        numbers = _seeds(seeds, len(items), is_single)
+        numbers = seeds_of(seeds, len(items), is_single)
         found, _ = self._codes(items, fit, overlap, value_range, batch_size)
         latents = (
             Latent(layout, self.model.quantize(code)[wanted_tiles(layout, region)], n)
             for (layout, code), n in zip(found, numbers, strict=True)
         )
-        return self._output(latents, chosen, output, region, batch_size, is_single)
+        made = pictures(self.model, latents, sampler=chosen, region=region, batch_size=batch_size)
+        results = (finished(image, layout, region) for layout, image in made)
+        return in_form(
+            results, output, is_single=is_single, side=self.image_size, device=self.device
+        )
 
     def _codes(
         self,
@@ -452,70 +382,10 @@ class Tokenizer:
         batch_size: int,
     ) -> tuple[Iterator[tuple[PictureLayout, Tensor]], bool]:
         """Each image's layout and code, made as they are asked for; whether one came alone."""
-        _check_options("pil", batch_size)
+        check_options("pil", batch_size)
         reader = ImageReader(
             size=self.image_size, fit=fit, overlap=overlap, value_range=value_range
         )
         items, is_single = split(images, dimensions=(2, 3))
         reader.check_range(items)
         return codes(self.model, reader, items, batch_size), is_single
-
-    def _sampler(
-        self, sampler: SamplerConfig | None, steps: int | None, guidance: float | None
-    ) -> SamplerConfig:
-        chosen = self.config.sampler if sampler is None else sampler
-        if steps is not None and chosen.schedule == "explicit":
-            # A fixed list of times has no other length: leave it for the power grid.
-            chosen = replace(chosen, schedule="power", times=())
-        if steps is not None:
-            chosen = replace(chosen, steps=steps)
-        return chosen if guidance is None else replace(chosen, guidance=guidance)
-
-    def _output(
-        self,
-        latents: Iterable[Latent],
-        sampler: SamplerConfig,
-        output: Output,
-        region: Region | None,
-        batch_size: int,
-        is_single: bool,
-    ) -> Any:
-        """The pictures of latents, in the form that was asked for."""
-        made = pictures(self.model, latents, sampler=sampler, region=region, batch_size=batch_size)
-        results = (finished(image, layout, region) for layout, image in made)
-        side = self.image_size
-        if output == "tensor":
-            tensors = [as_tensor(one, self.device) for one in results]
-            if is_single:
-                return tensors[0]
-            if not tensors:
-                return torch.empty(0, 3, side, side)
-            return torch.stack(tensors) if len({one.shape for one in tensors}) == 1 else tensors
-        pixels = [as_pixels(one) for one in results]
-        if output == "pil":
-            made_of_them = [Image.fromarray(one) for one in pixels]
-            return made_of_them[0] if is_single else made_of_them
-        if is_single:
-            return pixels[0]
-        if not pixels:
-            return np.empty((0, side, side, 3), np.uint8)
-        return np.stack(pixels) if len({one.shape for one in pixels}) == 1 else pixels
-
-
-def _check_options(output: Output, batch_size: int) -> None:
-    if output not in get_args(Output):
-        raise ConfigError(f"output must be one of {', '.join(get_args(Output))}, got {output!r}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-
-
-def _seeds(seeds: int | Sequence[int] | None, count: int, is_single: bool) -> list[int]:
-    if seeds is None:
-        return list(range(count))
-    if isinstance(seeds, int):
-        if not is_single:
-            raise TokenError(f"{count} images need as many seeds, got one number; pass a list")
-        return [seeds]
-    if len(seeds) != count:
-        raise TokenError(f"{count} images need as many seeds, got {len(seeds)}")
-    return list(seeds)

@@ -4,18 +4,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from flowmo.imaging.fit import fit_back, plan_fit
 from flowmo.imaging.reading import Pixels
-from flowmo.imaging.tensors import to_images, to_picture
+from flowmo.imaging.tensors import to_picture
 from flowmo.model.config import SamplerConfig
-from flowmo.model.errors import ConfigError
+from flowmo.model.errors import ConfigError, TokenError
+from flowmo.model.image_tokens import ImageTokens
 from flowmo.model.inference import InferenceModel
 from flowmo.model.layout import NATIVE, PictureLayout
 from flowmo.model.pictures import Region, decode_tiles, part_of
+from flowmo.model.quantizer import ids_to_signs
 from flowmo.model.sampler import noise
+from flowmo.model.tokens import Tokens
 from flowmo.tokenizer_inputs import ImageReader, stacked
 
 
@@ -53,15 +57,16 @@ def codes(
             layouts.append(layout)
             yield from rows
 
-    stream, waiting = tiles(), torch.empty(0)
-    done = 0
+    stream, waiting = tiles(), list[Tensor]()
+    done = ready = 0
     while batch := list(islice(stream, batch_size)):
-        code = model.encode(stacked(batch))
-        waiting = torch.cat([waiting.to(code), code]) if len(waiting) else code
-        while done < len(layouts) and len(waiting) >= layouts[done].tiles:
-            count = layouts[done].tiles
-            yield layouts[done], waiting[:count]
-            waiting, done = waiting[count:], done + 1
+        waiting.append(model.encode(stacked(batch)))
+        ready += len(batch)
+        while done < len(layouts) and ready >= (count := layouts[done].tiles):
+            # Joined when a picture is whole: a large one has hundreds of batches.
+            code = torch.cat([part.to(waiting[-1]) for part in waiting])
+            yield layouts[done], code[:count]
+            waiting, done, ready = [code[count:]], done + 1, ready - count
 
 
 def pictures(
@@ -112,6 +117,41 @@ def pictures(
         )
         yield latent.layout, made
     yield from squares()
+
+
+def latent_of(
+    model: InferenceModel, tokens: Tokens, seed: int, region: Region | None = None
+) -> Latent:
+    """Tokens as the decoder takes them.
+
+    Args:
+        model: The network.
+        tokens: The tokens of a picture, or the ids of one square.
+        seed: Of the starting noise.
+        region: The part of the picture that is decoded.
+
+    Raises:
+        ConfigError: The region is empty or not inside the picture.
+        ContainerError: Another model made the tokens.
+        TokenError: The tokens have another shape than the model's, or are of several tiles without
+            the size of their picture.
+    """
+    config = model.config
+    if isinstance(tokens, ImageTokens):
+        tokens.container().check_model(model.fingerprint, config)
+        layout = tokens.layout
+    elif tokens.tile_count == 1:
+        side = config.image_size
+        layout = PictureLayout(width=side, height=side, tile_size=side)
+    else:
+        raise TokenError(
+            f"ids of {tokens.tile_count} tiles came without the size of their picture; pass "
+            f"what encode gave, a container or ImageTokens(...), or several squares as a list"
+        )
+    numbers = wanted_tiles(layout, region)
+    model.check_tokens([tokens.tile(0)])
+    ids = torch.from_numpy(np.stack([tokens.tile(number).ids for number in numbers]))
+    return Latent(layout, ids_to_signs(ids, config.group_bits), seed)
 
 
 def wanted_tiles(layout: PictureLayout, region: Region | None) -> list[int]:
@@ -165,13 +205,3 @@ def finished(image: Tensor, layout: PictureLayout, region: Region | None) -> Ten
     width, height = layout.output
     x, y, w, h = region or (0, 0, width, height)
     return image[:, y : y + h, x : x + w]
-
-
-def as_tensor(made: Tensor | Pixels, device: torch.device) -> Tensor:
-    """A result as float32 [3, H, W] in [-1, 1]."""
-    return made if isinstance(made, Tensor) else to_images(made[None], device)[0]
-
-
-def as_pixels(made: Tensor | Pixels) -> Pixels:
-    """A result as uint8 [H, W, 3]."""
-    return to_picture(made) if isinstance(made, Tensor) else made

@@ -208,18 +208,19 @@ class Tokens:
         """The tokens of a quantized code, the inverse of :meth:`signs`.
 
         Args:
-            signs: Numbers [K, D], each -1 or +1.
+            signs: Numbers [K, D] or [T, K, D], each -1 or +1.
             group_bits: G, dividing D.
 
         Raises:
             TokenError: The shape is another, or another number is among them.
         """
         array = np.asarray(signs)
-        if array.ndim != 2 or 0 in array.shape:
+        if array.ndim not in (2, 3) or 0 in array.shape:
             raise TokenError(
-                f"signs must have the shape [K, D] with both at least 1, got {list(array.shape)}"
+                f"signs must have the shape [K, D] or [T, K, D] with all at least 1, "
+                f"got {list(array.shape)}"
             )
-        _require_sizes(array.shape[0], array.shape[1], group_bits)
+        _require_sizes(array.shape[-2], array.shape[-1], group_bits)
         if array.dtype == np.bool_ or not np.issubdtype(array.dtype, np.number):
             raise TokenError(f"signs must be the numbers -1 and +1, got {array.dtype}")
         positive = array == 1
@@ -229,7 +230,8 @@ class Tokens:
                 f"signs must be -1 or +1, got {wrong}; quantize a code first (+1 where it is "
                 f"above 0, else -1)"
             )
-        return cls(ids=_ids_of_bits(positive[None], group_bits)[0], group_bits=group_bits)
+        ids = _ids_of_bits(positive.reshape(-1, *array.shape[-2:]), group_bits)
+        return cls(ids=ids if array.ndim == 3 else ids[0], group_bits=group_bits)
 
     @classmethod
     def from_ids(

@@ -86,6 +86,10 @@ class FreeRunner:
         size = self.info.image_size
         return torch.zeros(3, size, size), torch.zeros(16, 13)
 
+    def condition(self, tokens: Tokens) -> Tensor:
+        """See :class:`DecoderRunner`."""
+        return torch.zeros(tokens.tile_count, 16, 13)
+
     def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:  # noqa: ARG002
         """See :class:`DecoderRunner`."""
         if not self.free:

@@ -14,7 +14,7 @@ from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.doctor import doctor_command
 from flowmo.cli.evaluate import evaluate_command
-from flowmo.cli.experiment import experiment_app
+from flowmo.cli.experiment_tables import experiment_app
 from flowmo.cli.framework import Commands, examples
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app

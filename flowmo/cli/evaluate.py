@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from flowmo.cli.numbers import numbers
+from flowmo.model.config import SamplerConfig
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 
 _WEIGHTS = "library (fetched by it), a file, random (tests only) or none."
 
@@ -55,6 +57,17 @@ def evaluate_command(
     size: Annotated[
         int | None, typer.Option(help="Side of the pictures, without a checkpoint.", min=16)
     ] = None,
+    resolution: Annotated[
+        str,
+        typer.Option(
+            help="Sides of the pictures, as 256,512: an evaluation and a folder each, the "
+            "checkpoint in tiles of its own size.",
+            show_default="the model's",
+        ),
+    ] = "",
+    overlap: Annotated[
+        float, typer.Option(help="Share of a tile's side that neighbours share.", min=0, max=0.5)
+    ] = DEFAULT_OVERLAP_SHARE,
     protocol: Annotated[
         str,
         typer.Option(help="How figures are measured: service, or paper as the published ones."),
@@ -99,8 +112,8 @@ def evaluate_command(
     ranks = ev.Ranks.from_environment()
     place = ranks.device(device)
     rules = ev.find_protocol(protocol)
-    methods: list[ev.Method] = []
-    side, budget = size, codec_bytes
+    model, side = None, size
+    samplers: list[SamplerConfig] = []
     if checkpoint is not None:
         model = ev.load_model(checkpoint, device=place, precision=precision)
         samplers = settings(
@@ -108,37 +121,59 @@ def evaluate_command(
             steps=numbers(steps, int, "--steps"),
             guidance=numbers(guidance, float, "--guidance"),
         )
-        methods += ev.checkpoint_methods(model, samplers, protocol=rules)
         side = model.config.image_size
-        if model.config.quantizer == "lfq":
-            budget = budget or model.config.payload_bytes
-    if side is None:
+    sides = numbers(resolution, int, "--resolution")
+    if not sides and side is None:
         raise typer.BadParameter("without a checkpoint, --size says how large the pictures are")
-    others, caveats = ev.compared(against or [], budget, device=place)
-    sources = ev.NetworkSources(
-        lpips=lpips,
-        lpips_backbone=lpips_net,  # type: ignore[arg-type] # it checks the value itself
-        inception=inception,
-        vgg16=vgg,
-    )
-    report = ev.evaluate(
-        ev.Evaluation(
-            pictures=ev.PictureList(data or [], side, limit=limit, read=rules.read),
-            methods=[*methods, *others],
-            networks=ev.Networks(sources, place, protocol=rules),
-            reference=ev.PictureList(reference, side, limit=reference_limit, read=rules.read)
-            if reference
-            else None,
-            plan=ev.Plan(batch=batch, shard=shard, shown=shown),
-            workers=workers,
+    networks = ev.Networks(
+        ev.NetworkSources(
+            lpips=lpips,
+            lpips_backbone=lpips_net,  # type: ignore[arg-type] # it checks the value itself
+            inception=inception,
+            vgg16=vgg,
         ),
-        out,
-        ranks=ranks,
-        caveats=caveats,
-        on_progress=lambda text: typer.echo(text, err=True),
+        place,
+        protocol=rules,
     )
-    if report is not None:
-        _print_report(report, out)
+
+    def evaluate(side: int, folder: Path) -> dict[str, Any] | None:
+        own: list[ev.Method] = []
+        budget = codec_bytes
+        if model is not None:
+            own += ev.checkpoint_methods(
+                model, samplers, side=side, overlap=overlap, protocol=rules
+            )
+            if model.config.quantizer == "lfq":
+                tiled = ev.TiledCheckpointMethod(model, overlap=overlap)
+                budget = budget or tiled.token_bytes(side)
+        others, caveats = ev.compared(against or [], budget, device=place)
+        report = ev.evaluate(
+            ev.Evaluation(
+                pictures=ev.PictureList(data or [], side, limit=limit, read=rules.read),
+                methods=[*own, *others],
+                networks=networks,
+                reference=ev.PictureList(reference, side, limit=reference_limit, read=rules.read)
+                if reference
+                else None,
+                plan=ev.Plan(batch=batch, shard=shard, shown=shown),
+                workers=workers,
+            ),
+            folder,
+            ranks=ranks,
+            caveats=caveats,
+            on_progress=lambda text: typer.echo(text, err=True),
+        )
+        if report is not None:
+            if sides:
+                typer.echo(f"{side} x {side} pixels")
+            _print_report(report, folder)
+        return report
+
+    if not sides:
+        assert side is not None
+        evaluate(side, out)
+    elif ev.evaluate_resolutions(evaluate, sides, out) is not None:
+        typer.echo(f"{out}/resolutions.json")
 
 
 def _print_report(report: dict[str, Any], out: Path) -> None:

@@ -19,8 +19,8 @@ experiment_app = typer.Typer(
     no_args_is_help=True,
 )
 
-_Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
-_Data = Annotated[
+Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
+Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
@@ -28,18 +28,18 @@ _Data = Annotated[
         help="Pictures to measure on: folder, image, tar or pattern; repeatable. Held-out ones.",
     ),
 ]
-_Limit = Annotated[
+Limit = Annotated[
     int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
 ]
-_Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
-_Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
-_Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
-_Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
-_Precision = Annotated[str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")]
-_Protocol = Annotated[
+Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
+Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
+Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
+Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")]
+Protocol = Annotated[
     str, typer.Option(help="How figures are measured: service, or paper as the published ones.")
 ]
-_Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
+Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
 
 
 @experiment_app.command(
@@ -50,32 +50,32 @@ def noise_norm_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoint folders or hub repositories, one a rate.")
     ],
-    out: _Out,
-    data: _Data = None,
-    limit: _Limit = None,
+    out: Out,
+    data: Data = None,
+    limit: Limit = None,
     factors: Annotated[
         str, typer.Option(help="Factors on the initial noise.", show_default="14 from 0 to 1.2")
     ] = "",
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.1: rate, distortion and perception by the norm of the initial noise."""
     from flowmo.training.experiments import noise_norm
     from flowmo.training.experiments.noise_norm import FACTORS
 
-    setup = _setup(
+    setup = make_setup(
         data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
     )
     chosen = numbers(factors, float, "--factors") or FACTORS
     result = noise_norm(checkpoints, setup=setup, out=out, factors=chosen)
     for curve in result["curves"] if result else ():
         typer.echo(f"{curve['checkpoint']}: {curve['bits_per_pixel']:.3f} bit a pixel")
-        _table(curve["points"], ("factor", "psnr", "lpips", "rfid"))
-    _done(result, out)
+        print_table(curve["points"], ("factor", "psnr", "lpips", "rfid"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -83,7 +83,7 @@ def noise_norm_command(
     epilog=examples("flowmo experiment width-scaling --train photos/ --widths 2,3 --out widths"),
 )
 def width_scaling_command(
-    out: _Out,
+    out: Out,
     train_data: Annotated[
         list[str],
         typer.Option("--train", help="Training pictures, as in flowmo train; repeatable."),
@@ -98,14 +98,14 @@ def width_scaling_command(
         list[str] | None,
         typer.Option("--set", "-s", metavar="FIELD=VALUE", help="As in flowmo train; repeatable."),
     ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
+    data: Data = None,
+    limit: Limit = None,
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
     from flowmo.training import override, parse_assignments
@@ -114,7 +114,7 @@ def width_scaling_command(
 
     changes = parse_assignments(assignments or []) | {"steps": str(steps)}
     config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
-    setup = _setup(
+    setup = make_setup(
         data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
     )
     chosen = numbers(widths, int, "--widths")
@@ -124,8 +124,8 @@ def width_scaling_command(
         typer.echo(f"{stopped}; continue with the same command", err=True)
         sys.exit(EXIT_INTERRUPTED)
     rows = result["rows"] if result else []
-    _table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
-    _done(result, out)
+    print_table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -137,27 +137,27 @@ def width_scaling_command(
 def precision_recall_command(
     before: Annotated[str, typer.Argument(help="Checkpoint without post-training.")],
     after: Annotated[str, typer.Argument(help="Checkpoint with it.")],
-    out: _Out,
+    out: Out,
     train_data: Annotated[
         list[str], typer.Option("--train", help="Training pictures; repeatable.")
     ],
     train_limit: Annotated[
         int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
     ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    vgg: _Vgg = "library",
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
+    data: Data = None,
+    limit: Limit = None,
+    vgg: Vgg = "library",
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.4: precision and recall before and after stage 1B."""
     from flowmo.training.experiments import precision_recall
 
-    setup = _setup(
+    setup = make_setup(
         data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips, vgg=vgg
     )
     result = precision_recall(
@@ -167,8 +167,8 @@ def precision_recall_command(
         {"model": name, **{f"{w}_{k}": row[w][k] for w in ("train", "val") for k in row[w]}}
         for name, row in (result["models"] if result else {}).items()
     ]
-    _table(rows, ("model", "train_precision", "train_recall", "val_precision", "val_recall"))
-    _done(result, out)
+    print_table(rows, ("model", "train_precision", "train_recall", "val_precision", "val_recall"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -179,10 +179,10 @@ def wall_clock_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoints, or preset:NAME with random weights.")
     ],
-    out: _Out,
+    out: Out,
     repeats: Annotated[int, typer.Option(help="Timed runs; the median counts.", min=1)] = 9,
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
+    device: Device = "cpu",
+    precision: Precision = "auto",
 ) -> None:
     """C.6: seconds to encode and to decode one picture."""
     from flowmo.training.experiments import wall_clock
@@ -192,157 +192,11 @@ def wall_clock_command(
         {**row, **{half: row[half]["seconds"] for half in ("encode", "decode")}}
         for row in result["rows"]
     ]
-    _table(rows, ("model", "steps", "forwards", "encode", "decode"))
-    _done(result, out)
+    print_table(rows, ("model", "steps", "forwards", "encode", "decode"))
+    print_done(result, out)
 
 
-@experiment_app.command(
-    "published",
-    epilog=examples("flowmo experiment published lo hi --data val.tar --device cuda --out table1"),
-)
-def published_command(
-    names: Annotated[list[str], typer.Argument(help="Published checkpoints: lo, hi.")],
-    out: _Out,
-    files: Annotated[
-        list[str] | None,
-        typer.Option("--file", metavar="NAME=FILE", help="A downloaded .pth file; repeatable."),
-    ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
-) -> None:
-    """Table 1: fetch, convert and evaluate the published checkpoints; the paper's figures."""
-    from flowmo.training.experiments import published
-    from flowmo.training.experiments.published import FIGURES
-
-    setup = _setup(
-        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
-    )
-    named = {name: Path(file) for name, file in _pairs(files, "--file", "NAME=FILE").items()}
-    result = published(names, setup=setup, out=out, files=named)
-    rows = [
-        {"model": f"{name}, {whose}", **row[whose]}
-        for name, row in (result["models"] if result else {}).items()
-        for whose in ("ours", "paper", "difference")
-    ]
-    _table(rows, ("model", *FIGURES))
-    _done(result, out)
-
-
-@experiment_app.command(
-    "post-training",
-    epilog=examples(
-        "flowmo experiment post-training fewer-params=runs/small/export,runs/small-1b/best --out c5"
-    ),
-)
-def post_training_command(
-    pairs: Annotated[
-        list[str], typer.Argument(metavar="NAME=BEFORE,AFTER", help="Checkpoints of a model.")
-    ],
-    out: _Out,
-    data: _Data = None,
-    limit: _Limit = None,
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
-) -> None:
-    """C.5: several models before and after stage 1B."""
-    from flowmo.training.experiments import post_training
-    from flowmo.training.experiments.post_training import FIGURES, table
-
-    setup = _setup(
-        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
-    )
-    chosen: dict[str, tuple[str, str]] = {}
-    for name, value in _pairs(pairs, "the argument", "NAME=BEFORE,AFTER").items():
-        before, _, after = value.partition(",")
-        if not after:
-            raise typer.BadParameter(f"{name}={value} is not NAME=BEFORE,AFTER")
-        chosen[name] = before, after
-    result = post_training(chosen, setup=setup, out=out)
-    _table(
-        table(result) if result else [], ("model", *FIGURES, *(f"paper {key}" for key in FIGURES))
-    )
-    _done(result, out)
-
-
-@experiment_app.command(
-    "loss-sweep",
-    epilog=examples(
-        "flowmo experiment loss-sweep runs/small/export --train photos/ --data val/ --out table2"
-    ),
-)
-def loss_sweep_command(
-    init: Annotated[str, typer.Argument(help="Checkpoint of stage 1A that all runs begin with.")],
-    out: _Out,
-    train_data: Annotated[
-        list[str],
-        typer.Option("--train", help="Training pictures, as in flowmo train; repeatable."),
-    ],
-    recipe: Annotated[str, typer.Option(help="Recipe of stage 1B.")] = "post-train",
-    weights: Annotated[
-        str,
-        typer.Option(help="Weights of the loss on one-step estimates.", show_default="the paper's"),
-    ] = "",
-    steps: Annotated[
-        int | None, typer.Option(help="Steps of each run.", show_default="the recipe's", min=1)
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="FIELD=VALUE", help="As in flowmo train; repeatable."),
-    ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    protocol: _Protocol = "paper",
-    batch: _Batch = 16,
-) -> None:
-    """Table 2: the loss on samples, and on one-step estimates at several weights."""
-    from flowmo.training import override, parse_assignments, start_from
-    from flowmo.training import recipe as find_recipe
-    from flowmo.training.experiments import InterruptedExperiment, loss_sweep
-    from flowmo.training.experiments.loss_sweep import WEIGHTS
-
-    changes = parse_assignments(assignments or []) | {"data.paths": ",".join(train_data)}
-    if steps is not None:
-        changes |= {"steps": str(steps)}
-    config = override(start_from(find_recipe(recipe), init), changes)
-    setup = _setup(
-        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
-    )
-    chosen = numbers(weights, float, "--weights") or WEIGHTS
-    try:
-        result = loss_sweep(config, setup=setup, out=out, weights=chosen)
-    except InterruptedExperiment as stopped:
-        typer.echo(f"{stopped}; continue with the same command", err=True)
-        sys.exit(EXIT_INTERRUPTED)
-    columns = ("loss", "weight", "rfid", "psnr", "lpips", "paper_rfid")
-    _table(result["rows"] if result else [], columns)
-    _done(result, out)
-
-
-def _pairs(texts: list[str] | None, option: str, form: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in texts or []:
-        name, is_there, value = text.partition("=")
-        if not (is_there and name and value):
-            raise typer.BadParameter(f"{option} is written {form}, got {text!r}")
-        found[name] = value
-    return found
-
-
-def _setup(
+def make_setup(
     data: list[str] | None,
     limit: int | None,
     device: str,
@@ -354,6 +208,7 @@ def _setup(
     lpips: str,
     vgg: str = "none",
 ) -> "Setup":
+    """How an experiment measures, from the options that all commands share."""
     from flowmo.training.evaluation import NetworkSources, Plan, Ranks, find_protocol
     from flowmo.training.experiments import Setup
 
@@ -370,7 +225,8 @@ def _setup(
     )
 
 
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Rows under the names of their columns; a dash for None."""
     if rows:
         typer.echo("".join(f"{name:>17}" for name in columns))
     for row in rows:
@@ -381,7 +237,8 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
         typer.echo("".join(f"{cell:>17}" for cell in cells))
 
 
-def _done(result: dict[str, Any] | None, out: Path) -> None:
+def print_done(result: dict[str, Any] | None, out: Path) -> None:
+    """Caveats, and where the result is; nothing in other ranks than 0."""
     if result is None:  # the other ranks only help
         return
     for caveat in result.get("caveats", ()):

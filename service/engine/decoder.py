@@ -15,9 +15,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
-
-from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import TokenError
 from flowmo.model.layout import PictureLayout
 from flowmo.model.pictures import part_of
@@ -34,6 +31,7 @@ from flowmo.service.engine.calls import (
 )
 from flowmo.service.engine.decode_batches import DecodeBatches
 from flowmo.service.engine.decode_ticks import MIN_ROWS, DecodeTicks
+from flowmo.service.engine.decode_warm_up import warm_up
 from flowmo.service.engine.decode_work import DecodeWork, load_of, rows_of
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.fairness import FairQueue
@@ -50,8 +48,6 @@ from flowmo.service.engine.schedule import (
     Load,
     backlog,
     completion,
-    measure,
-    worthwhile,
 )
 from flowmo.service.engine.work import (
     queue_full,
@@ -334,30 +330,8 @@ class DecoderEngine:
 
     def warm_up(self) -> float:
         """See :meth:`Worker.warm_up`."""
-        config = self._runner.info.config
-        size = config.image_size
-        times = time_grid(config.sampler)[:-1]
-        device = self._runner.device
-        x, condition = (part.to(device) for part in self._runner.begin(_any_tokens(config), 0))
-
-        def seconds_of(bucket: int) -> float:
-            at = [times[i % len(times)] for i in range(bucket)]
-            begin = time.perf_counter()
-            self._runner.velocity(
-                x.expand(bucket, 3, size, size), at, condition.expand(bucket, -1, -1)
-            )
-            self._runner.synchronize()
-            return time.perf_counter() - begin
-
-        seconds = measure(self._runner.buckets, seconds_of)
-        least = self._runner.buckets[0]
-        for t in times:  # what is kept of each time of the default grid
-            self._runner.velocity(
-                x.expand(least, 3, size, size), [t] * least, condition.expand(least, -1, -1)
-            )
-        self._runner.pixels(x[None])
-        self._ticks.times = BucketTimes(worthwhile(seconds, keep=MIN_ROWS))
-        return max(seconds.values())
+        self._ticks.times, slowest = warm_up(self._runner)
+        return slowest
 
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
@@ -401,8 +375,3 @@ class DecoderEngine:
             work.fail(stopped())
         for work in ending:
             work.fail(stopped())
-
-
-def _any_tokens(config: FlowMoConfig) -> Tokens:
-    ids = np.zeros((config.code_length, config.ids_per_token), np.int32)
-    return Tokens(ids=ids, group_bits=config.group_bits)

@@ -223,8 +223,9 @@ def start_picture(
     if tiling.frame != (width, height):
         bottom, right = part.top + tiling.height, part.left + tiling.width
         x = x[:, part.top : bottom, part.left : right].clone()
-    conditions = torch.stack([runner.begin(tokens.tile(n), 0)[1] for n in part.numbers])
-    return x, conditions
+    if len(part.numbers) < tokens.tile_count:
+        tokens = Tokens.join([tokens.tile(number) for number in part.numbers])
+    return x, runner.condition(tokens)
 
 
 def box_of(layout: PictureLayout, part: TilingPart, region: Region | None) -> tuple[slice, slice]:

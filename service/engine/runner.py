@@ -91,6 +91,17 @@ class DecoderRunner(RunnerBase, Protocol):
         """
         ...
 
+    def condition(self, tokens: Tokens) -> "Tensor":
+        """The conditions of the tiles of a picture; called from any thread.
+
+        Args:
+            tokens: The tokens of T tiles of the model.
+
+        Returns:
+            [T, K, D + 1], in the host's memory as of :meth:`begin`.
+        """
+        ...
+
     def record(self) -> Marker | None:
         """Mark the end of what the device was given so far; None where it has done it already."""
         ...

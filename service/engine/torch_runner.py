@@ -70,12 +70,16 @@ class TorchRunner:
 
     def begin(self, tokens: Tokens, seed: int) -> tuple[Tensor, Tensor]:
         """See :meth:`DecoderRunner.begin`."""
-        config = self._model.config
-        signs = ids_to_signs(torch.tensor(tokens.ids)[None], config.group_bits)
-        size = config.image_size
+        size = self._model.config.image_size
         start = noise([seed], (3, size, size))[0]
-        condition = with_mask(signs.to(self._model.dtype))[0]
-        return (start.pin_memory(), condition.pin_memory()) if self._cuda else (start, condition)
+        return start.pin_memory() if self._cuda else start, self.condition(tokens)[0]
+
+    def condition(self, tokens: Tokens) -> Tensor:
+        """See :meth:`DecoderRunner.condition`."""
+        ids = tokens.ids.reshape(tokens.tile_count, tokens.code_length, tokens.ids_per_token)
+        signs = ids_to_signs(torch.tensor(ids), self._model.config.group_bits)
+        condition = with_mask(signs.to(self._model.dtype))
+        return condition.pin_memory() if self._cuda else condition
 
     def record(self) -> Marker | None:
         """See :meth:`DecoderRunner.record`."""

@@ -32,15 +32,20 @@ class EncodedTiles:
     run: float
 
 
+Encode = Callable[[Pixels], Awaitable[Encoded]]
+
+
 async def encode_tiles(
-    pixels: Pixels, tiling: Tiling, encode: Callable[[Pixels], Awaitable[Encoded]]
+    pixels: Pixels, tiling: Tiling, encode: Encode, encode_later: Encode
 ) -> EncodedTiles:
     """Encode the tiles of a picture; they share the encoder's batches with everybody's.
 
     Args:
         pixels: uint8 [H, W, 3].
         tiling: The tiling of a picture of this size.
-        encode: Encodes a square.
+        encode: Encodes the first square, and may refuse it where the queue is full.
+        encode_later: Encodes the others, and waits for room: a picture that was taken is not
+            refused half-way, however small the queue is.
 
     Raises:
         OtherWeightsError: In a rolling update, encoders of different weights made them, again and
@@ -54,7 +59,8 @@ async def encode_tiles(
 
         async def one(index: int, slots: asyncio.Semaphore = slots) -> Encoded:
             async with slots:
-                return await encode(frame[tiling[index].box])
+                square = frame[tiling[index].box]
+                return await (encode_later(square) if index else encode(square))
 
         try:
             async with asyncio.TaskGroup() as group:

@@ -118,8 +118,12 @@ class Job:
         size = self.info.image_size
         layout = layout or PictureLayout(width=size, height=size, tile_size=size)
         self._scope.compute(pictures=layout.tiles)
+        call = self._scope.call
         tiles = await encode_tiles(
-            pixels, layout.tiling, lambda tile: self._asked(self._scope.call, self._encoding(tile))
+            pixels,
+            layout.tiling,
+            lambda tile: self._asked(call, self._encoding(tile)),
+            lambda tile: when_there_is_room(call, self._encoding(tile)),
         )
         self._service.metrics.picture(self.name, layout)
         self.clock.add({"queue": tiles.queue, "encode": tiles.run})

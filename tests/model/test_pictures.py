@@ -86,6 +86,22 @@ def test_a_region_of_one_step_is_its_part_of_the_whole(model: InferenceModel) ->
         torch.testing.assert_close(part, whole[:, y : y + h, x : x + w], atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize(("steps", "left", "right"), [(2, 28, 60), (3, 40, 48)])
+def test_what_a_region_does_not_know_moves_inwards_by_a_tile_a_step(
+    model: InferenceModel, steps: int, left: int, right: int
+) -> None:
+    # Seven tiles in a row; the region needs all but the outermost ones.
+    strip = PictureLayout(width=88, height=SIZE, tile_size=SIZE, overlap=4)
+    sampler = SamplerConfig(steps=steps, guidance=1.0)
+    whole = decode(model, strip, sampler=sampler)[:, :, 16:72]
+    part = decode(model, strip, sampler=sampler, region=(16, 0, 56, SIZE))
+    wrong = (part - whole).abs().amax((0, 1)) > 1e-5
+    inside = slice(left - 16, right - 16)
+    assert not wrong[inside].any()
+    assert wrong[: left - 16].any()
+    assert wrong[right - 16 :].any()
+
+
 def test_a_region_computes_the_tiles_that_touch_it_alone(
     model: InferenceModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

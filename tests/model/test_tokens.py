@@ -26,7 +26,8 @@ PAYLOAD = bytes([0x49, 0x05])
 @st.composite
 def some_tokens(draw: st.DrawFn) -> Tokens:
     group_bits = draw(st.integers(1, 24))
-    shape = draw(st.tuples(st.integers(1, 6), st.integers(1, 4)))
+    tiles = draw(st.sampled_from([(), (1,), (3,)]))
+    shape = (*tiles, draw(st.integers(1, 6)), draw(st.integers(1, 4)))
     elements = st.integers(0, 2**group_bits - 1)
     ids = draw(hnp.arrays(np.int32, shape, elements=elements))
     return Tokens(ids=ids, group_bits=group_bits)
@@ -69,12 +70,14 @@ def test_payloads_of_the_published_shapes_never_change(name: str, size: int, dig
 @given(some_tokens())
 def test_every_view_comes_back(tokens: Tokens) -> None:
     payload = tokens.pack()
-    assert len(payload) == tokens.payload_bytes == (tokens.payload_bits + 7) // 8
+    bits_a_tile = tokens.code_length * tokens.token_bits
+    assert len(payload) == tokens.payload_bytes == tokens.tile_count * ((bits_a_tile + 7) // 8)
     again = Tokens.unpack(
         payload,
         code_length=tokens.code_length,
         token_bits=tokens.token_bits,
         group_bits=tokens.group_bits,
+        tiles=tokens.tile_count if tokens.ids.ndim == 3 else None,
     )
     assert again == tokens
     assert hash(again) == hash(tokens)

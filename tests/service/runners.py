@@ -72,6 +72,9 @@ class Gated:
         self.begun.append(seed)
         return self._runner.begin(tokens, seed)
 
+    def condition(self, tokens: Tokens) -> "Tensor":
+        return self._runner.condition(tokens)
+
     def velocity(self, x: "Tensor", times: Sequence[float], condition: "Tensor") -> "Tensor":
         assert len(x) == len(times) == len(condition)
         assert len(x) in self.buckets

@@ -18,7 +18,9 @@ from flowmo.training.evaluation.protocol import (
 )
 from flowmo.training.evaluation.ranks import Ranks
 from flowmo.training.evaluation.report import merge
+from flowmo.training.evaluation.resolutions import check_resolutions, evaluate_resolutions
 from flowmo.training.evaluation.run import Evaluation, Plan, evaluate
+from flowmo.training.evaluation.tiled import TiledCheckpointMethod
 
 __all__ = [
     "INCEPTION",
@@ -42,9 +44,12 @@ __all__ = [
     "Plan",
     "Protocol",
     "Ranks",
+    "TiledCheckpointMethod",
+    "check_resolutions",
     "checkpoint_methods",
     "compared",
     "evaluate",
+    "evaluate_resolutions",
     "find_protocol",
     "load_model",
     "merge",

@@ -8,11 +8,13 @@ from flowmo.model import registry
 from flowmo.model.config import SamplerConfig
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 from flowmo.training.evaluation.adapters import AdapterMethod
 from flowmo.training.evaluation.codecs import CODECS, Codec, writes
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import CheckpointMethod, MeanColour, Method
 from flowmo.training.evaluation.protocol import SERVICE, Protocol
+from flowmo.training.evaluation.tiled import TiledCheckpointMethod
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 
@@ -43,18 +45,38 @@ def to_inference(model: FlowMo, *, device: str, precision: str = "auto") -> Infe
 
 
 def checkpoint_methods(
-    model: InferenceModel, samplers: Sequence[SamplerConfig], *, protocol: Protocol = SERVICE
-) -> list[CheckpointMethod]:
-    """One method a sampler, called ``flowmo`` if there is one, else by what is set in each."""
-    cut = protocol.truncates
-    if len(samplers) == 1:
-        return [CheckpointMethod(model, sampler=samplers[0], truncates=cut)]
+    model: InferenceModel,
+    samplers: Sequence[SamplerConfig],
+    *,
+    side: int | None = None,
+    overlap: float = DEFAULT_OVERLAP_SHARE,
+    protocol: Protocol = SERVICE,
+) -> list[Method]:
+    """One method a sampler, called ``flowmo`` if there is one, else by what is set in each.
+
+    Args:
+        model: that reconstructs.
+        samplers: how.
+        side: of the pictures in pixels; the model's own by default. Others are made of tiles.
+        overlap: the share of a tile's side that neighbours have in common at least.
+        protocol: how values become 8 bits.
+
+    Raises:
+        ConfigError: The overlap is out of its range.
+    """
+
+    def name(sampler: SamplerConfig) -> str:
+        several = f"flowmo {sampler.steps} steps, guidance {sampler.guidance:g}"
+        return several if len(samplers) > 1 else "flowmo"
+
+    if side in (None, model.config.image_size):
+        return [
+            CheckpointMethod(model, sampler=s, name=name(s), truncates=protocol.truncates)
+            for s in samplers
+        ]
     return [
-        CheckpointMethod(
-            model,
-            sampler=s,
-            name=f"flowmo {s.steps} steps, guidance {s.guidance:g}",
-            truncates=cut,
+        TiledCheckpointMethod(
+            model, sampler=s, name=name(s), overlap=overlap, truncates=protocol.truncates
         )
         for s in samplers
     ]

@@ -31,14 +31,15 @@ def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] 
     such sizes at full resolution.
 
     Args:
-        original: uint8 [S, S, 3].
+        original: uint8 [H, W, 3].
         codec: Pillow's name of the format.
         budget: largest file size in bytes, all headers included.
     """
-    side = len(original)
+    height, width, _ = original.shape
     best: tuple[float, Pixels, int] | None = None
     for shrink in SHRINKS:
-        small = Image.fromarray(original).resize((max(1, round(side / shrink)),) * 2, RESAMPLING)
+        size_of = max(1, round(width / shrink)), max(1, round(height / shrink))
+        small = Image.fromarray(original).resize(size_of, RESAMPLING)
         for quality in QUALITIES:
             buffer = io.BytesIO()
             small.save(buffer, codec, quality=quality, **_EFFORT.get(codec, {}))
@@ -47,7 +48,7 @@ def best_codec(original: Pixels, codec: str, budget: int) -> tuple[Pixels, int] 
                 break  # sizes grow with quality
             # Not the pixel path: a codec's file is enlarged by what suits codecs best.
             with Image.open(buffer) as decoded:
-                picture = decoded.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+                picture = decoded.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
             came = np.asarray(picture)
             quality_db = psnr(original, came)
             if best is None or quality_db > best[0]:

@@ -9,6 +9,7 @@ from flowmo.training.experiments.noise_norm import noise_norm
 from flowmo.training.experiments.post_training import post_training
 from flowmo.training.experiments.precision_recall import precision_recall
 from flowmo.training.experiments.published import published
+from flowmo.training.experiments.resolutions import resolutions
 from flowmo.training.experiments.setup import InterruptedExperiment, Setup
 from flowmo.training.experiments.wall_clock import wall_clock
 from flowmo.training.experiments.width_scaling import width_scaling
@@ -21,6 +22,7 @@ __all__ = [
     "post_training",
     "precision_recall",
     "published",
+    "resolutions",
     "wall_clock",
     "width_scaling",
 ]

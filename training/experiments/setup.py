@@ -97,6 +97,7 @@ class Setup:
         networks: Networks,
         folder: Path,
         reference: PictureList | None = None,
+        data: Sequence[str] | None = None,
     ) -> dict[str, Any] | None:
         """An evaluation's report, resumed in its folder; None in other ranks than 0.
 
@@ -106,9 +107,10 @@ class Setup:
             networks: for the metrics.
             folder: The folder of the evaluation.
             reference: other pictures to compare with.
+            data: pictures instead of the setup's.
         """
         evaluation = Evaluation(
-            pictures=self.pictures(self.data, size, limit=self.limit),
+            pictures=self.pictures(self.data if data is None else data, size, limit=self.limit),
             methods=methods,
             networks=networks,
             reference=reference,

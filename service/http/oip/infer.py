@@ -12,7 +12,6 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.container import Container
 from flowmo.model.errors import ContainerError, TokenError
 from flowmo.model.image_tokens import ImageTokens
-from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE
 from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
 from flowmo.service.http.job import Job
@@ -176,10 +175,11 @@ async def _tokenize(
 ) -> list[Tensor]:
     options = models.options_of(parsed.request, ImageParameters)
     sent = models.one_of(parsed, "image", "file")
+    fit = options.fit_for(wanted)
 
     async def from_file(data: bytes) -> ImageTokens:
-        upload = await job.read(data, options.fit)
-        layout = job.layout_of(upload, DEFAULT_OVERLAP_SHARE)
+        upload = await job.read(data, fit)
+        layout = job.layout_of(upload, options.overlap)
         if "ids" in wanted and layout.tiles > 1:
             raise TokenError(
                 f"a picture of {layout.width} x {layout.height} pixels takes {layout.tiles} "
@@ -232,16 +232,15 @@ async def _detokenize(
     async def one(work: tuple[Tokens | Exception, int]) -> Pixels:
         if isinstance(work[0], Exception):
             raise work[0]
-        made = (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
         layout = work[0].layout if isinstance(work[0], ImageTokens) else None
-        pixels = made if layout is None else shaped(made, layout, None)
         size = job.info.image_size
-        if "image" in wanted and pixels.shape != (size, size, 3):
+        if "image" in wanted and layout is not None and layout.output != (size, size):
             raise TokenError(
-                f"the tokens are of a picture of {pixels.shape[1]} x {pixels.shape[0]} pixels, "
+                f"the tokens are of a picture of {layout.output[0]} x {layout.output[1]} pixels, "
                 f"and a row of the tensor image is {size} x {size}: ask for the output file alone"
             )
-        return pixels
+        made = (await job.pixels(work[0], replace(base, seed=work[1]))).pixels
+        return made if layout is None else shaped(made, layout, None)
 
     rows = list(zip(tokens, seeds, strict=True))
     found = await _rows(service, job, rows, one, partial=partial)

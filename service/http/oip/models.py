@@ -1,5 +1,6 @@
 """What the protocol's two models take and give, and the options among a request's parameters."""
 
+from collections.abc import Collection
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -45,15 +46,19 @@ class PictureParameters(SamplingOptions, QualityOptions):
 class ImageParameters(FitOptions):
     """Parameters of tokenize.
 
-    A row of the tensor ``ids`` is one square, so that is what a picture becomes unless ``fit`` says
-    otherwise; ``native`` goes with the output ``container``.
+    A row of the tensor ``ids`` is one square, so that is what a picture becomes where ``ids`` are
+    asked for and ``fit`` does not say otherwise; a container alone holds it as it is.
     """
-
-    fit: Fit = Field(default=DEFAULT_SQUARE_FIT, description="As of /v1/tokenize.")
 
     ids_datatype: Literal["INT32", "UINT16"] = Field(
         default="INT32", description="Of the output ids; UINT16 for ids of at most 16 bits."
     )
+
+    def fit_for(self, outputs: Collection[str]) -> Fit:
+        """What becomes of a picture: what was asked for, else what the outputs can hold."""
+        if "fit" not in self.model_fields_set and "ids" in outputs:
+            return DEFAULT_SQUARE_FIT
+        return self.fit
 
 
 def ids_dtype(options: ImageParameters, config: FlowMoConfig) -> type[np.integer[Any]]:

@@ -14,13 +14,30 @@ export type Tokens = {
      * `[K][D/G]`, or that for each tile.
      */
     ids: number[][] | number[][][];
+    /**
+     * Of the picture, in pixels.
+     */
+    width?: number;
+    height?: number;
+    /**
+     * Side of a tile: the model's square.
+     */
+    tile_size?: number;
+    /**
+     * The fewest pixels that neighbouring tiles share.
+     */
+    overlap?: number;
+    /**
+     * `native`, `crop`, `pad` or `stretch`.
+     */
+    fit?: string;
     model?: string;
     /**
      * 32 hex digits that name the weights.
      */
     fingerprint?: string;
     /**
-     * K, tokens a picture (or tile).
+     * K, tokens a tile.
      */
     code_length?: number;
     /**
@@ -32,7 +49,7 @@ export type Tokens = {
      */
     group_bits?: number;
     /**
-     * Size of the packed tokens.
+     * Size of the packed tokens of all tiles.
      */
     payload_bytes?: number;
 };
@@ -129,7 +146,7 @@ export type Progress = {
  * @property {number[][] | number[][][]} ids `[K][D/G]`, or that for each tile.
  * @property {string} [model]
  * @property {string} [fingerprint] 32 hex digits that name the weights.
- * @property {number} [code_length] K, tokens a picture (or tile).
+ * @property {number} [code_length] K, tokens a tile.
  * @property {number} [token_bits] D, bits a token.
  * @property {number} [group_bits] G, bits an id.
  * @property {number} [payload_bytes] Size of the packed tokens.

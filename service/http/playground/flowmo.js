@@ -11,14 +11,20 @@
  */
 
 /**
- * @typedef {object} Tokens What `tokenize` answered of a picture; only `ids` is needed to decode.
+ * @typedef {object} Tokens What `tokenize` answered of a picture; only `ids` is needed to
+ *   decode a square.
  * @property {number[][] | number[][][]} ids `[K][D/G]`, or that for each tile.
+ * @property {number} [width] Of the picture, in pixels.
+ * @property {number} [height]
+ * @property {number} [tile_size] Side of a tile: the model's square.
+ * @property {number} [overlap] The fewest pixels that neighbouring tiles share.
+ * @property {string} [fit] `native`, `crop`, `pad` or `stretch`.
  * @property {string} [model]
  * @property {string} [fingerprint] 32 hex digits that name the weights.
- * @property {number} [code_length] K, tokens a picture (or tile).
+ * @property {number} [code_length] K, tokens a tile.
  * @property {number} [token_bits] D, bits a token.
  * @property {number} [group_bits] G, bits an id.
- * @property {number} [payload_bytes] Size of the packed tokens.
+ * @property {number} [payload_bytes] Size of the packed tokens of all tiles.
  *
  * @typedef {object} Tokenized
  * @property {Tokens} tokens

@@ -12,6 +12,9 @@ const form = /** @type {HTMLFormElement} */ ($("knobs"));
 /** @type {Record<string, any>} */
 const fields = form.elements;
 
+/** Choices of a photo's longer side, in the model's squares: what a small machine decodes at once. */
+const SIDES = [2, 3, 4, 8];
+
 /** @type {Model[]} */
 let models = [];
 
@@ -20,6 +23,9 @@ export const model = () => models.find(({ name }) => name === fields.model.value
 
 /** @returns {string} */
 export const fit = () => fields.fit?.value ?? "crop";
+
+/** @returns {string} The longest side of a photo that stays as it is, in pixels; empty: any. */
+export const side = () => (fit() === "native" ? fields.side.value : "");
 
 /** @returns {Sampling} As it is sent. */
 export function sampling() {
@@ -46,7 +52,7 @@ export function offer(served, fits) {
     ...fits.map((name) => {
       const label = document.createElement("label");
       const input = Object.assign(document.createElement("input"), { type: "radio", name: "fit", value: name });
-      input.checked = name === (fits.includes("crop") ? "crop" : fits[0]);
+      input.checked = name === fits[0];
       label.append(input, name);
       return label;
     }),
@@ -59,6 +65,9 @@ export function defaults() {
   const chosen = model();
   if (!chosen) return;
   const { steps, guidance, schedule, rho } = chosen.sampler;
+  const sides = SIDES.map((tiles) => String(tiles * chosen.image_size));
+  fields.side.replaceChildren(...sides.map((value) => new Option(`${value} px`, value)), new Option("any", ""));
+  fields.side.value = sides[1];
   fields.steps.max = Math.min(chosen.max_steps, Math.max(50, steps));
   restore({ steps, guidance, schedule: schedule === "linear" ? "linear" : "power", rho, seed: 0 });
 }
@@ -74,6 +83,7 @@ export function restore(values) {
 function label() {
   fields["steps-value"].value = fields.steps.value;
   fields["guidance-value"].value = Number(fields.guidance.value) === 1 ? "none" : Number(fields.guidance.value).toFixed(1);
+  fields.side.disabled = fit() !== "native";
   fields.rho.disabled = fields.schedule.value !== "power";
 }
 
@@ -90,7 +100,7 @@ export function listen({ onPhoto, onDecode }) {
     const name = /** @type {HTMLInputElement} */ (event.target).name;
     if (name === "model") defaults();
     clearTimeout(timer); // a slider moves through many values
-    timer = setTimeout(name === "model" || name === "fit" ? onPhoto : onDecode, 50);
+    timer = setTimeout(["model", "fit", "side"].includes(name) ? onPhoto : onDecode, 50);
   });
   on("dice", "click", () => {
     fields.seed.value = String(Math.floor(Math.random() * 1e6));

@@ -3,16 +3,17 @@
  * @module
  */
 
+import { fromContainer, isContainer } from "./container.js";
 import { $, choice, dragged, on, save } from "./dom.js";
 import { clearCodecs, showCodecs, showPsnr, showSize, showTimes } from "./figures.js";
 import { copyLink, saveTokens } from "./keep.js";
 import * as knobs from "./knobs.js";
 import { readLink } from "./link.js";
-import { contextOf, drawFile, drawFitted, psnr } from "./pictures.js";
+import { contextOf, covering, drawFile, drawFitted, psnr, readPhoto, within } from "./pictures.js";
 import { allIsWell, askForKey, attempt, client } from "./session.js";
 import { isUnchanged, original, reconstruction, state, tell } from "./state.js";
 import { MAX_CELLS, TokenMap } from "./token_map.js";
-import { columnsOf, erased, flipped, fromContainer, halves, isContainer, mixed, rows, withRows } from "./tokens.js";
+import { erased, flipped, halves, mixed, rows, withRows } from "./tokens.js";
 
 /** @typedef {import("./flowmo.js").Tokens} Tokens */
 
@@ -36,8 +37,7 @@ async function open(blob, { name = "picture", sample, edited } = {}) {
   Object.assign(state, { name: name.replace(/\.\w+$/, ""), sample, second: null });
   pressSample(sample);
   if (isContainer(data)) return openContainer(blob);
-  // What the browser cannot show (TIFF) the server may still read.
-  state.photo = { blob, bitmap: await createImageBitmap(blob).catch(() => null) };
+  state.photo = await readPhoto(blob);
   await tokenize(edited);
 }
 
@@ -47,8 +47,11 @@ async function tokenize(edited) {
   if (!photo) return decode();
   const signal = restart();
   tell("encoding …");
+  const sent = await within(photo, Number(knobs.side()) || Infinity);
+  if (signal.aborted) return;
+  state.sent = sent;
   const found = await attempt(() =>
-    client.tokenize(photo.blob, { fit: knobs.fit(), model: knobs.model()?.name, signal }),
+    client.tokenize(sent.blob, { fit: knobs.fit(), model: knobs.model()?.name, signal }),
   );
   if (!found || signal.aborted) return tell("");
   const second = state.second;
@@ -67,9 +70,9 @@ async function tokenize(edited) {
 /** @param {Blob} blob */
 async function openContainer(blob) {
   restart();
-  Object.assign(state, { photo: null, fit: null, timings: {} });
+  Object.assign(state, { photo: null, sent: null, fit: null, timings: {} });
   const found = fromContainer(new Uint8Array(await blob.arrayBuffer()));
-  if (found) take(found.tokens);
+  if (found) take(found);
   else Object.assign(state, { tokens: null, container: blob, isNew: true });
   showMap();
   await decode();
@@ -138,7 +141,7 @@ async function show(blob, signal) {
   reconstruction.width = width;
   reconstruction.height = height;
   contextOf(reconstruction).drawImage(canvas, 0, 0);
-  const bitmap = state.photo?.bitmap;
+  const bitmap = state.sent?.bitmap;
   if (bitmap && state.fit && (state.isNew || original.width !== width || original.height !== height)) {
     drawFitted(original, bitmap, state.fit, width, height);
   }
@@ -160,7 +163,7 @@ function report(timings, more) {
   showTimes(timings);
   const bytes = state.tokens?.payload_bytes ?? (state.container ? state.container.size : 0);
   showSize(bytes, reconstruction.width * reconstruction.height);
-  if (state.photo?.bitmap) {
+  if (state.sent?.bitmap) {
     showPsnr(psnr(original, reconstruction));
     void showCodecs(original, reconstruction, bytes, state.isNew);
   } else {
@@ -204,8 +207,11 @@ function showMap() {
 /** @param {Blob} blob */
 async function tokenizeSecond(blob) {
   const { signal } = reading;
+  const { width = 0, height = 0, fit } = state.tokens ?? {};
+  // Of the first one's size, so that it has as many tokens, in the same places.
+  const photo = fit === "native" ? await covering(await readPhoto(blob), width, height) : { blob };
   const found = await attempt(() =>
-    client.tokenize(blob, { fit: knobs.fit(), model: knobs.model()?.name, signal }),
+    client.tokenize(photo.blob, { fit: knobs.fit(), model: knobs.model()?.name, signal }),
   );
   if (!found || signal.aborted) return;
   const ids = rows(found.tokens);
@@ -227,7 +233,7 @@ function mix() {
     const part = Number(share.value) / 100;
     state.ids = state.mix === "bits"
       ? mixed(state.base, second, state.tokens?.group_bits ?? 1, part)
-      : halves(state.base, second, columnsOf(state.base.length), part);
+      : halves(state.base, second, state.tokens ?? { ids: [] }, part);
   } else {
     state.ids = state.base.map((row) => [...row]);
   }
@@ -352,7 +358,7 @@ function connect() {
   });
   on("key-button", "click", () => void askForKey());
   on("save-picture", "click", () => state.file && save(state.file, `${state.name}.flowmo.png`));
-  on("save-tokens", "click", () => void saveTokens());
+  on("save-tokens", "click", saveTokens);
   on("link", "click", () => void copyLink());
   knobs.listen({ onPhoto: () => void tokenize(), onDecode: () => void decode() });
 }
@@ -362,11 +368,11 @@ async function openLink() {
   const found = readLink(location.hash);
   const read = found && fromContainer(found.container);
   if (!found || !read) return false;
-  const { sample: name, fit, ...values } = found.values;
+  const { sample: name, ...values } = found.values;
   const served = knobs.model();
-  knobs.restore({ ...values, fit });
-  if (name && SAMPLES.includes(name) && served?.fingerprint === read.tokens.fingerprint) {
-    await openSample(name, rows(read.tokens));
+  knobs.restore(values);
+  if (name && SAMPLES.includes(name) && served?.fingerprint === read.fingerprint) {
+    await openSample(name, rows(read));
   } else {
     await openContainer(new Blob([found.container]));
   }
@@ -381,7 +387,7 @@ async function start() {
   if (!served) return;
   const document_ = await attempt(async () => (await fetch(new URL("openapi.json", client.base))).json());
   const fits = document_?.components?.schemas?.TokenizeBody?.properties?.fit?.enum;
-  knobs.offer(served, fits ?? ["crop", "pad", "stretch"]);
+  knobs.offer(served, fits ?? ["native", "crop", "pad", "stretch"]);
   if (!(await openLink())) await openSample(SAMPLES[0]); // something to see at once
 }
 

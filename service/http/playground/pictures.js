@@ -24,6 +24,71 @@ export function drawFitted(canvas, bitmap, { source, target }, width, height) {
 }
 
 /**
+ * @typedef {object} Photo
+ * @property {Blob} blob Its file.
+ * @property {ImageBitmap | null} bitmap Null if the browser cannot show it.
+ */
+
+/**
+ * A photo with its orientation applied. What the browser cannot show (TIFF) the server may still read.
+ * @param {Blob} blob
+ * @returns {Promise<Photo>}
+ */
+export const readPhoto = async (blob) => ({ blob, bitmap: await createImageBitmap(blob).catch(() => null) });
+
+/**
+ * A photo no larger than that: a phone's has a thousand tiles of a small model.
+ * @param {Photo} photo
+ * @param {number} longest Of the longer side, in pixels.
+ * @returns {Promise<Photo>}
+ */
+export async function within({ blob, bitmap }, longest) {
+  if (!bitmap || Math.max(bitmap.width, bitmap.height) <= longest) return { blob, bitmap };
+  const scale = longest / Math.max(bitmap.width, bitmap.height);
+  const [width, height] = [bitmap.width, bitmap.height].map((side) => Math.max(1, Math.round(side * scale)));
+  return drawn(bitmap, [0, 0, bitmap.width, bitmap.height], width, height);
+}
+
+/**
+ * The largest centred part of a photo that has a size's shape, in that size.
+ * @param {Photo} photo
+ * @param {number} width
+ * @param {number} height
+ * @returns {Promise<Photo>}
+ */
+export async function covering({ blob, bitmap }, width, height) {
+  if (!bitmap) return { blob, bitmap };
+  const scale = Math.min(bitmap.width / width, bitmap.height / height);
+  const [w, h] = [width * scale, height * scale];
+  return drawn(bitmap, [(bitmap.width - w) / 2, (bitmap.height - h) / 2, w, h], width, height);
+}
+
+/**
+ * @param {ImageBitmap} bitmap
+ * @param {number[]} part Left, top, width, height.
+ * @param {number} width
+ * @param {number} height
+ * @returns {Promise<Photo>}
+ */
+async function drawn(bitmap, [left, top, w, h], width, height) {
+  const resized = await createImageBitmap(bitmap, Math.round(left), Math.round(top), Math.round(w), Math.round(h), {
+    resizeWidth: width,
+    resizeHeight: height,
+    resizeQuality: "high",
+  });
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, height];
+  const context = contextOf(canvas);
+  context.fillStyle = "#fff"; // behind what is transparent, as the server does
+  context.fillRect(0, 0, width, height);
+  context.drawImage(resized, 0, 0);
+  /** @type {Blob | null} */
+  const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  if (!blob) throw new Error("this browser cannot write a PNG of the photo");
+  return { blob, bitmap: resized };
+}
+
+/**
  * @param {HTMLCanvasElement} canvas
  * @param {Blob} blob
  */

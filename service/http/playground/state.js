@@ -7,14 +7,17 @@ import { $ } from "./dom.js";
 
 /** @typedef {import("./flowmo.js").Tokens} Tokens */
 /** @typedef {import("./flowmo.js").Tokenized} Tokenized */
+/** @typedef {import("./pictures.js").Photo} Photo */
 
 export const original = /** @type {HTMLCanvasElement} */ ($("original"));
 export const reconstruction = /** @type {HTMLCanvasElement} */ ($("reconstruction"));
 
 /** What the page shows. */
 export const state = {
-  /** @type {{blob: Blob, bitmap: ImageBitmap | null} | null} */
+  /** @type {Photo | null} */
   photo: null,
+  /** @type {Photo | null} The photo as it was sent: no larger than the knob says. */
+  sent: null,
   name: "picture",
   /** @type {string | undefined} */
   sample: undefined,
@@ -28,7 +31,7 @@ export const state = {
   ids: [],
   /** @type {{blob: Blob, ids: number[][] | null} | null} */
   second: null,
-  /** @type {Blob | null} A container that cannot be edited here. */
+  /** @type {Blob | null} A container that this page cannot read, but the server may. */
   container: null,
   /** @type {Blob | null} */
   file: null,

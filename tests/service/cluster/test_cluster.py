@@ -93,6 +93,29 @@ def test_there_and_back_is_as_in_one_process(
     assert ray_http.get("/metrics").status_code == 404
 
 
+def test_a_picture_of_many_tiles_is_as_in_one_process(
+    ray_http: httpx.Client, http: httpx.Client
+) -> None:
+    wide = as_file(gradient(192, 32))
+    packed = [
+        client.post("/v1/tokenize", content=wide, headers=RAW | {"Accept": MEDIA_TYPE})
+        for client in (ray_http, http)
+    ]
+    assert packed[0].headers["Flowmo-Tiles"] == packed[1].headers["Flowmo-Tiles"] == "7"
+    assert packed[0].content == packed[1].content
+    for params in ({"steps": 2}, {"steps": 2, "region": "20,4,100,20"}):
+        one, other = (
+            from_file(
+                client.post(
+                    "/v1/detokenize", content=packed[0].content, headers=PACKED, params=params
+                ).content
+            )
+            for client in (ray_http, http)
+        )
+        assert one.shape == other.shape == ((20, 100, 3) if "region" in params else (32, 192, 3))
+        assert (np.abs(one.astype(int) - other) <= 1).mean() >= 0.999
+
+
 def families(text: str, prefix: str) -> dict[str, str]:
     """Types by name of the series in Prometheus' text format."""
     lines = (line.split() for line in text.splitlines() if line.startswith(f"# TYPE {prefix}"))

@@ -24,6 +24,8 @@ from flowmo.service.errors import (
     EngineStoppedError,
     QueueFullError,
 )
+from flowmo.service.http.encode_tiles import encode_tiles
+from tests.service.pictures import gradient
 from tests.service.runners import Gated, Recorder, run, some_tokens, until
 
 SIZE = 32
@@ -266,3 +268,33 @@ def test_squares_and_tiles_share_a_batch(gated: Gated) -> None:
         await until(lambda: engines.decoder.queue_depth == 0)
 
     run(gated, work)
+
+
+def test_tiles_of_several_pictures_share_the_encoders_batches(runner: Runner) -> None:
+    tilings = [
+        PictureLayout(width=width, height=height, tile_size=SIZE, overlap=4).tiling
+        for width, height in ((80, 40), (32, 96))
+    ]
+    pictures = [gradient(tiling.width, tiling.height) for tiling in tilings]
+    count = sum(tiling.count for tiling in tilings)
+
+    # One size, so that no measurement of a busy machine makes smaller ones worth more.
+    gated, recorder = Gated(runner, buckets=(16,)), Recorder()
+
+    async def work(engines: LocalEngines) -> None:
+        gated.gate.clear()
+        first = asyncio.create_task(engines.encoder.encode(gradient(SIZE, SIZE)))
+        await until(gated.entered.is_set)
+        tasks = [
+            asyncio.create_task(encode_tiles(pixels, tiling, *(engines.encoder.encode,) * 2))
+            for pixels, tiling in zip(pictures, tilings, strict=True)
+        ]
+        await until(lambda: engines.encoder.queue_depth == count == 10)
+        gated.gate.set()
+        made = await asyncio.gather(*tasks)
+        await first
+        assert [one.tokens.tile_count for one in made] == [tiling.count for tiling in tilings]
+
+    run(gated, work, observer=recorder)
+    # All that came while the first batch was held is the next one, whosever it is.
+    assert [rows for _, rows, _ in recorder.batches] == [1, count]

@@ -16,6 +16,7 @@ from tritonclient.utils import InferenceServerException
 from tritonclient.utils import shared_memory as shm
 
 from flowmo.cli.server_process import ServerProcess
+from flowmo.model.container import Container
 from flowmo.service.grpc.messages import HEALTH_MESSAGES, SERVING
 from flowmo.service.grpc.server import _is_local
 from flowmo.service.http.keys import digest_of
@@ -130,6 +131,26 @@ def test_there_and_back_is_as_over_http(served: Served) -> None:
     images = back.as_numpy("image")
     assert (np.abs(images[0].astype(int) - from_file(picture.content)) <= 1).mean() >= 0.999
     assert np.array_equal(from_file(back.as_numpy("file")[1]), images[1])
+
+
+def test_a_picture_of_many_tiles_is_a_container_and_a_file(served: Served) -> None:
+    wide = elements("file", as_file(gradient(80, 40)))
+    with pytest.raises(InferenceServerException, match="takes 6 tiles.* container alone"):
+        served.grpc.infer("tokenize", [wide], parameters={"fit": "native"}, headers=KEY)
+    (packed,) = served.grpc.infer(
+        "tokenize", [wide], outputs=[InferRequestedOutput("container")], headers=KEY
+    ).as_numpy("container")
+    assert Container.from_bytes(packed).layout.tiles == 6
+    with pytest.raises(InferenceServerException, match="80 x 40 pixels.* output file alone"):
+        served.grpc.infer("detokenize", [elements("container", packed)], headers=KEY)
+    (file,) = served.grpc.infer(
+        "detokenize",
+        [elements("container", packed)],
+        parameters={"steps": 1},
+        outputs=[InferRequestedOutput("file")],
+        headers=KEY,
+    ).as_numpy("file")
+    assert from_file(file).shape == (40, 80, 3)
 
 
 def test_statistics_are_those_of_both_ports(served: Served) -> None:

@@ -14,6 +14,7 @@ from tritonclient.http import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from flowmo.cli.server_process import ServerProcess
+from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.service.errors import RequestError
 from flowmo.service.http.oip.tensors import InferAnswer, Placement, Tensor, encode, parse
 from tests.service.http.test_fuzz import over_http
@@ -116,6 +117,36 @@ def test_images_become_the_same_tokens_as_by_the_other_route(
         parameters={"seed": 4},
     )
     assert back.as_numpy("image").shape == (2, 32, 32, 3)
+
+
+def test_pictures_of_any_size_go_as_containers_and_files(triton: Any, plain: httpx.Client) -> None:
+    wide = as_file(gradient(80, 40))
+    container = [InferRequestedOutput("container")]
+    answer = triton.infer("tokenize", [elements("file", wide, PNG)], outputs=container)
+    packed = answer.as_numpy("container").tolist()
+    alone = plain.post(
+        "/v1/tokenize", content=wide, headers={"Content-Type": "image/png", "Accept": MEDIA_TYPE}
+    )
+    assert packed[0] == alone.content
+    assert Container.from_bytes(packed[0]).layout.tiles == 6
+    sparse = triton.infer(
+        "tokenize", [elements("file", wide)], outputs=container, parameters={"overlap": 0.0}
+    )
+    assert Container.from_bytes(sparse.as_numpy("container")[0]).overlap == 0
+    back = triton.infer(
+        "detokenize",
+        [elements("container", *packed)],
+        outputs=[InferRequestedOutput("file")],
+        parameters={"steps": 1},
+    )
+    shapes = [from_file(data).shape for data in back.as_numpy("file")]
+    assert shapes == [(40, 80, 3), (32, 32, 3)]
+    # A tensor's rows have one shape: ids are of a square unless it is asked otherwise.
+    assert triton.infer("tokenize", [elements("file", wide)]).as_numpy("ids").shape == (1, 16, 3)
+    with pytest.raises(InferenceServerException, match="takes 6 tiles.* container alone"):
+        triton.infer("tokenize", [elements("file", wide)], parameters={"fit": "native"})
+    with pytest.raises(InferenceServerException, match="80 x 40 pixels.* output file alone"):
+        triton.infer("detokenize", [elements("container", packed[0])])
 
 
 @pytest.mark.parametrize("datatype", ["INT32", "INT64", "UINT16"])

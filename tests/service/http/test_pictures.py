@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -194,6 +195,53 @@ async def limits_are_named(runner: Runner) -> None:
         )
         assert answer.status_code == 413
         assert "3,600,000,000 pixels, at most 10,000 are accepted" in answer.json()["detail"]
+
+
+def test_a_picture_may_have_more_tiles_than_the_queue_has_room(runner: Runner) -> None:
+    async def work() -> None:
+        async with client_of(runner, max_queued_requests=1) as http:
+            answer = await http.post(
+                "/v1/reconstruct?steps=1",
+                content=as_file(gradient(80, 40)),
+                headers={"Content-Type": "image/png"},
+            )
+            assert answer.status_code == 200, answer.text
+            assert from_file(answer.content).shape == (40, 80, 3)
+
+    asyncio.run(work())
+
+
+def test_the_same_ids_in_another_layout_are_another_entry_of_the_cache(runner: Runner) -> None:
+    asyncio.run(layouts_are_kept_apart(runner))
+
+
+async def layouts_are_kept_apart(runner: Runner) -> None:
+    accept = {"Content-Type": "image/png", "Accept": MEDIA_TYPE}
+    async with client_of(runner) as http:
+        square, strip = [
+            Container.from_bytes(
+                (
+                    await http.post(
+                        "/v1/tokenize", content=as_file(gradient(SIZE, height)), headers=accept
+                    )
+                ).content
+            )
+            for height in (SIZE, SIZE * 5 // 2)
+        ]
+        assert strip.overlap
+        padded = replace(square, width=2 * SIZE, height=SIZE, tile_size=SIZE, fit="pad")
+        for container in (square, padded, strip, replace(strip, overlap=0)):
+            outcomes = []
+            for _ in range(2):
+                answer = await http.post(
+                    "/v1/detokenize?steps=1",
+                    content=container.to_bytes(),
+                    headers={"Content-Type": MEDIA_TYPE},
+                )
+                outcomes.append(answer.headers["Flowmo-Cache"])
+                size = from_file(answer.content).shape[1::-1]
+                assert size == (container.width, container.height)
+            assert outcomes == ["miss", "hit"]
 
 
 def test_metrics_count_tiles(http: httpx.Client) -> None:

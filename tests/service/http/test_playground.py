@@ -215,10 +215,46 @@ def test_a_second_photo_is_mixed_in(visit: Visit) -> None:
     page.get_by_role("button", name="Left and right").click()
     visit.decoded(3)
     changed = page.locator("#map .changed")
-    assert 0 < changed.count() <= 8  # of 16 tokens the right half, less those that are equal
+    # The sample is 96 x 64 pixels, 4 x 3 tiles of 16 tokens: those of the two right columns, less
+    # those that are equal.
+    places = changed.evaluate_all("(cells) => cells.map((cell) => Number(cell.dataset.index))")
+    assert {index // 16 % 4 for index in places} == {2, 3}
+    assert 64 < len(places) <= 96
     page.get_by_role("button", name="Without it").click()
     visit.decoded(4)
     expect(changed).to_have_count(0)
+
+
+def test_a_photo_stays_as_it_is_or_becomes_one_square(visit: Visit, api: httpx.Client) -> None:
+    page = visit.open()
+    visit.decoded(1)
+    assert visit.pixels("reconstruction").shape == (64, 96, 3)  # of 451 x 300
+    expect(page.locator("#tokens-text")).to_contain_text("192 tokens")
+    page.get_by_label("Longer side at most").select_option("64")
+    visit.decoded(2)
+    assert visit.pixels("reconstruction").shape == (43, 64, 3)
+
+    page.get_by_role("gridcell", name="token 90", exact=True).press("Enter")
+    visit.decoded(3)
+    with page.expect_download() as download:
+        page.get_by_role("button", name=".flowmo", exact=True).click()
+    saved = download.value.path().read_bytes()
+    container = Container.from_bytes(saved)
+    assert (container.width, container.height, container.tokens.tile_count) == (64, 43, 6)
+    picture = api.post("/v1/detokenize", content=saved, headers={"Content-Type": MEDIA_TYPE})
+    np.testing.assert_array_equal(visit.pixels("reconstruction"), read(picture.content))
+    visit.drop(saved, "mine.flowmo")
+    visit.decoded(4)
+    np.testing.assert_array_equal(visit.pixels("reconstruction"), read(picture.content))
+    page.get_by_role("gridcell", name="token 2", exact=True).press("Enter")  # it is read, too
+    visit.decoded(5)
+
+    page.locator("#samples button").first.click()
+    visit.decoded(6)
+    page.get_by_text("crop", exact=True).click()
+    visit.decoded(7)
+    assert visit.pixels("reconstruction").shape == (32, 32, 3)
+    expect(page.get_by_label("Longer side at most")).to_be_disabled()
 
 
 def test_a_turned_knob_cancels_the_decode_under_way(visit: Visit, api: httpx.Client) -> None:

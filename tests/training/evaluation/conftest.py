@@ -21,6 +21,7 @@ from flowmo.training.evaluation import (
     Protocol,
 )
 from flowmo.training.evaluation.protocol import INCEPTION, SERVICE
+from tests.model.checkpoints import save_random
 
 
 class ColourNetworks(Networks):
@@ -69,3 +70,8 @@ def evaluation(pictures: Path, micro: InferenceModel) -> Callable[..., Evaluatio
         )
 
     return build
+
+
+@pytest.fixture(scope="session")
+def micro_checkpoint(micro_model: FlowMoConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_random(tmp_path_factory.mktemp("micro"), micro_model, seed=0)

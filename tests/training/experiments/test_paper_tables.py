@@ -133,3 +133,25 @@ def test_losses_on_samples_and_on_estimates_are_swept(
     assert loss_sweep(config, setup=setup, out=out, weights=(0.05,)) == result  # nothing is redone
     with pytest.raises(EvaluationError, match="begins with a recipe of stage 1B"):
         loss_sweep(other, setup=setup, out=out)
+
+
+def test_a_checkpoint_at_several_resolutions(
+    checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "table3"
+    command = ["experiment", "resolutions", str(checkpoint), f"imagenet={pictures}"]
+    command += [f"other={pictures}", "--resolution=32,48", "-a", "mean-colour", "--limit=2"]
+    off = ["--inception=none", "--lpips=none", f"--out={out}"]
+    done = CliRunner().invoke(app, [*command, *off])
+    assert done.exit_code == 0, done.output
+    result = json.loads(Path(f"{out}.json").read_text())
+    rows = {(row["data"], row["side"], row["method"]): row for row in result["rows"]}
+    assert len(rows) == 2 * 2 * 2
+    own, tiled = (rows["imagenet", side, "flowmo"] for side in (32, 48))
+    # Four tiles: more bytes a pixel than one has, since they overlap.
+    assert tiled["bits_a_pixel"] == pytest.approx(own["bits_a_pixel"] * 4 * 32**2 / 48**2)
+    assert list(result["paper_rfid"]) == ["imagenet"]
+    assert result["paper_rfid"]["imagenet"]["FlowMo-Hi"] == {"256": 0.55, "512": 0.3}
+    assert Path(f"{out}.png").exists()
+    bad = CliRunner().invoke(app, [*command[:3], "imagenet", *off])
+    assert (bad.exit_code, "NAME=IMAGES" in bad.stderr) == (2, True)
