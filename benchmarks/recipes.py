@@ -1,18 +1,17 @@
-"""Every recipe by two processes on a CPU, at tiny size, each stage from the one before.
+r"""Every recipe by two processes on a CPU, at tiny size, each stage from the one before.
 
-    python -m benchmarks.recipes --out benchmarks/results/training/recipes.json
+    torchrun --nproc-per-node 2 -m benchmarks.recipes --work /tmp/recipes \
+        --out benchmarks/results/training/recipes.json
 
 Sizes, batch and steps are small, networks' weights random; all other fields are the recipe's own,
-but for ``compile``. Each run is stopped after half of its steps and resumed by the
-same command. It shows that the recipes run together, not what they give.
+but for ``compile``. Each run is stopped after half of its steps and resumed. It shows that the
+recipes run, one on the other, by several processes; not what they give.
 """
 
 import argparse
 import json
-import subprocess
-import sys
-import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,10 @@ import torch
 from benchmarks.environment import environment
 from flowmo.model.flowmo import FlowMo
 from flowmo.photographs import photograph_paths
+from flowmo.training import TrainConfig, override, parse_assignments, recipe, start_from, train
+from flowmo.training.checkpointing.grow import main as grow
 from flowmo.training.json_report import write_json
+from flowmo.training.loop.mesh import open_mesh
 from flowmo.training.recipes import RECIPES
 
 STEPS = 4
@@ -60,24 +62,29 @@ ORDER = (
 )
 
 
-def run(name: str, root: Path, *, processes: int) -> dict[str, Any]:
-    """One recipe in two parts; what it logged and exported."""
-    pictures = str(next(iter(photograph_paths())).parent)
+def config_of(name: str, root: Path) -> TrainConfig:
+    """A recipe at tiny size."""
+    pictures = str(photograph_paths()[0].parent)
     fields = [*_SMALL, *_FIELDS.get(name, ())]
-    validation = RECIPES[name]().validation
-    if validation.interval:
+    config = recipe(name)
+    if config.validation.interval:
         fields += ["validation.interval=2", "validation.count=2", f"validation.paths={pictures}"]
-    command = ["-m", "flowmo", "train", name, "--data", pictures, "--out", str(root / name)]
     if name in _BEGINS:
         begins = str(root / _BEGINS[name])
-        command += ["--init", begins]
         fields = [field.replace("INIT", begins) for field in fields]
+        config = start_from(config, begins)
     elif name != "finetune":
         fields += _SIZES
+    changes = parse_assignments([*fields, f"output={root / name}", f"data.paths={pictures}"])
+    return override(config, changes)
+
+
+def run(name: str, root: Path) -> dict[str, Any]:
+    """One recipe in two parts; what it logged and exported."""
     begin = time.perf_counter()
+    config = config_of(name, root)
     for steps in (STEPS // 2, STEPS):
-        sets = [part for field in (*fields, f"steps={steps}") for part in ("-s", field)]
-        _torchrun([*command, *sets, "--resume"], processes)
+        train(replace(config, steps=steps), resume=True)
     lines = [json.loads(line) for line in (root / name / "log.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
     held_out = [
@@ -87,6 +94,11 @@ def run(name: str, root: Path, *, processes: int) -> dict[str, Any]:
     ]
     exported = FlowMo.from_pretrained(root / name / "export")
     return {
+        "task": config.task,
+        "init": config.optimizer.init,
+        "accumulation": config.accumulation,
+        "perceptual": config.perceptual.network,
+        "precision": config.precision,
         "steps": len(losses),
         "losses": losses,
         "held_out": held_out,
@@ -96,52 +108,40 @@ def run(name: str, root: Path, *, processes: int) -> dict[str, Any]:
     }
 
 
-def _torchrun(arguments: list[str], processes: int) -> None:
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(  # noqa: S603 (our own command)
-        [*start, f"--nproc-per-node={processes}", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-4000:]}")
-
-
 def main() -> None:
     """Run all recipes and write what came of them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--work", type=Path, required=True, help="an empty folder for the runs")
     parser.add_argument("--only", nargs="*", default=list(ORDER), help="recipes, in this order")
     arguments = parser.parse_args()
     assert sorted(ORDER) == sorted(RECIPES), "a recipe is missing here"
     rows: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    root = arguments.work
+    # One group for all runs: processes are found once.
+    with open_mesh("cpu", "auto") as mesh:
         for name in arguments.only:
-            if name == "tiny-sharp":
+            if name == "tiny-sharp" and mesh.is_main:
                 _grow(root)
-            rows[name] = run(name, root, processes=arguments.processes)
-            print(name, {key: rows[name][key] for key in ("steps", "losses", "exported_as")})
-    report = {
-        "processes": arguments.processes,
-        "fields": [*_SIZES, *_SMALL],
-        "recipes": rows,
-        "environment": environment(),
-    }
-    write_json(arguments.out, report)
+            mesh.wait()
+            rows[name] = run(name, root)
+            if mesh.is_main:
+                print(name, {key: rows[name][key] for key in ("losses", "exported_as")}, flush=True)
+        if mesh.is_main:
+            report = {
+                "processes": mesh.size,
+                "fields": [*_SIZES, *_SMALL],
+                "recipes": rows,
+                "environment": environment(),
+            }
+            write_json(arguments.out, report)
 
 
 def _grow(root: Path) -> None:
-    pictures = str(next(iter(photograph_paths())).parent)
-    subprocess.run(  # noqa: S603 (our own command)
-        [
-            *(sys.executable, "-m", "flowmo.training.checkpointing.grow"),
-            *(str(root / "tiny-demo" / "export"), "--data", pictures, "--out", str(root / "grown")),
-        ],
-        check=True,
-    )
+    """What ``python -m flowmo.training.checkpointing.grow`` does between the two recipes."""
+    pictures = str(photograph_paths()[0].parent)
+    begins, out = str(root / "tiny-demo" / "export"), str(root / "grown")
+    grow([begins, "--data", pictures, "--out", out, "--crops", "16"])
 
 
 if __name__ == "__main__":
