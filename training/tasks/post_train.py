@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.network import with_mask
 from flowmo.training.config import AnyTrainConfig, LossWeights, TrainConfig
 from flowmo.training.config.checks import require
@@ -127,6 +129,13 @@ class PostTrainTask(TokenizerTask):
             ConfigError: The run stops early, and by what cannot tell when it should.
         """
         require_real_validation(self.config)
+        assert self.config.init is not None
+        stored = inspect_checkpoint(resolve_checkpoint(self.config.init)).dtype
+        if stored != "float32":
+            report(
+                f"{self.config.init} holds {stored} weights, which training begins with; stage 1A "
+                f"with export_precision=float32 exports its average itself"
+            )
         return super().open_data(report)
 
     def draw(self, generators: Generators) -> Draws:

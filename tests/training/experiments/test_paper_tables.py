@@ -130,7 +130,12 @@ def test_losses_on_samples_and_on_estimates_are_swept(
     assert "perceptual" in terms[ESTIMATE]
     assert "sample_perceptual" not in terms[ESTIMATE]
     assert Path(f"{out}.png").exists()
-    assert loss_sweep(config, setup=setup, out=out, weights=(0.05,)) == result  # nothing is redone
+    logs = sorted((tmp_path / "table2.work").glob("*/run/log.jsonl"))
+    before = [log.read_bytes() for log in logs]
+    again = loss_sweep(config, setup=setup, out=out, weights=(0.05,))
+    assert again is not None
+    assert again["rows"] == result["rows"]
+    assert [log.read_bytes() for log in logs] == before  # no step was taken
     with pytest.raises(EvaluationError, match="begins with a recipe of stage 1B"):
         loss_sweep(other, setup=setup, out=out)
 
