@@ -10,7 +10,6 @@ recipes run, one on the other, by several processes; not what they give.
 
 import argparse
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,7 +80,6 @@ def config_of(name: str, root: Path) -> TrainConfig:
 
 def run(name: str, root: Path) -> dict[str, Any]:
     """One recipe in two parts; what it logged and exported."""
-    begin = time.perf_counter()
     config = config_of(name, root)
     for steps in (STEPS // 2, STEPS):
         train(replace(config, steps=steps), resume=True)
@@ -104,7 +102,6 @@ def run(name: str, root: Path) -> dict[str, Any]:
         "held_out": held_out,
         "exported_as": str(next(exported.parameters()).dtype).removeprefix("torch."),
         "finite": all(bool(torch.isfinite(p).all()) for p in exported.parameters()),
-        "seconds": time.perf_counter() - begin,
     }
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowmo.imaging.tensors import psnr_of_images
-from flowmo.model.config import SamplerConfig
+from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
@@ -24,9 +24,11 @@ from flowmo.training.config import LossWeights, PerceptualConfig, TrainConfig, V
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.generators import Generators
 from flowmo.training.perceptual.losses import LpipsLoss
+from flowmo.training.recipes import recipe
 from flowmo.training.tasks.flow import GENERATORS, draw
 from flowmo.training.tasks.post_train import stage_1b
 from flowmo.training.tasks.pretrain import stage_1a
+from flowmo.training.tasks.registry import start_from
 from flowmo.training.tasks.teacher import Teacher, teacher_sampler
 from tests.training.students import later_stage, pupil_config, quiet
 
@@ -312,6 +314,16 @@ def test_training_stops_when_held_out_pictures_get_no_better(
     record = json.loads((result.checkpoint / "state.json").read_text())["progress"]
     assert (record["best_step"], record["worse_in_a_row"]) == (0, 3)
     assert FlowMo.from_pretrained(result.best).config == taught.model
+
+
+def test_a_guided_checkpoint_is_what_the_recipe_distills(
+    micro_model: FlowMoConfig, tmp_path: Path
+) -> None:
+    assert micro_model.sampler.guidance > 1  # as all published ones are
+    FlowMo(micro_model).save_pretrained(tmp_path)
+    config = start_from(recipe("distill"), str(tmp_path))
+    assert config.model.sampler == recipe("distill").model.sampler
+    assert config.model.decoder == micro_model.decoder
 
 
 def test_the_best_is_never_worse_than_what_a_run_begins_with(
