@@ -74,7 +74,7 @@ class Validator:
         if config.metric in PAIR_METRICS:
             source = config.lpips_weights if config.metric == "lpips" else config.network_weights
             self._distance = pair_distance(
-                config.metric,  # type: ignore[arg-type] # mypy does not narrow by a tuple
+                config.metric,
                 source,
                 device,
                 option="validation.network_weights",
@@ -137,4 +137,5 @@ class Validator:
     def _features(self, levels: Tensor) -> Tensor:
         assert self._inception is not None
         with exact_float32(self._device):
-            return self._inception(levels.to(self._device), [PYTORCH_FID])[PYTORCH_FID].cpu()
+            found: Tensor = self._inception(levels.to(self._device), [PYTORCH_FID])[PYTORCH_FID]
+        return found.cpu()

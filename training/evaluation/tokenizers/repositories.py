@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from flowmo.training.evaluation.errors import EvaluationError
@@ -133,6 +132,8 @@ def dito(text: str, device: str) -> TensorAdapter:
 
 
 def _read_yaml(path: str, *keys: str) -> dict[str, Any]:
+    import yaml  # which their requirements bring, and the hub's library
+
     try:
         found: Any = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         for key in keys:
