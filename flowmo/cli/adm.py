@@ -81,13 +81,14 @@ def evaluate_samples_command(
 
     from rich.console import Console
 
+    from flowmo.imaging.reading import Pixels
     from flowmo.training import evaluation as ev
     from flowmo.training.environment import environment
     from flowmo.training.evaluation import adm
     from flowmo.training.json_report import write_json
 
     compared = adm.read_statistics(reference)
-    source: ev.PictureList | adm.Pixels
+    source: ev.PictureList | Pixels
     if len(samples) == 1 and samples[0].endswith(".npz"):
         stored = adm.read_statistics(Path(samples[0])).pictures
         if stored is None:

@@ -25,6 +25,8 @@ from flowmo.cli.framework import examples
 from flowmo.cli.numbers import numbers
 from flowmo.cli.train import EXIT_INTERRUPTED
 
+__all__ = ["experiment_app"]
+
 
 @experiment_app.command(
     "published",

@@ -12,6 +12,17 @@ from flowmo.training.evaluation.protocol import INCEPTION, PYTORCH_FID, VGG16
 from flowmo.training.libraries import library
 from flowmo.training.perceptual.weights import RANDOM, Weights, put_weights, randomize, read_weights
 
+__all__ = [
+    "INCEPTION",
+    "LOGITS",
+    "PYTORCH_FID",
+    "SPATIAL",
+    "VGG16",
+    "Inception",
+    "Vgg16",
+    "pytorch_fid_input",
+]
+
 SPATIAL, LOGITS = "inception-v3-spatial", "inception-v3-logits"
 """Features of ADM's evaluator beside the 2,048: 17 x 17 x 7 for sFID, 1,008 classes for IS."""
 

@@ -109,7 +109,7 @@ def test_files_are_adms(tmp_path: Path) -> None:
         ({"other": np.zeros(1)}, "neither mu and sigma nor arr_0, but other"),
         ({"mu": np.array([{}], object)}, "cannot be read"),  # a pickle is not opened
     ):
-        np.savez(tmp_path / "bad.npz", **arrays)  # type: ignore[arg-type]
+        np.savez(tmp_path / "bad.npz", **arrays)
         with pytest.raises(EvaluationError, match=message):
             read_statistics(tmp_path / "bad.npz")
     (tmp_path / "text.npz").write_text("no file of numpy")
@@ -177,9 +177,6 @@ def test_the_commands_make_and_read_the_file(
         assert found.exit_code == 0, found.output
         figures = dict(line.split() for line in found.stdout.splitlines())
         assert list(figures)[1:] == ["gfid", "sfid", "inception_score", "precision", "recall"]
-        assert figures["pictures"] == "10"
-    # The file holds the pictures by which it was made, so all of them are where they should be.
-    assert (float(figures["precision"]), float(figures["gfid"])) == (
-        1.0,
-        pytest.approx(0, abs=1e-6),
-    )
+        # The file holds the pictures that it was made of, so all are where they should be.
+        assert (figures["pictures"], float(figures["precision"])) == ("10", 1.0)
+        assert float(figures["gfid"]) == pytest.approx(0, abs=1e-6)

@@ -21,6 +21,7 @@ from flowmo.training.evaluation import (
     Evaluation,
     EvaluationError,
     MeanColour,
+    Method,
     PictureList,
     evaluate,
     find_protocol,
@@ -93,7 +94,7 @@ def test_an_evaluation_by_the_papers_protocol(
 ) -> None:
     list_ = PictureList([str(pictures)], 32, read=PAPER.read)
     networks = ColourNetworks(PAPER)
-    methods = [MeanColour(), CheckpointMethod(micro, truncates=True)]
+    methods: list[Method] = [MeanColour(), CheckpointMethod(micro, truncates=True)]
     plain = evaluation(networks=networks)
     asked = Evaluation(
         pictures=list_, methods=methods, networks=networks, plan=plain.plan, reference=list_

@@ -232,7 +232,7 @@ def put(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
         module.__path__ = []
         monkeypatch.setitem(sys.modules, module.__name__, module)
     for key, value in members.items():
-        setattr(module, key, value)
+        setattr(sys.modules[name], key, value)
 
 
 def saved(path: Path, wrap: Callable[[dict[str, Tensor]], dict[str, Any]]) -> str:
