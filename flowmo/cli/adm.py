@@ -67,7 +67,10 @@ def evaluate_samples_command(
     reference: Annotated[
         Path, typer.Option("--reference", "-r", help="ADM's .npz, or one of flowmo statistics.")
     ],
-    size: Annotated[int, typer.Option(help="Side of the images.", min=16)] = 256,
+    size: Annotated[
+        int,
+        typer.Option(help="Side of the images; others are cut and resized (Lanczos).", min=16),
+    ] = 256,
     limit: _Limit = None,
     inception: _Inception = "library",
     device: _Device = "cpu",

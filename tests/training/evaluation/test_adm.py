@@ -168,7 +168,9 @@ def test_the_commands_make_and_read_the_file(
         "flowmo.training.evaluation.Networks", lambda *_args, **_options: ColourNetworks()
     )
     out = tmp_path / "statistics.npz"
-    made = CliRunner().invoke(app, ["statistics", str(pictures), f"--out={out}", "--size=32"])
+    # Generated images are of the size already; these are cut, so it must be in the same way.
+    options = [f"--out={out}", "--size=32", "--protocol=service"]
+    made = CliRunner().invoke(app, ["statistics", str(pictures), *options])
     assert made.exit_code == 0, made.output
     assert f"{out}: statistics of 10 images" in made.stdout
     again = ["evaluate-samples", str(pictures), f"--reference={out}", "--size=32"]
