@@ -6,6 +6,8 @@ Each size is measured in a process of its own, so that its peak is its own: resi
 what was resident when the model had been loaded and had made one square. The largest one goes
 through a real server, too, as JPEG there and JPEG back, beside which the same is measured. The
 report is ``benchmarks/results/native/megapixels.json``; seconds and memory grow linearly.
+``--checkpoint one-layer`` is a random network of the demo model's tiles and tokens, one narrow
+layer deep: what pictures cost beside the network, in a minute.
 """
 
 import argparse
@@ -16,11 +18,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import torch
 from PIL import Image
 
 import flowmo
@@ -28,7 +32,9 @@ from benchmarks.environment import environment
 from flowmo.cli.server_process import ServerProcess
 from flowmo.imaging.reading import Pixels, read_image
 from flowmo.imaging.writing import encode_image
+from flowmo.model.config import TransformerConfig
 from flowmo.model.container import MEDIA_TYPE
+from flowmo.model.flowmo import FlowMo
 from flowmo.photographs import photograph_paths
 from flowmo.training.json_report import write_json
 
@@ -125,6 +131,15 @@ def measure(checkpoint: str, megapixels: float, steps: int) -> dict[str, Any]:
     }
 
 
+def one_layer(folder: Path) -> Path:
+    """A checkpoint whose network costs next to nothing."""
+    demo = flowmo.load("tiny", device="cpu").config
+    shape = TransformerConfig(width=32, depth=1, heads=2)
+    torch.manual_seed(0)
+    FlowMo(replace(demo, name="one-layer", encoder=shape, decoder=shape)).save_pretrained(folder)
+    return folder
+
+
 def main() -> None:
     """Measure every size in a process of its own, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -138,9 +153,19 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.checkpoint, options.megapixels[0], options.steps)))
         return
+    with tempfile.TemporaryDirectory() as folder:
+        write_report(options, Path(folder))
+
+
+def write_report(options: argparse.Namespace, folder: Path) -> None:
+    """Measure what was asked for; ``folder`` is for files that are not kept."""
+    checkpoint = options.checkpoint
+    if checkpoint == "one-layer":
+        checkpoint = str(one_layer(folder))
     rows: list[Any] = []
     report: dict[str, Any] = {
-        "command": "python -m benchmarks.megapixels",
+        "command": f"python -m benchmarks.megapixels --checkpoint {options.checkpoint} "
+        f"--megapixels {' '.join(f'{size:g}' for size in options.megapixels)}",
         "checkpoint": options.checkpoint,
         "steps": options.steps,
         "environment": environment(),
@@ -155,7 +180,7 @@ def main() -> None:
             "--megapixels",
             str(size),
         ]
-        command += ["--checkpoint", options.checkpoint, "--steps", str(options.steps)]
+        command += ["--checkpoint", checkpoint, "--steps", str(options.steps)]
         done = subprocess.run(  # noqa: S603  (this very module)
             command, check=True, capture_output=True, text=True
         )
@@ -163,9 +188,8 @@ def main() -> None:
         print(json.dumps(rows[-1]), flush=True)
         write_json(options.out, report)  # what a stop leaves is of use
     if not options.no_server:
-        with tempfile.TemporaryDirectory() as folder:
-            log, largest = Path(folder) / "server.log", max(options.megapixels)
-            report["server"] = through_a_server(options.checkpoint, largest, options.steps, log)
+        log, largest = folder / "server.log", max(options.megapixels)
+        report["server"] = through_a_server(checkpoint, largest, options.steps, log)
         print(json.dumps(report["server"]), flush=True)
         write_json(options.out, report)
 

@@ -186,7 +186,7 @@ def main() -> None:
     tok = flowmo.load(options.checkpoint, device="cpu")
     sampler = tok.config.sampler.changed(steps=options.steps)
     report: dict[str, Any] = {
-        "command": "python -m benchmarks.seams",
+        "command": f"python -m benchmarks.seams --overlaps {' '.join(map(str, options.overlaps))}",
         "model": {"name": tok.config.name, "fingerprint": tok.fingerprint},
         "steps": sampler.steps,
         "guidance": sampler.guidance,

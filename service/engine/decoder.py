@@ -31,7 +31,7 @@ from flowmo.service.engine.calls import (
 )
 from flowmo.service.engine.decode_batches import DecodeBatches
 from flowmo.service.engine.decode_ticks import MIN_ROWS, DecodeTicks
-from flowmo.service.engine.decode_warm_up import warm_up
+from flowmo.service.engine.decode_warm_up import seconds_of_batch, warm_up
 from flowmo.service.engine.decode_work import DecodeWork, load_of, rows_of
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.fairness import FairQueue
@@ -42,6 +42,7 @@ from flowmo.service.engine.picture_work import (
     box_of,
     start_picture,
 )
+from flowmo.service.engine.recheck import Recheck
 from flowmo.service.engine.runner import DecoderRunner
 from flowmo.service.engine.schedule import (
     BucketTimes,
@@ -94,6 +95,7 @@ class DecoderEngine:
         self._left = deque[DecodeWork]()  # by their clients, since the last tick
         self._batches = DecodeBatches(self._works, batching)
         self._ticks = DecodeTicks(runner, device, observer, self._works, clock)
+        self._recheck = Recheck(seconds_of_batch(runner), clock)
         self._pixels_inside = 0  # of the frames of pictures
         # Makes noise while the device computes.
         self._preparing = ThreadPoolExecutor(1, "flowmo-noise")
@@ -296,6 +298,8 @@ class DecoderEngine:
                 self._observer.degraded(options.sampler.steps - fewer.sampler.steps)
                 return fewer
             self._observer.refused("decoder", "deadline")
+            if not self._is_busy and self._recheck.ask():
+                self._device.changed.notify_all()
             raise
         return options
 
@@ -336,7 +340,11 @@ class DecoderEngine:
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
         self._drop_cancelled()
-        return 0.0 if self._works or self._ticks.in_flight else None
+        return 0.0 if self._is_busy or self._recheck.is_due else None
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._works or self._ticks.in_flight)
 
     def _drop_cancelled(self) -> None:
         """Forget work that nobody waits for. The lock is held."""
@@ -358,6 +366,12 @@ class DecoderEngine:
             self._drop_cancelled()
             jobs, bucket = self._batches.next(self._times)
         ticks = self._ticks
+        if self._recheck.is_due and not jobs and not ticks.in_flight:
+            try:
+                self._recheck.run(self._times)
+            except Exception as error:  # noqa: BLE001  # nobody's decode: health counts it
+                self._device.health.failed("decoder", error)
+            return
         if jobs and not ticks.begin(jobs, bucket):
             return
         in_flight = ticks.in_flight

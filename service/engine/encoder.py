@@ -21,6 +21,7 @@ from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.observer import EngineObserver
+from flowmo.service.engine.recheck import Recheck
 from flowmo.service.engine.runner import EncoderRunner
 from flowmo.service.engine.schedule import BucketTimes, measure, worthwhile
 from flowmo.service.engine.work import (
@@ -82,6 +83,7 @@ class EncoderEngine:
         self._max_queued, self._batch_wait = max_queued_requests, batch_wait
         self._waiting = FairQueue[_Work]()
         self._left = deque[_Work]()  # by their clients, since the last batch
+        self._recheck = Recheck(self._seconds_of_batch)
         self._times: BucketTimes | None = None
         self._computed_seconds = 0.0
 
@@ -156,6 +158,8 @@ class EncoderEngine:
             raise
         except Exception:
             self._observer.refused("encoder", "deadline")
+            if not waiting and self._recheck.ask():
+                self._device.changed.notify_all()
             raise
 
     def _seconds(self, pictures: int) -> float:
@@ -167,24 +171,23 @@ class EncoderEngine:
 
     def warm_up(self) -> float:
         """See :meth:`Worker.warm_up`."""
-        size = self._runner.info.image_size
-
-        def seconds_of(bucket: int) -> float:
-            pixels = np.zeros((bucket, size, size, 3), np.uint8)
-            begin = time.perf_counter()
-            self._runner.encode(pixels)
-            self._runner.synchronize()
-            return time.perf_counter() - begin
-
-        seconds = measure(self._runner.buckets, seconds_of)
+        seconds = measure(self._runner.buckets, self._seconds_of_batch)
         self._times = BucketTimes(worthwhile(seconds, keep=1))
         return max(seconds.values())
+
+    def _seconds_of_batch(self, bucket: int) -> float:
+        size = self._runner.info.image_size
+        pixels = np.zeros((bucket, size, size, 3), np.uint8)
+        begin = time.perf_counter()
+        self._runner.encode(pixels)
+        self._runner.synchronize()
+        return time.perf_counter() - begin
 
     def due(self) -> float | None:
         """See :meth:`Worker.due`."""
         self._drop_cancelled()
         if not self._waiting:
-            return None
+            return 0.0 if self._recheck.is_due else None
         assert self._times is not None
         if len(self._waiting) >= self._times.buckets[-1]:
             return 0.0
@@ -208,6 +211,11 @@ class EncoderEngine:
             for work in batch:
                 self._waiting.remove(work)
         if not batch:
+            if self._recheck.is_due:
+                try:
+                    self._recheck.run(self._times)
+                except Exception as error:  # noqa: BLE001  # nobody's picture: health counts it
+                    self._device.health.failed("encoder", error)
             return
         bucket = self._times.smallest(len(batch))
         padded = [*batch, *([batch[-1]] * (bucket - len(batch)))]

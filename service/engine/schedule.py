@@ -116,6 +116,15 @@ class BucketTimes:
             self._least = self._least_of_a_row()
         self._last = bucket
 
+    def correct(self, bucket: int, seconds: float) -> None:
+        """Take over what was measured while the device had nothing else to do.
+
+        Args:
+            bucket: The bucket of the batches that were run.
+            seconds: The least time that one of them took; above 0.
+        """
+        self._factor = seconds / self._base[bucket]
+
     def _least_of_a_row(self) -> float:
         return min(seconds / bucket for bucket, seconds in self._base.items())
 

@@ -103,7 +103,8 @@ def test_a_picture_of_many_tiles_is_as_in_one_process(
     ]
     assert packed[0].headers["Flowmo-Tiles"] == packed[1].headers["Flowmo-Tiles"] == "7"
     assert packed[0].content == packed[1].content
-    for params in ({"steps": 2}, {"steps": 2, "region": "20,4,100,20"}):
+    both: list[dict[str, str]] = [{"steps": "2"}, {"steps": "2", "region": "20,4,100,20"}]
+    for params in both:
         one, other = (
             from_file(
                 client.post(

@@ -186,9 +186,14 @@ def test_pixels_inside_are_bounded(gated: Gated, monkeypatch: pytest.MonkeyPatch
 
     async def work(engines: LocalEngines) -> None:
         # One alone may have more.
-        task = await held(engines, gated, options(steps=1))
-        with pytest.raises(QueueFullError, match="pictures among them of 8,800 pixels"):
+        task = await held(engines, gated, options(steps=4))
+        measured = engines.decoder._ticks.times
+        engines.decoder._ticks.times = BucketTimes({2: 100.0})  # of a slow device
+        with pytest.raises(QueueFullError, match="pictures among them of 8,800 pixels") as full:
             await engines.decoder.decode(tokens_of(), options(steps=1))
+        # Of 4 x 15 rows, two in 100 s, at most one step's were given to the device.
+        assert 3 * TILES * 50 <= full.value.retry_after <= 4 * TILES * 50
+        engines.decoder._ticks.times = measured
         gated.gate.set()
         await task
         await engines.decoder.decode(tokens_of(), options(steps=1))
