@@ -37,9 +37,10 @@ class TrainingCost:
     Attributes:
         parameters: The parameters of the model.
         micro_batch: The images of a micro-batch on one GPU.
-        memory: Bytes by what they hold, on one GPU: weights, gradients, adam, average, casts (the
-            weights in autocast's dtype), activations (what a micro-batch keeps for its backward
-            pass). Eager; compiled code keeps less. Workspaces and fragments are not counted.
+        memory: Bytes by what they hold, on one GPU: weights, gradients, adam, average, perceptual
+            (the weights of that network), casts (all weights in autocast's dtype), activations
+            (what a micro-batch keeps for its backward pass, the perceptual network's too). Eager;
+            compiled code keeps less. Workspaces and fragments are not counted.
         flops: Operations of a whole step of the run, of all GPUs together, backward included.
         steps: The steps of the run.
         uncounted: What could not be counted here, and why; None for nothing.
@@ -92,6 +93,9 @@ def training_cost(config: TrainConfig, *, gpus: int = 1) -> TrainingCost:
         with FlopCounterMode(display=False) as counter, attention_form("explicit"):
             _loss(config, model, network, 1, form="explicit").backward()
     memory = {name: size * parameters for name, size in _BYTES_A_PARAMETER.items()}
+    if network is not None:
+        frozen = (*network.parameters(), *network.buffers())
+        memory["perceptual"] = sum(tensor.untyped_storage().nbytes() for tensor in frozen)
     # Autocast keeps every weight that it has cast until the forward pass is over.
     casts = max(one - each, 2 * parameters if config.precision == "bf16" else 0)
     return TrainingCost(

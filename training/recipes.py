@@ -51,6 +51,7 @@ def _published(preset_name: str, *, epochs: int) -> TrainConfig:
         accumulation=2,
         compile=True,
         perceptual=PerceptualConfig(network="lpips-vgg"),
+        export_precision="float32",
         checkpoint_minutes=30.0,
     )
 
@@ -122,7 +123,10 @@ def tiny_demo() -> TrainConfig:
 
 
 def post_train() -> TrainConfig:
-    """Stage 1B: about one epoch through chains of 8 steps, stopped when held-out PSNR stalls."""
+    """Stage 1B: about one epoch through chains of 8 steps, stopped when held-out LPIPS stalls.
+
+    ``validation.paths`` is to be named: early stopping needs images that are not trained on.
+    """
     return TrainConfig(
         task="post-train",
         init="runs/lo/export",
@@ -130,12 +134,13 @@ def post_train() -> TrainConfig:
         data=DataConfig(horizontal_flip=False),
         optimizer=replace(PUBLISHED_OPTIMIZER, learning_rate=5e-5),
         perceptual=PerceptualConfig(network="resnet50-logits"),
-        validation=ValidationConfig(interval=1_000, count=256, patience=5),
+        validation=ValidationConfig(interval=1_000, count=1_024, metric="lpips", patience=5),
         output="runs/post-train",
         steps=math.ceil(IMAGENET_IMAGES / POST_TRAIN_BATCH_SIZE),
         batch_size=POST_TRAIN_BATCH_SIZE,
         accumulation=2,
         encoder_freeze_step=0,
+        export_precision="float32",
         checkpoint_minutes=30.0,
     )
 

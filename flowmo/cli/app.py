@@ -7,13 +7,14 @@ import typer
 from typer.core import TyperCommand
 
 from flowmo._version import __version__
+from flowmo.cli.adm import evaluate_samples_command, statistics_command
 from flowmo.cli.compiling import build_engine_command, export_command
 from flowmo.cli.convert import convert_command
 from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.doctor import doctor_command
 from flowmo.cli.evaluate import evaluate_command
-from flowmo.cli.experiment import experiment_app
+from flowmo.cli.experiment_tables import experiment_app
 from flowmo.cli.fetch import fetch_command
 from flowmo.cli.framework import Commands, examples
 from flowmo.cli.inspect_ import inspect_command
@@ -125,6 +126,18 @@ _add(
     "evaluate",
     evaluate_command,
     "flowmo evaluate checkpoints/tiny --data photos/ --out evaluation --against codec:webp",
+)
+_add(
+    _TRAIN,
+    "evaluate-samples",
+    evaluate_samples_command,
+    "flowmo evaluate-samples generated/ --reference VIRTUAL_imagenet256_labeled.npz --device cuda",
+)
+_add(
+    _TRAIN,
+    "statistics",
+    statistics_command,
+    "flowmo statistics imagenet-train.tar --out imagenet256.npz --device cuda",
 )
 _add(
     _TRAIN,

@@ -33,8 +33,9 @@ def evaluate_command(
         typer.Option(
             "--against",
             "-a",
-            help="codec:jpeg, codec:webp, codec:avif, codec:jxl, mean-colour or module:function; "
-            "repeatable.",
+            help="codec:jpeg, codec:webp, codec:avif, codec:jxl, mean-colour, module:function, or "
+            "a tokenizer by name: diffusers:REPO, torchscript:ENCODER,DECODER,BITS, llamagen:, "
+            "open-magvit2:, titok:, dito: (docs/evaluation.md); repeatable.",
         ),
     ] = None,
     limit: Annotated[
@@ -67,6 +68,10 @@ def evaluate_command(
     overlap: Annotated[
         float, typer.Option(help="Share of a tile's side that neighbours share.", min=0, max=0.5)
     ] = DEFAULT_OVERLAP_SHARE,
+    protocol: Annotated[
+        str,
+        typer.Option(help="How figures are measured: service, or paper as the published ones."),
+    ] = "service",
     codec_bytes: Annotated[
         int | None,
         typer.Option(
@@ -106,6 +111,7 @@ def evaluate_command(
         raise typer.BadParameter("--out is needed, the folder of the evaluation")
     ranks = ev.Ranks.from_environment()
     place = ranks.device(device)
+    rules = ev.find_protocol(protocol)
     model, side = None, size
     samplers: list[SamplerConfig] = []
     if checkpoint is not None:
@@ -127,23 +133,26 @@ def evaluate_command(
             vgg16=vgg,
         ),
         place,
+        protocol=rules,
     )
 
     def evaluate(side: int, folder: Path) -> dict[str, Any] | None:
         own: list[ev.Method] = []
         budget = codec_bytes
         if model is not None:
-            own += ev.checkpoint_methods(model, samplers, side=side, overlap=overlap)
+            own += ev.checkpoint_methods(
+                model, samplers, side=side, overlap=overlap, protocol=rules
+            )
             if model.config.quantizer == "lfq":
                 tiled = ev.TiledCheckpointMethod(model, overlap=overlap)
                 budget = budget or tiled.token_bytes(side)
-        others, caveats = ev.compared(against or [], budget)
+        others, caveats = ev.compared(against or [], budget, device=place)
         report = ev.evaluate(
             ev.Evaluation(
-                pictures=ev.PictureList(data or [], side, limit=limit),
+                pictures=ev.PictureList(data or [], side, limit=limit, read=rules.read),
                 methods=[*own, *others],
                 networks=networks,
-                reference=ev.PictureList(reference, side, limit=reference_limit)
+                reference=ev.PictureList(reference, side, limit=reference_limit, read=rules.read)
                 if reference
                 else None,
                 plan=ev.Plan(batch=batch, shard=shard, shown=shown),

@@ -1,4 +1,4 @@
-"""``flowmo experiment``: experiments of the paper's supplement (docs/experiments.md)."""
+"""``flowmo experiment``: experiments of the paper (docs/experiments.md)."""
 
 import sys
 from pathlib import Path
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 experiment_app = typer.Typer(
     cls=Commands,
-    help="Run experiments of the paper's supplement: JSON and a plot each.",
+    help="Run experiments of the paper: JSON and a plot each.",
     no_args_is_help=True,
 )
 
-_Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
-_Data = Annotated[
+Out = Annotated[Path, typer.Option("--out", "-o", help="Write OUT.json and OUT.png.")]
+Data = Annotated[
     list[str] | None,
     typer.Option(
         "--data",
@@ -28,15 +28,18 @@ _Data = Annotated[
         help="Pictures to measure on: folder, image, tar or pattern; repeatable. Held-out ones.",
     ),
 ]
-_Limit = Annotated[
+Limit = Annotated[
     int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
 ]
-_Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
-_Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
-_Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
-_Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
-_Precision = Annotated[str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")]
-_Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
+Inception = Annotated[str, typer.Option(help="InceptionV3: library, file, random or none.")]
+Vgg = Annotated[str, typer.Option(help="VGG-16: library, file, random or none.")]
+Lpips = Annotated[str, typer.Option(help="LPIPS' VGG-16: library, file, random or none.")]
+Device = Annotated[str, typer.Option(help="Device: cpu or cuda.")]
+Precision = Annotated[str, typer.Option(help="Precision: float32, bf16 or auto (bf16 on a GPU).")]
+Protocol = Annotated[
+    str, typer.Option(help="How figures are measured: service, or paper as the published ones.")
+]
+Batch = Annotated[int, typer.Option(help="Pictures at a time.", min=1)]
 
 
 @experiment_app.command(
@@ -47,29 +50,32 @@ def noise_norm_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoint folders or hub repositories, one a rate.")
     ],
-    out: _Out,
-    data: _Data = None,
-    limit: _Limit = None,
+    out: Out,
+    data: Data = None,
+    limit: Limit = None,
     factors: Annotated[
         str, typer.Option(help="Factors on the initial noise.", show_default="14 from 0 to 1.2")
     ] = "",
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    batch: _Batch = 16,
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.1: rate, distortion and perception by the norm of the initial noise."""
     from flowmo.training.experiments import noise_norm
     from flowmo.training.experiments.noise_norm import FACTORS
 
-    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
+    setup = make_setup(
+        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
+    )
     chosen = numbers(factors, float, "--factors") or FACTORS
     result = noise_norm(checkpoints, setup=setup, out=out, factors=chosen)
     for curve in result["curves"] if result else ():
         typer.echo(f"{curve['checkpoint']}: {curve['bits_per_pixel']:.3f} bit a pixel")
-        _table(curve["points"], ("factor", "psnr", "lpips", "rfid"))
-    _done(result, out)
+        print_table(curve["points"], ("factor", "psnr", "lpips", "rfid"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -77,7 +83,7 @@ def noise_norm_command(
     epilog=examples("flowmo experiment width-scaling --train photos/ --widths 2,3 --out widths"),
 )
 def width_scaling_command(
-    out: _Out,
+    out: Out,
     train_data: Annotated[
         list[str],
         typer.Option("--train", help="Training pictures, as in flowmo train; repeatable."),
@@ -92,13 +98,14 @@ def width_scaling_command(
         list[str] | None,
         typer.Option("--set", "-s", metavar="FIELD=VALUE", help="As in flowmo train; repeatable."),
     ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    batch: _Batch = 16,
+    data: Data = None,
+    limit: Limit = None,
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
     from flowmo.training import override, parse_assignments
@@ -107,7 +114,9 @@ def width_scaling_command(
 
     changes = parse_assignments(assignments or []) | {"steps": str(steps)}
     config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
-    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips)
+    setup = make_setup(
+        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
+    )
     chosen = numbers(widths, int, "--widths")
     try:
         result = width_scaling(config, setup=setup, out=out, widths=chosen, unit=unit)
@@ -115,8 +124,8 @@ def width_scaling_command(
         typer.echo(f"{stopped}; continue with the same command", err=True)
         sys.exit(EXIT_INTERRUPTED)
     rows = result["rows"] if result else []
-    _table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
-    _done(result, out)
+    print_table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -128,26 +137,29 @@ def width_scaling_command(
 def precision_recall_command(
     before: Annotated[str, typer.Argument(help="Checkpoint without post-training.")],
     after: Annotated[str, typer.Argument(help="Checkpoint with it.")],
-    out: _Out,
+    out: Out,
     train_data: Annotated[
         list[str], typer.Option("--train", help="Training pictures; repeatable.")
     ],
     train_limit: Annotated[
         int | None, typer.Option(help="Most of them, evenly spaced.", show_default="all", min=1)
     ] = None,
-    data: _Data = None,
-    limit: _Limit = None,
-    vgg: _Vgg = "library",
-    inception: _Inception = "library",
-    lpips: _Lpips = "library",
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
-    batch: _Batch = 16,
+    data: Data = None,
+    limit: Limit = None,
+    vgg: Vgg = "library",
+    inception: Inception = "library",
+    lpips: Lpips = "library",
+    device: Device = "cpu",
+    precision: Precision = "auto",
+    protocol: Protocol = "paper",
+    batch: Batch = 16,
 ) -> None:
     """C.4: precision and recall before and after stage 1B."""
     from flowmo.training.experiments import precision_recall
 
-    setup = _setup(data, limit, device, precision, batch, inception=inception, lpips=lpips, vgg=vgg)
+    setup = make_setup(
+        data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips, vgg=vgg
+    )
     result = precision_recall(
         before, after, train=train_data, train_limit=train_limit, setup=setup, out=out
     )
@@ -155,8 +167,8 @@ def precision_recall_command(
         {"model": name, **{f"{w}_{k}": row[w][k] for w in ("train", "val") for k in row[w]}}
         for name, row in (result["models"] if result else {}).items()
     ]
-    _table(rows, ("model", "train_precision", "train_recall", "val_precision", "val_recall"))
-    _done(result, out)
+    print_table(rows, ("model", "train_precision", "train_recall", "val_precision", "val_recall"))
+    print_done(result, out)
 
 
 @experiment_app.command(
@@ -167,10 +179,10 @@ def wall_clock_command(
     checkpoints: Annotated[
         list[str], typer.Argument(help="Checkpoints, or preset:NAME with random weights.")
     ],
-    out: _Out,
+    out: Out,
     repeats: Annotated[int, typer.Option(help="Timed runs; the median counts.", min=1)] = 9,
-    device: _Device = "cpu",
-    precision: _Precision = "auto",
+    device: Device = "cpu",
+    precision: Precision = "auto",
 ) -> None:
     """C.6: seconds to encode and to decode one picture."""
     from flowmo.training.experiments import wall_clock
@@ -180,22 +192,24 @@ def wall_clock_command(
         {**row, **{half: row[half]["seconds"] for half in ("encode", "decode")}}
         for row in result["rows"]
     ]
-    _table(rows, ("model", "steps", "forwards", "encode", "decode"))
-    _done(result, out)
+    print_table(rows, ("model", "steps", "forwards", "encode", "decode"))
+    print_done(result, out)
 
 
-def _setup(
+def make_setup(
     data: list[str] | None,
     limit: int | None,
     device: str,
     precision: str,
     batch: int,
+    protocol: str,
     *,
     inception: str,
     lpips: str,
     vgg: str = "none",
 ) -> "Setup":
-    from flowmo.training.evaluation import NetworkSources, Plan, Ranks
+    """How an experiment measures, from the options that all commands share."""
+    from flowmo.training.evaluation import NetworkSources, Plan, Ranks, find_protocol
     from flowmo.training.experiments import Setup
 
     return Setup(
@@ -204,13 +218,15 @@ def _setup(
         sources=NetworkSources(inception=inception, vgg16=vgg, lpips=lpips),
         device=device,
         precision=precision,
+        protocol=find_protocol(protocol),
         plan=Plan(batch=batch, shard=4 * batch),
         ranks=Ranks.from_environment(),
         report=lambda text: typer.echo(text, err=True),
     )
 
 
-def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+def print_table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
+    """Rows under the names of their columns; a dash for None."""
     if rows:
         typer.echo("".join(f"{name:>17}" for name in columns))
     for row in rows:
@@ -221,7 +237,8 @@ def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> None:
         typer.echo("".join(f"{cell:>17}" for cell in cells))
 
 
-def _done(result: dict[str, Any] | None, out: Path) -> None:
+def print_done(result: dict[str, Any] | None, out: Path) -> None:
+    """Caveats, and where the result is; nothing in other ranks than 0."""
     if result is None:  # the other ranks only help
         return
     for caveat in result.get("caveats", ()):

@@ -14,11 +14,12 @@ from flowmo.model.attention import attention_form
 from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
-from flowmo.training.config import OptimizerConfig, TrainConfig
+from flowmo.training.config import OptimizerConfig, PerceptualConfig, TrainConfig
 from flowmo.training.config.run import Recompute
 from flowmo.training.cost import training_cost
 from flowmo.training.loop.generators import Generators
 from flowmo.training.loop.step import autocast
+from flowmo.training.perceptual.losses import perceptual_network
 from flowmo.training.tasks.flow import GENERATORS, draw
 from flowmo.training.tasks.mup import initialize
 from flowmo.training.tasks.pretrain import PretrainTask, stage_1a
@@ -52,8 +53,9 @@ def _loss(config: TrainConfig) -> tuple[FlowMo, Tensor]:
         config.batch_size, 3, size, size, generator=torch.Generator().manual_seed(1)
     )
     draws = draw(config, Generators.seeded(0, torch.device("cpu"), GENERATORS))
+    network = perceptual_network(config.perceptual, torch.device("cpu"))
     with autocast(config.precision, torch.device("cpu")):
-        return model, stage_1a(model, images * 2 - 1, draws, config.losses).total
+        return model, stage_1a(model, images * 2 - 1, draws, config.losses, network).total
 
 
 def _really_kept(config: TrainConfig) -> int:
@@ -81,6 +83,19 @@ def test_memory_is_what_backward_really_keeps(width: int, depth: int) -> None:
     assert cost.parameters == parameters
     fixed = ("weights", "gradients", "adam", "average")
     assert sum(cost.memory[part] for part in fixed) == 20 * parameters
+
+
+def test_the_perceptual_network_is_counted_too() -> None:
+    judge = PerceptualConfig(network="efficientnet-lite0", weights="random")
+    few, many = (replace(_run(32, 1, batch=n), perceptual=judge) for n in (2, 4))
+    really = (_really_kept(many) - _really_kept(few)) / 2
+    cost, plain = training_cost(many), training_cost(_run(32, 1, batch=4))
+    assert cost.memory["activations"] / 4 == pytest.approx(really, rel=0.02)
+    assert cost.memory["activations"] > 1.5 * plain.memory["activations"]
+    network = perceptual_network(judge, torch.device("cpu"))
+    assert network is not None
+    assert cost.memory["perceptual"] >= 4 * sum(p.numel() for p in network.parameters())
+    assert "perceptual" not in plain.memory
 
 
 def test_recomputation_keeps_little_and_costs_a_forward() -> None:

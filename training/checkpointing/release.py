@@ -10,7 +10,6 @@ The folder appears whole or not at all.
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +88,9 @@ def release(
     # Cards and held-out figures are those of a tokenizer; another model is refused here.
     model = registry.load(chosen, expected=FlowMo, dtype=torch.float32)
     info = inspect_checkpoint(chosen)
+    # A release is in bf16, and its figures are those of what is released.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16().float()
     fingerprint = model.fingerprint()
     validator = Validator(
         config.validation, size=model.config.image_size, device=torch.device("cpu")
@@ -96,8 +98,7 @@ def release(
     metrics = validator.measure(model)
     report = _report(evaluation, fingerprint)
     with replacing_folder(out) as folder:
-        for file in (info.folder / "config.json", *info.files, *info.folder.glob("*.index.json")):
-            shutil.copy(file, folder)
+        model.save_pretrained(folder, dtype=torch.bfloat16)
         _write_json(folder / "training.json", checkpoint.config)
         _write_json(
             folder / "metrics.json",

@@ -30,6 +30,8 @@ Precision = Literal["float32", "tf32", "bf16"]
 Parallel = Literal["auto", "none", "ddp", "fsdp"]
 Recompute = Literal["none", "blocks"]
 
+ExportPrecision = Literal["bf16", "float32"]
+
 TASK_OPTIONS = (
     "condition_dropout",
     "data",
@@ -110,6 +112,9 @@ class TrainConfig(Generic[C_co]):
             FlowMo-Lo a twelfth of what is kept, for a third more operations. ``none`` keeps all.
         precision: ``bf16`` autocast (weights stay float32), ``float32``, or ``tf32``: float32 whose
             matrix products a GPU may round to 10 bits.
+        export_precision: The dtype of the weights in ``export/`` and ``best/``. A later stage that
+            begins with them begins with the average itself where it is ``float32``; a release is
+            written in bf16 all the same.
         compile: Whether to ``torch.compile`` the forward and backward pass.
         device: ``auto`` (a GPU if there is one), or a torch device such as ``cpu``, ``cuda:0``.
         parallel: What several processes (torchrun, Ray Train) share: with ``ddp`` each keeps a
@@ -158,6 +163,7 @@ class TrainConfig(Generic[C_co]):
     encoder_freeze_step: int | None = 200_000
     recompute: Recompute = "none"
     precision: Precision = "bf16"
+    export_precision: ExportPrecision = "bf16"
     compile: bool = False
     device: str = "auto"
     parallel: Parallel = "auto"
@@ -211,6 +217,7 @@ class TrainConfig(Generic[C_co]):
         )
         one_of("precision", self.precision, Precision)
         one_of("recompute", self.recompute, Recompute)
+        one_of("export_precision", self.export_precision, ExportPrecision)
         one_of("parallel", self.parallel, Parallel)
         require(
             self.shard_size is None or (self.shard_size >= 1 and self.parallel == "fsdp"),

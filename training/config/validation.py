@@ -17,8 +17,11 @@ class ValidationConfig:
         paths: Samples that are never trained on; empty means the six held-out photographs.
         count: The number of samples, evenly spaced over ``paths``.
         metric: What "best" means, one of the task's ``validation_metrics``; for tokenizers
-            ``psnr`` (dB), ``ssim``, or ``lpips`` (LPIPS-VGG, lower is better).
+            ``psnr`` (dB), ``ssim``, or, lower being better, ``lpips`` (LPIPS-VGG), ``rfid``
+            (InceptionV3, of 2,049 samples at least), ``vgg-edge`` or ``efficientnet-lite0``
+            (distances of features).
         lpips_weights: The source of the LPIPS metric's weights, as in ``perceptual.weights``.
+        network_weights: Likewise of the metrics ``rfid``, ``vgg-edge`` and ``efficientnet-lite0``.
         patience: The run stops after so many validations in a row without a better one; None never
             does.
 
@@ -31,6 +34,7 @@ class ValidationConfig:
     count: int = 64
     metric: str = "psnr"
     lpips_weights: str = "library"
+    network_weights: str = "library"
     patience: int | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Pictures to measure on: numbered, cut and resized the same way everywhere."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,21 @@ class PictureList:
         paths: Folders, images, tars or patterns; none means the six held-out photographs.
         size: Side S of the squares in pixels.
         limit: Most pictures; they are evenly spaced, so that a sorted folder is not cut at one end.
+        read: A file's bytes and S to a square, uint8 [S, S, 3]; as the service by default.
 
     Raises:
         DataError: There are no pictures.
     """
 
-    def __init__(self, paths: Sequence[str], size: int, *, limit: int | None = None) -> None:
-        self.size, self.paths = size, tuple(paths)
+    def __init__(
+        self,
+        paths: Sequence[str],
+        size: int,
+        *,
+        limit: int | None = None,
+        read: Callable[[bytes, int], Pixels] = read_training_square,
+    ) -> None:
+        self.size, self.paths, self._read = size, tuple(paths), read
         if limit is not None and limit < 1:
             raise DataError(f"the limit of pictures must be at least 1, got {limit}")
         self._held_out = list(held_out_photographs().items()) if not paths else []
@@ -44,7 +52,7 @@ class PictureList:
         return self._held_out[place][0] if self._index is None else self._index.name(place)
 
     def square(self, number: int) -> Pixels:
-        """Picture ``number`` as a server would see it: uint8 [S, S, 3].
+        """Picture ``number`` as it is measured: uint8 [S, S, 3].
 
         Raises:
             ImageError: The file does not decode.
@@ -52,7 +60,7 @@ class PictureList:
         """
         place = self._chosen[number]
         data = self._held_out[place][1] if self._index is None else self._index.read(place)
-        return read_training_square(data, self.size)
+        return self._read(data, self.size)
 
     def describe(self) -> dict[str, Any]:
         """What decides which pictures these are, JSON-safe."""

@@ -8,6 +8,14 @@ from flowmo.training.evaluation.codecs import Codec
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came, CheckpointMethod, MeanColour, Method
 from flowmo.training.evaluation.networks import NO_NETWORKS, Networks, NetworkSources
+from flowmo.training.evaluation.protocol import (
+    INCEPTION,
+    PAPER,
+    PROTOCOLS,
+    SERVICE,
+    Protocol,
+    find_protocol,
+)
 from flowmo.training.evaluation.ranks import Ranks
 from flowmo.training.evaluation.report import merge
 from flowmo.training.evaluation.resolutions import check_resolutions, evaluate_resolutions
@@ -15,7 +23,11 @@ from flowmo.training.evaluation.run import Evaluation, Plan, evaluate
 from flowmo.training.evaluation.tiled import TiledCheckpointMethod
 
 __all__ = [
+    "INCEPTION",
     "NO_NETWORKS",
+    "PAPER",
+    "PROTOCOLS",
+    "SERVICE",
     "Adapter",
     "AdapterMethod",
     "Came",
@@ -30,6 +42,7 @@ __all__ = [
     "Networks",
     "PictureList",
     "Plan",
+    "Protocol",
     "Ranks",
     "TiledCheckpointMethod",
     "check_resolutions",
@@ -37,6 +50,7 @@ __all__ = [
     "compared",
     "evaluate",
     "evaluate_resolutions",
+    "find_protocol",
     "load_model",
     "merge",
 ]

@@ -1,4 +1,4 @@
-"""Other tokenizers, given as ``module:function``."""
+"""Other tokenizers, given as ``module:function`` or by name."""
 
 import importlib
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 from flowmo.imaging.reading import Pixels
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came
+from flowmo.training.evaluation.tokenizers import TOKENIZERS
 
 
 class Adapter(Protocol):
@@ -35,15 +36,25 @@ class Adapter(Protocol):
         ...
 
 
-def load_adapter(text: str) -> Adapter:
+def load_adapter(text: str, *, device: str = "cpu") -> Adapter:
     """The function that ``module:function`` names; modules of the current folder are found too.
 
+    Args:
+        text: ``module:function``, or ``NAME:ARGUMENTS`` with a name of
+            :data:`flowmo.training.evaluation.tokenizers.TOKENIZERS`.
+        device: Where tokenizers by name compute.
+
     Raises:
-        EvaluationError: no such module or function.
+        EvaluationError: no such module or function, or what a name needs cannot be had.
     """
     module, _, function = text.partition(":")
     if not (module and function):
-        raise EvaluationError(f"an adapter is written module:function, got {text!r}")
+        raise EvaluationError(
+            f"an adapter is written module:function, or NAME:ARGUMENTS with one of "
+            f"{', '.join(TOKENIZERS)}; got {text!r}"
+        )
+    if module in TOKENIZERS:
+        return TOKENIZERS[module](function, device)
     # The `flowmo` script's path has its own folder in front, not the user's, as `python -m` has.
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
@@ -60,14 +71,15 @@ class AdapterMethod:
     """A method that asks an adapter.
 
     Args:
-        text: ``module:function``, which is also its name.
+        text: As :func:`load_adapter` takes it, which is also its name.
+        device: Where tokenizers by name compute.
 
     Raises:
-        EvaluationError: no such module or function.
+        EvaluationError: no such module or function, or what a name needs cannot be had.
     """
 
-    def __init__(self, text: str) -> None:
-        self.name, self._adapter = text, load_adapter(text)
+    def __init__(self, text: str, *, device: str = "cpu") -> None:
+        self.name, self._adapter = text, load_adapter(text, device=device)
 
     def describe(self) -> dict[str, Any]:
         """Its name: what the function does is the caller's to keep the same."""

@@ -13,6 +13,7 @@ from flowmo.training.evaluation.adapters import AdapterMethod
 from flowmo.training.evaluation.codecs import CODECS, Codec, writes
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import CheckpointMethod, MeanColour, Method
+from flowmo.training.evaluation.protocol import SERVICE, Protocol
 from flowmo.training.evaluation.tiled import TiledCheckpointMethod
 
 PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -49,6 +50,7 @@ def checkpoint_methods(
     *,
     side: int | None = None,
     overlap: float = DEFAULT_OVERLAP_SHARE,
+    protocol: Protocol = SERVICE,
 ) -> list[Method]:
     """One method a sampler, called ``flowmo`` if there is one, else by what is set in each.
 
@@ -57,6 +59,7 @@ def checkpoint_methods(
         samplers: how.
         side: of the pictures in pixels; the model's own by default. Others are made of tiles.
         overlap: the share of a tile's side that neighbours have in common at least.
+        protocol: how values become 8 bits.
 
     Raises:
         ConfigError: The overlap is out of its range.
@@ -67,18 +70,27 @@ def checkpoint_methods(
         return several if len(samplers) > 1 else "flowmo"
 
     if side in (None, model.config.image_size):
-        return [CheckpointMethod(model, sampler=s, name=name(s)) for s in samplers]
+        return [
+            CheckpointMethod(model, sampler=s, name=name(s), truncates=protocol.truncates)
+            for s in samplers
+        ]
     return [
-        TiledCheckpointMethod(model, sampler=s, name=name(s), overlap=overlap) for s in samplers
+        TiledCheckpointMethod(
+            model, sampler=s, name=name(s), overlap=overlap, truncates=protocol.truncates
+        )
+        for s in samplers
     ]
 
 
-def compared(texts: Sequence[str], budget: int | None) -> tuple[list[Method], list[str]]:
+def compared(
+    texts: Sequence[str], budget: int | None, *, device: str = "cpu"
+) -> tuple[list[Method], list[str]]:
     """Methods to compare with.
 
     Args:
-        texts: ``codec:NAME``, ``mean-colour`` or ``module:function`` each.
+        texts: ``codec:NAME``, ``mean-colour``, ``module:function`` or a tokenizer by name each.
         budget: bytes a picture for codecs; None if nothing says how many.
+        device: Where tokenizers by name compute.
 
     Returns:
         The methods, and a sentence for each codec that this Pillow does not write.
@@ -93,7 +105,7 @@ def compared(texts: Sequence[str], budget: int | None) -> tuple[list[Method], li
         if text == MeanColour.name:
             methods.append(MeanColour())
         elif kind != "codec":
-            methods.append(AdapterMethod(text))
+            methods.append(AdapterMethod(text, device=device))
         elif budget is None:
             raise EvaluationError(
                 f"{text} needs a number of bytes, which only models with tokens have: give --bytes"

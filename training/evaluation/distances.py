@@ -1,18 +1,15 @@
 """Distances between two sets of features, by torch-fidelity's functions."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
+from flowmo.training.evaluation.moments import Statistics
 from flowmo.training.evaluation.protocol import NEIGHBOURS
 from flowmo.training.libraries import library
 
 # From here on only blocks of the distance matrix are kept (10,000 rows of float32).
 _MOST_WHOLE = 10_000
-
-Statistics = dict[str, Any]
-"""Mean and covariance, ``mu`` [F] and ``sigma`` [F, F] in float64."""
 
 
 def statistics(features: Tensor) -> Statistics:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.tensors import to_images, to_pixels
@@ -61,6 +63,8 @@ class CheckpointMethod:
         sampler: how; the model's own by default.
         name: in the report.
         noise_scale: factor on the initial noise (supplement C.1); 1 is the model's own.
+        truncates: Whether values lose their fraction where they become 8 bits, as in the protocol
+            ``paper``, instead of being rounded.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class CheckpointMethod:
         sampler: SamplerConfig | None = None,
         name: str = "flowmo",
         noise_scale: float = 1.0,
+        truncates: bool = False,
     ) -> None:
-        self.name = name
+        self.name, self._truncates = name, truncates
         self._model, self._sampler = model, sampler or model.config.sampler
         self._noise_scale = noise_scale
 
@@ -83,6 +88,7 @@ class CheckpointMethod:
             "fingerprint": self._model.fingerprint,
             "sampler": self._sampler.to_dict(),
             "noise_scale": self._noise_scale,
+            "values": "truncated" if self._truncates else "rounded",
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 
@@ -94,9 +100,17 @@ class CheckpointMethod:
         # The signs are what the tokens carry (tested with the tokens), and a continuous model has
         # no tokens.
         quantized = model.quantize(model.encode(images))
-        pixels = to_pixels(model.decode(quantized, start=start, sampler=self._sampler))
+        came = model.decode(quantized, start=start, sampler=self._sampler)
+        pixels = truncated(came) if self._truncates else to_pixels(came)
         size = config.payload_bytes if config.quantizer == "lfq" else None
         return [Came(pixels=one, size=size) for one in pixels]
+
+
+def truncated(images: Tensor) -> Pixels:
+    """Values [B, 3, S, S] in [-1, 1] to uint8 [B, S, S, 3], clipped and cut off, not rounded."""
+    levels = ((images.float() + 1.0) * 127.5).clamp(0, 255).to(torch.uint8)
+    pixels: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return pixels
 
 
 class MeanColour:

@@ -1,6 +1,6 @@
 """The networks and libraries that figures need, each had or missed by itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from flowmo.imaging.tensors import to_model_range
 from flowmo.training.errors import LibraryError
 from flowmo.training.evaluation.errors import EvaluationError
-from flowmo.training.evaluation.extractors import INCEPTION, VGG16, Extractor
+from flowmo.training.evaluation.extractors import LOGITS, SPATIAL, Inception, Vgg16
+from flowmo.training.evaluation.protocol import INCEPTION, SERVICE, VGG16, Protocol
+from flowmo.training.perceptual.exact import exact_float32
 from flowmo.training.perceptual.lpips import Backbone, Lpips
 from flowmo.training.perceptual.ssim import Ssim
 from flowmo.training.perceptual.weights import LIBRARY, NONE, RANDOM, digest
@@ -22,8 +24,9 @@ class NetworkSources:
     Attributes:
         lpips: The source of LPIPS' backbone, torchvision's VGG-16 or AlexNet.
         lpips_backbone: which of the two.
-        inception: torch-fidelity's InceptionV3, for rFID.
-        vgg16: torchvision's VGG-16, for precision and recall.
+        inception: torch-fidelity's InceptionV3, for rFID, and for precision and recall of the
+            protocol ``paper``.
+        vgg16: torchvision's VGG-16, for the protocol ``service``'s precision and recall.
 
     Raises:
         EvaluationError: no such backbone.
@@ -42,37 +45,52 @@ class NetworkSources:
 NO_NETWORKS = NetworkSources(lpips=NONE, inception=NONE, vgg16=NONE)
 
 
+ADM_FEATURES = (INCEPTION, SPATIAL, LOGITS)
+"""What ADM's evaluator measures generated pictures by."""
+
+
 class Networks:
     """Networks on a device. One whose weights cannot be had is absent, with the reason.
+
+    They compute in float32, without TF32 and autocast.
 
     Args:
         sources: The sources of the weights.
         device: where to compute.
+        protocol: Which features and which window of SSIM figures rest on.
 
     Attributes:
+        protocol: The protocol.
         weights: What each network's weights are, ``none``, ``random`` or a digest: what figures
             depend on.
-        ssim: Structural similarity, which needs a library and no network.
+        ssim: Structural similarity, which needs no network.
         missing: Why those that were asked for are absent, by name.
 
     Raises:
         EvaluationError: a file that was named is not what it should be.
     """
 
-    def __init__(self, sources: NetworkSources, device: torch.device | str = "cpu") -> None:
-        self.device = torch.device(device)
+    def __init__(
+        self,
+        sources: NetworkSources,
+        device: torch.device | str = "cpu",
+        *,
+        protocol: Protocol = SERVICE,
+    ) -> None:
+        self.device, self.protocol = torch.device(device), protocol
         self.weights: dict[str, str] = {}
-        self.ssim = Ssim(self.device)
+        self.ssim = Ssim(self.device, window=protocol.ssim)
         self.missing = {} if self.ssim.missing is None else {"ssim": self.ssim.missing}
         backbone = sources.lpips_backbone
         self._lpips = self._had(
             f"lpips-{backbone}", sources.lpips, lambda: Lpips(backbone, sources.lpips)
         )
-        self._extractors: dict[str, nn.Module] = {}
-        for name, source in ((INCEPTION, sources.inception), (VGG16, sources.vgg16)):
-            found = self._had(name, source, lambda n=name, s=source: Extractor(n, s))  # type: ignore[misc]
-            if found is not None:
-                self._extractors[name] = found
+        self._inception = self._had(
+            INCEPTION, sources.inception, lambda: Inception(sources.inception)
+        )
+        # Nobody is told that a network is missing which the protocol makes no use of.
+        source = sources.vgg16 if protocol.manifold == VGG16 else NONE
+        self._vgg16 = self._had(VGG16, source, lambda: Vgg16(source))
 
     def _had(self, name: str, source: str, build: Callable[[], nn.Module]) -> nn.Module | None:
         self.weights[name] = NONE
@@ -92,10 +110,28 @@ class Networks:
         if self._lpips is None:
             return None
         pair = (to_model_range(levels.to(self.device)) for levels in (a, b))
-        distance: Tensor = self._lpips(*pair)
+        with exact_float32(self.device):
+            distance: Tensor = self._lpips(*pair)
         return [float(value) for value in distance.cpu()]
 
-    def features(self, levels: Tensor) -> dict[str, Tensor]:
-        """Features by network, float32 [B, F] on the CPU, of uint8 [B, 3, S, S]."""
+    def features(self, levels: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Features by name, of those networks that there are.
+
+        Args:
+            levels: uint8 [B, 3, S, S].
+            names: Which features; by default those that the protocol's figures rest on.
+
+        Returns:
+            float32 [B, F] each, on the CPU.
+        """
+        protocol = self.protocol
+        # Other pictures are compared with by TensorFlow's resizing under either protocol.
+        wanted = {protocol.fid, protocol.manifold, INCEPTION} if names is None else set(names)
+        found: dict[str, Tensor] = {}
         on_device = levels.to(self.device)
-        return {name: network(on_device).cpu() for name, network in self._extractors.items()}
+        with exact_float32(self.device):
+            if self._inception is not None:
+                found |= self._inception(on_device, wanted)
+            if self._vgg16 is not None and VGG16 in wanted:
+                found |= self._vgg16(on_device)
+        return {name: features.cpu() for name, features in found.items()}

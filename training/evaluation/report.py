@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,17 +14,23 @@ from torch import Tensor
 
 from flowmo.model.files import write_file
 from flowmo.training.environment import environment
-from flowmo.training.evaluation.distances import Statistics, frechet, precision_recall, statistics
+from flowmo.training.evaluation.distances import frechet, precision_recall, statistics
 from flowmo.training.evaluation.errors import EvaluationError
-from flowmo.training.evaluation.extractors import INCEPTION, VGG16
+from flowmo.training.evaluation.moments import Moments, Statistics
 from flowmo.training.evaluation.page import page
-from flowmo.training.evaluation.protocol import FID_PICTURES, PROTOCOL
+from flowmo.training.evaluation.protocol import (
+    FID_PICTURES,
+    INCEPTION,
+    Protocol,
+    find_protocol,
+)
+from flowmo.training.evaluation.reference import read_reference
 from flowmo.training.evaluation.shown import extremes
 from flowmo.training.evaluation.store import Row, ShardResult, Store
 from flowmo.training.json_report import write_json
 from flowmo.training.perceptual.weights import NONE, RANDOM
 
-ORIGINALS, REFERENCE = "original", "reference"
+ORIGINALS = "original"
 FORMAT = "flowmo-evaluation/1"
 
 # What is left out without a network or library, and the option that gives a network's weights.
@@ -49,26 +56,27 @@ def merge(out: Path) -> dict[str, Any]:
     """
     store = Store(out)
     settings, notes = store.settings(), store.notes()
+    protocol = find_protocol(str(settings["protocol"]).partition(" ")[0])
     originals = _read(store, ORIGINALS, settings["pictures"]["count"])
-    sets = {"": _Set(originals.rows, originals.features)}
+    sets = {"": _Set(originals, fid=protocol.fid)}
     report: dict[str, Any] = {
         "format": FORMAT,
         "pictures": settings["pictures"] | {"unreadable": originals.unreadable},
         "reference": settings["reference"],
-        "protocol": PROTOCOL | {"batch": settings["plan"]["batch"]},
+        "protocol": {"name": protocol.name, **protocol.text, "batch": settings["plan"]["batch"]},
         "networks": settings["networks"],
         "missing": notes["missing"],
         "methods": {},
     }
     if settings["reference"] is not None:
-        reference = _read(store, REFERENCE, settings["reference"]["count"])
-        sets["reference_"] = _Set(reference.rows, reference.features)
+        reference = read_reference(store, settings["reference"]["count"], settings["plan"]["batch"])
+        sets["reference_"] = _Set(reference, fid=INCEPTION)
         report["reference"] |= {"unreadable": reference.unreadable}
     shown: dict[str, dict[int, tuple[bytes, bytes]]] = {}
     rows: dict[str, list[Row]] = {}
     for name, description in settings["methods"].items():
         result = _read(store, name, settings["pictures"]["count"])
-        report["methods"][name] = _method(result, description, sets)
+        report["methods"][name] = _method(result, description, sets, protocol)
         shown[name], rows[name] = result.shown, result.rows
     report["caveats"] = [*notes["caveats"], *_caveats(report)]
     report["environment"] = environment()
@@ -81,30 +89,42 @@ def merge(out: Path) -> dict[str, Any]:
 
 
 class _Set:
-    """Pictures to be compared with; their statistics are computed once."""
+    """Pictures to be compared with; their statistics are computed once.
 
-    def __init__(self, rows: Sequence[Row], features: dict[str, Tensor]) -> None:
-        self.numbers = [row.number for row in rows]
-        self.features = features
+    Args:
+        result: Their features, or the sums of them.
+        fid: The features that Frechet distances rest on.
+    """
+
+    def __init__(self, result: ShardResult, *, fid: str) -> None:
+        self.numbers = [row.number for row in result.rows]
+        self.features, self.fid = result.features, fid
+        self._moments: Moments | None = result.moments.get(fid)
         self._statistics: Statistics | None = None
 
-    def statistics(self) -> Statistics:
+    def statistics(self) -> Statistics | None:
+        """Mean and covariance; None of fewer than two pictures, or without the network."""
         if self._statistics is None:
-            self._statistics = statistics(self.features[INCEPTION])
+            if self._moments is not None and self._moments.count > 1:
+                self._statistics = self._moments.statistics()
+            elif len(self.features.get(self.fid, ())) > 1:
+                self._statistics = statistics(self.features[self.fid])
         return self._statistics
 
     def only(self, numbers: Sequence[int]) -> "_Set":
         """The pictures that a method has."""
         if list(numbers) == self.numbers:
             return self
-        places = [place for place, n in enumerate(self.numbers) if n in set(numbers)]
-        found = _Set([], {name: each[places] for name, each in self.features.items()})
+        wanted = set(numbers)
+        places = [place for place, n in enumerate(self.numbers) if n in wanted]
+        features = {name: each[places] for name, each in self.features.items()}
+        found = _Set(ShardResult(rows=[], features=features), fid=self.fid)
         found.numbers = list(numbers)
         return found
 
 
 def _method(
-    result: ShardResult, description: dict[str, Any], sets: dict[str, _Set]
+    result: ShardResult, description: dict[str, Any], sets: dict[str, _Set], protocol: Protocol
 ) -> dict[str, Any]:
     rows = result.rows
     sizes = [row.size for row in rows if row.size is not None]
@@ -113,7 +133,7 @@ def _method(
         # Some pictures may be too rich for a codec at so few bytes.
         "without_result": len(sets[""].numbers) - len(rows),
         "bytes": float(np.mean(sizes)) if sizes else None,
-        "psnr": _mean([row.psnr for row in rows]),
+        "psnr": _mean(batch_psnr(rows, protocol.psnr_batch)),
         "ssim": _mean([row.ssim for row in rows]),
         "lpips": _mean([row.lpips for row in rows]),
     }
@@ -121,22 +141,45 @@ def _method(
         real = others if prefix else others.only([row.number for row in rows])
         found |= {
             ("rfid" if name == "fid" and not prefix else prefix + name): value
-            for name, value in _distances(real, result.features).items()
+            for name, value in _distances(real, result.features, protocol).items()
         }
     worst, best = extremes(rows)
     found |= {"worst": [_brief(row) for row in worst], "best": [_brief(row) for row in best]}
     return found | {"method": description}
 
 
-def _distances(real: _Set, features: dict[str, Tensor]) -> dict[str, float | None]:
+def _distances(
+    real: _Set, features: dict[str, Tensor], protocol: Protocol
+) -> dict[str, float | None]:
     found: dict[str, float | None] = {"fid": None, "precision": None, "recall": None}
-    if INCEPTION in features and min(len(features[INCEPTION]), len(real.features[INCEPTION])) > 1:
-        found["fid"] = frechet(real.statistics(), statistics(features[INCEPTION]))
-    if VGG16 in features:
-        near = precision_recall(real.features[VGG16], features[VGG16])
+    came = features.get(real.fid)
+    if came is not None and len(came) > 1 and (of_real := real.statistics()) is not None:
+        found["fid"] = frechet(of_real, statistics(came))
+    manifold = protocol.manifold
+    if manifold in features and manifold in real.features:
+        near = precision_recall(real.features[manifold], features[manifold])
         if near is not None:
             found |= asdict(near)
     return found
+
+
+def batch_psnr(rows: Sequence[Row], batch: int) -> list[float | None]:
+    """PSNR in dB of the mean squared error over batches of pictures.
+
+    Args:
+        rows: Rows of pictures with their own PSNR, of values 0 ... 255.
+        batch: Pictures a batch, by number in the list: 0 ... batch - 1 are the first.
+
+    Returns:
+        One a batch in which there is a picture.
+    """
+    if batch == 1:
+        return [row.psnr for row in rows]
+    errors: dict[int, list[float]] = {}
+    for row in rows:
+        if row.psnr is not None:
+            errors.setdefault(row.number // batch, []).append(255.0**2 / 10 ** (row.psnr / 10))
+    return [10 * math.log10(255.0**2 / float(np.mean(each))) for each in errors.values()]
 
 
 def _brief(row: Row) -> dict[str, Any]:

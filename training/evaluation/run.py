@@ -17,10 +17,11 @@ from flowmo.training.data.pictures import PictureList
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.methods import Came, Method
 from flowmo.training.evaluation.networks import Networks
-from flowmo.training.evaluation.protocol import VERSION
+from flowmo.training.evaluation.protocol import INCEPTION, VERSION
 from flowmo.training.evaluation.ranks import Ranks
 from flowmo.training.evaluation.reading import default_workers, read_ahead
-from flowmo.training.evaluation.report import ORIGINALS, REFERENCE, merge
+from flowmo.training.evaluation.reference import REFERENCE, chunk_count, pass_by
+from flowmo.training.evaluation.report import ORIGINALS, merge
 from flowmo.training.evaluation.shown import extremes, thumbnail
 from flowmo.training.evaluation.store import Row, ShardResult, Store, slug
 
@@ -70,7 +71,7 @@ class Evaluation:
     Attributes:
         pictures: that are reconstructed.
         methods: that reconstruct them, with names that differ.
-        networks: for LPIPS and features.
+        networks: for LPIPS and features; they know the protocol.
         reference: pictures to compare the reconstructions' features with, beside the originals'.
         plan: how the work is cut.
         workers: Threads that read pictures while the device computes; None for one a core.
@@ -98,12 +99,12 @@ class Evaluation:
     def settings(self) -> dict[str, Any]:
         """All that figures depend on, JSON-safe."""
         return {
-            "protocol": VERSION,
+            "protocol": f"{self.networks.protocol.name} {VERSION}",
             "pictures": self.pictures.describe(),
             "reference": None if self.reference is None else self.reference.describe(),
             "methods": {method.name: method.describe() for method in self.methods},
             "networks": self.networks.weights,
-            "ssim": "torchmetrics" if self.networks.ssim.missing is None else "none",
+            "ssim": self.networks.ssim.computed_by,
             "plan": asdict(self.plan),
         }
 
@@ -136,31 +137,42 @@ def evaluate(
     store, plan = Store(out), evaluation.plan
     notes = {"missing": evaluation.networks.missing, "caveats": list(caveats)}
     store.open(evaluation.settings(), notes)
-    parts: list[tuple[PictureList, dict[str, Method | None]]] = [
-        (evaluation.pictures, {ORIGINALS: None, **{m.name: m for m in evaluation.methods}})
-    ]
-    if evaluation.reference is not None:
-        parts.append((evaluation.reference, {REFERENCE: None}))
-    for pictures, methods in parts:
-        count = plan.shards(len(pictures))
-        due = {
-            shard: missing
-            for shard in ranks.share(count)
-            if (missing := [name for name in methods if not store.path(name, shard).exists()])
-        }
-        parts_read = read_ahead(
-            pictures,
-            [plan.numbers(shard, len(pictures)) for shard in due],
-            workers=evaluation.workers or default_workers(),
+    pictures, workers = evaluation.pictures, evaluation.workers or default_workers()
+    methods: dict[str, Method | None] = {ORIGINALS: None, **{m.name: m for m in evaluation.methods}}
+    count = plan.shards(len(pictures))
+    due = {
+        shard: missing
+        for shard in ranks.share(count)
+        if (missing := [name for name in methods if not store.path(name, shard).exists()])
+    }
+    parts_read = read_ahead(
+        pictures, [plan.numbers(shard, len(pictures)) for shard in due], workers=workers
+    )
+    with closing(parts_read) as squares_of:
+        for shard, squares in zip(due, squares_of, strict=True):
+            wanted = {name: methods[name] for name in due[shard]}
+            _shard(store, evaluation, pictures, wanted, shard, squares, report=report)
+    pictures.close()
+    files = [store.path(name, shard) for name in methods for shard in range(count)]
+    if (reference := evaluation.reference) is not None:
+        pass_by(
+            store,
+            reference,
+            evaluation.networks,
+            summed=(INCEPTION,),
+            kept=(evaluation.networks.protocol.manifold,),
+            batch=plan.batch,
+            workers=workers,
+            ranks=ranks,
+            report=report,
         )
-        with closing(parts_read) as squares_of:
-            for shard, squares in zip(due, squares_of, strict=True):
-                wanted = {name: methods[name] for name in due[shard]}
-                _shard(store, evaluation, pictures, wanted, shard, squares, report=report)
-        pictures.close()
+        reference.close()
+        files += [
+            store.path(REFERENCE, chunk) for chunk in range(chunk_count(len(reference), plan.batch))
+        ]
     if ranks.rank:
         return None
-    _wait(store, plan, parts, report)
+    wait_for(files, report)
     return merge(out)
 
 
@@ -269,19 +281,8 @@ def _joined(features: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in features]) for name in names}
 
 
-def _wait(
-    store: Store,
-    plan: Plan,
-    parts: Sequence[tuple[PictureList, Mapping[str, Method | None]]],
-    report: Report,
-) -> None:
+def wait_for(files: Sequence[Path], report: Report) -> None:
     """Until the other processes have written their files."""
-    files = [
-        store.path(name, shard)
-        for pictures, methods in parts
-        for name in methods
-        for shard in range(plan.shards(len(pictures)))
-    ]
     reported = 0
     while missing := [path for path in files if not path.exists()]:
         if len(missing) != reported:

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from flowmo.model.files import write_file
 from flowmo.training.evaluation.errors import EvaluationError
+from flowmo.training.evaluation.moments import Moments
 
 _SETTINGS, _SHARDS = "settings.json", "shards"
-_FEATURES, _SHOWN = "features.", "shown."
+_FEATURES, _SHOWN, _TOTAL, _PRODUCTS = "features.", "shown.", "total.", "products."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,12 +46,14 @@ class ShardResult:
         features: by network, float32 [len(rows), F].
         shown: The original and what came of a few pictures, as WebP files, by number.
         unreadable: names of pictures that do not decode.
+        moments: Sums of features by network, where those of many pictures are not kept.
     """
 
     rows: list[Row]
     features: dict[str, Tensor]
     shown: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
+    moments: dict[str, Moments] = field(default_factory=dict)
 
 
 class Store:
@@ -123,7 +126,10 @@ class Store:
                 tensors[f"{_SHOWN}{number}.{which}"] = torch.from_numpy(
                     np.frombuffer(data, np.uint8).copy()
                 )
+        for name, sums in result.moments.items():
+            tensors |= {_TOTAL + name: sums.total, _PRODUCTS + name: sums.products}
         metadata = {
+            "counts": json.dumps({name: sums.count for name, sums in result.moments.items()}),
             "rows": json.dumps([asdict(row) for row in result.rows]),
             "unreadable": json.dumps(result.unreadable),
         }
@@ -131,7 +137,7 @@ class Store:
 
     def read(self, method: str, shard: int) -> ShardResult:
         """Read a result."""
-        features, shown = {}, {}
+        features, shown, moments = {}, {}, {}
         with safe_open(self.path(method, shard), framework="pt") as opened:
             metadata = opened.metadata()
             rows = [Row(**row) for row in json.loads(metadata["rows"])]
@@ -139,12 +145,21 @@ class Store:
             for key in opened.keys():  # noqa: SIM118 (no mapping)
                 if key.startswith(_FEATURES):
                     features[key.removeprefix(_FEATURES)] = opened.get_tensor(key)
+                elif key.startswith(_TOTAL):
+                    name = key.removeprefix(_TOTAL)
+                    moments[name] = Moments(
+                        count=json.loads(metadata["counts"])[name],
+                        total=opened.get_tensor(key),
+                        products=opened.get_tensor(_PRODUCTS + name),
+                    )
                 elif key.endswith(".came"):
                     number = int(key.split(".")[1])
                     pair = (f"{_SHOWN}{number}.{which}" for which in ("original", "came"))
                     first, second = (opened.get_tensor(k).numpy().tobytes() for k in pair)
                     shown[number] = first, second
-        return ShardResult(rows=rows, features=features, shown=shown, unreadable=unreadable)
+        return ShardResult(
+            rows=rows, features=features, shown=shown, unreadable=unreadable, moments=moments
+        )
 
 
 def slug(name: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from flowmo.model.files import replacing_file
 from flowmo.model.inference import InferenceModel
 from flowmo.model.sampler import count_forwards
 from flowmo.training.errors import DataError
+from flowmo.training.perceptual.metrics import PairDistance
 from flowmo.training.perceptual.ssim import Ssim
 
 
@@ -32,12 +33,15 @@ class Point:
         forwards: evaluations of the decoder a picture, guided steps twice.
         psnr: mean over the pictures, in dB, of 8-bit pictures.
         ssim: likewise, with the usual 11-pixel Gaussian window; None without torchmetrics.
+        distance: likewise, by a perceptual network, less being better; None where none was asked
+            for.
     """
 
     sampler: SamplerConfig
     forwards: int
     psnr: float
     ssim: float | None
+    distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-safe form."""
@@ -87,6 +91,7 @@ def sweep(
     samplers: Iterable[SamplerConfig],
     *,
     batch: int = 16,
+    perceptual: PairDistance | None = None,
     on_point: Callable[[Point], None] | None = None,
 ) -> list[Point]:
     """Reconstruct every picture with every sampler; noise is that of the picture's number.
@@ -96,6 +101,8 @@ def sweep(
         images: uint8 [S, S, 3], S the model's size.
         samplers: to try.
         batch: pictures at a time.
+        perceptual: Judges pairs of images in [-1, 1]
+            (:func:`flowmo.training.perceptual.metrics.pair_distance`).
         on_point: Is notified of each result as it comes.
     """
     structural_similarity = Ssim()
@@ -107,20 +114,26 @@ def sweep(
     for sampler in samplers:
         ratios: list[float] = []
         similarities: list[float] = []
+        distances: list[float] = []
         for begin in range(0, len(tokens), batch):
             seeds = range(begin, min(begin + batch, len(tokens)))
             came = model.detokenize(
                 tokens[begin : begin + batch], seeds=list(seeds), sampler=sampler
             )
-            came = came.cpu()
+            came = to_levels(came.cpu())
             expected = originals[begin : begin + batch]
-            ratios += psnr_of_images(to_model_range(expected), came)
-            similarities += structural_similarity(to_levels(came), expected) or []
+            images_of = to_model_range(expected), to_model_range(came)
+            ratios += psnr_of_images(*images_of)
+            similarities += structural_similarity(came, expected) or []
+            if perceptual is not None:
+                pair = (one.to(model.device) for one in images_of)
+                distances += perceptual(*pair).tolist()
         point = Point(
             sampler=sampler,
             forwards=count_forwards(sampler),
             psnr=float(np.mean(ratios)),
             ssim=float(np.mean(similarities)) if similarities else None,
+            distance=float(np.mean(distances)) if distances else None,
         )
         points.append(point)
         if on_point is not None:
@@ -128,12 +141,18 @@ def sweep(
     return points
 
 
-def best(points: Sequence[Point], *, most_forwards: int | None = None) -> Point:
-    """The one of highest PSNR, the cheaper of equals.
+def best(
+    points: Sequence[Point],
+    *,
+    most_forwards: int | None = None,
+    by: Literal["psnr", "distance"] = "psnr",
+) -> Point:
+    """The one of highest PSNR, or of the least perceptual distance; the cheaper of equals.
 
     Args:
         points: The points of a sweep.
         most_forwards: that a picture may take.
+        by: What ranks them.
 
     Raises:
         DataError: none takes so few.
@@ -144,7 +163,14 @@ def best(points: Sequence[Point], *, most_forwards: int | None = None) -> Point:
         raise DataError(
             f"no sampler of the sweep takes at most {most_forwards} forwards; the least is {least}"
         )
-    return max(allowed, key=lambda point: (point.psnr, -point.forwards))
+    return max(allowed, key=lambda point: (_goodness(point, by), -point.forwards))
+
+
+def _goodness(point: Point, by: Literal["psnr", "distance"]) -> float:
+    if by == "psnr":
+        return point.psnr
+    assert point.distance is not None, "the sweep had no perceptual network"
+    return -point.distance
 
 
 def set_default(checkpoint: Path, sampler: SamplerConfig) -> None:
@@ -164,23 +190,31 @@ def set_default(checkpoint: Path, sampler: SamplerConfig) -> None:
 
 
 def draw(points: Sequence[Point], out: Path) -> None:
-    """PSNR against forwards, a line a guidance weight, interval and rho."""
+    """PSNR, and the distance where there is one, against forwards.
+
+    A line a guidance weight, interval and rho.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axis = plt.subplots(figsize=(6, 3.4))
-    lines: dict[str, list[tuple[int, float]]] = {}
-    for point in points:
-        lines.setdefault(_line(point.sampler), []).append((point.forwards, point.psnr))
-    for label, line in lines.items():
-        axis.plot(*zip(*sorted(line), strict=True), marker="o", label=label)
-    axis.set_xscale("log")
-    axis.set_xlabel("evaluations of the decoder a picture")
-    axis.set_ylabel("PSNR (dB)")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
+    shown = {"PSNR (dB)": [point.psnr for point in points]}
+    distances = [point.distance for point in points if point.distance is not None]
+    if len(distances) == len(points):
+        shown["perceptual distance"] = distances
+    figure, axes = plt.subplots(1, len(shown), figsize=(6 * len(shown), 3.4), squeeze=False)
+    for axis, (title, values) in zip(axes[0], shown.items(), strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for point, value in zip(points, values, strict=True):
+            lines.setdefault(_line(point.sampler), []).append((point.forwards, value))
+        for label, line in lines.items():
+            axis.plot(*zip(*sorted(line), strict=True), marker="o", label=label)
+        axis.set_xscale("log")
+        axis.set_xlabel("evaluations of the decoder a picture")
+        axis.set_ylabel(title)
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(out, dpi=90)
     plt.close(figure)

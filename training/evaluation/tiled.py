@@ -12,7 +12,7 @@ from flowmo.model.inference import InferenceModel
 from flowmo.model.layout import PictureLayout
 from flowmo.model.pictures import decode_tiles, tile_batches
 from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE, overlap_pixels
-from flowmo.training.evaluation.methods import Came
+from flowmo.training.evaluation.methods import Came, truncated
 
 TILES_AT_ONCE = 16
 
@@ -25,6 +25,7 @@ class TiledCheckpointMethod:
         sampler: how; the model's own by default.
         name: in the report.
         overlap: the share of a tile's side that neighbours have in common at least, 0 to 0.5.
+        truncates: Whether values lose their fraction where they become 8 bits.
 
     Raises:
         ConfigError: The overlap is out of its range.
@@ -37,8 +38,9 @@ class TiledCheckpointMethod:
         sampler: SamplerConfig | None = None,
         name: str = "flowmo",
         overlap: float = DEFAULT_OVERLAP_SHARE,
+        truncates: bool = False,
     ) -> None:
-        self.name = name
+        self.name, self._truncates = name, truncates
         self._model, self._sampler = model, sampler or model.config.sampler
         self._overlap = overlap_pixels(model.config.image_size, overlap)
 
@@ -50,6 +52,7 @@ class TiledCheckpointMethod:
             "fingerprint": self._model.fingerprint,
             "sampler": self._sampler.to_dict(),
             "dtype": str(self._model.dtype).removeprefix("torch."),
+            "values": "truncated" if self._truncates else "rounded",
             "tile_size": self._model.config.image_size,
             "overlap": self._overlap,
         }
@@ -80,4 +83,5 @@ class TiledCheckpointMethod:
             model, code, layout, seed=number, sampler=self._sampler, tiles_at_once=TILES_AT_ONCE
         )
         size = layout.tiles * config.payload_bytes if config.quantizer == "lfq" else None
-        return Came(pixels=to_picture(made), size=size)
+        pixels = truncated(made[None])[0] if self._truncates else to_picture(made)
+        return Came(pixels=pixels, size=size)

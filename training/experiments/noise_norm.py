@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowmo.training.evaluation import CheckpointMethod, EvaluationError, load_model
+from flowmo.training.evaluation import EvaluationError, load_model
 from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
 
 FACTORS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2)
@@ -43,7 +43,7 @@ def noise_norm(
     for number, checkpoint in enumerate(checkpoints):
         model = load_model(checkpoint, device=setup.place, precision=setup.precision)
         methods = {
-            factor: CheckpointMethod(model, name=f"noise {factor:g}", noise_scale=factor)
+            factor: setup.method(model, name=f"noise {factor:g}", noise_scale=factor)
             for factor in dict.fromkeys(factors)
         }
         report = setup.evaluate(

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flowmo.training.evaluation import CheckpointMethod, EvaluationError, PictureList, load_model
+from flowmo.training.evaluation import EvaluationError, load_model
 from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
 
 BEFORE, AFTER = "before", "after"
@@ -51,11 +51,11 @@ def precision_recall(
         raise EvaluationError(f"the checkpoints' images differ in size: {sizes}")
     networks = setup.networks()
     report = setup.evaluate(
-        [CheckpointMethod(model, name=name) for name, model in models.items()],
+        [setup.method(model, name=name) for name, model in models.items()],
         size=sizes[BEFORE],
         networks=networks,
         folder=work_folder(out),
-        reference=PictureList(train, sizes[BEFORE], limit=train_limit),
+        reference=setup.pictures(train, sizes[BEFORE], limit=train_limit),
     )
     if report is None:
         return None
@@ -101,4 +101,4 @@ def _draw(rows: Mapping[str, Mapping[str, Any]], out: Path) -> None:
         if axis.lines:
             axis.legend(fontsize=8)
         else:
-            axis.text(0.5, 0.5, "no figures: VGG-16's weights are missing", ha="center")
+            axis.text(0.5, 0.5, "no figures: the weights of their network are missing", ha="center")

@@ -6,17 +6,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flowmo.model.inference import InferenceModel
 from flowmo.training.environment import environment
 from flowmo.training.evaluation import (
+    SERVICE,
+    CheckpointMethod,
     Evaluation,
     Method,
     Networks,
     NetworkSources,
     PictureList,
     Plan,
+    Protocol,
     Ranks,
     evaluate,
 )
+from flowmo.training.evaluation.run import wait_for
 from flowmo.training.json_report import write_json
 
 if TYPE_CHECKING:
@@ -43,6 +48,7 @@ class Setup:
         sources: The sources of the metrics' weights.
         device: where to compute; ``cuda`` is this rank's GPU.
         precision: The precision of the checkpoints (training.evaluation.load_model).
+        protocol: How figures are measured.
         plan: how evaluations are cut.
         ranks: this process's share of the evaluations.
         report: Is notified of what happens.
@@ -53,6 +59,7 @@ class Setup:
     sources: NetworkSources = field(default_factory=NetworkSources)
     device: str = "cpu"
     precision: str = "auto"
+    protocol: Protocol = SERVICE
     plan: Plan = field(default_factory=Plan)
     ranks: Ranks = field(default_factory=Ranks)
     report: Callable[[str], None] = _silent
@@ -68,7 +75,19 @@ class Setup:
         Raises:
             EvaluationError: a file that was named is not what it should be.
         """
-        return Networks(self.sources, self.place)
+        return Networks(self.sources, self.place, protocol=self.protocol)
+
+    def wait_for(self, file: Path) -> None:
+        """Until a file is there that rank 0 writes."""
+        wait_for([file], self.report)
+
+    def pictures(self, paths: Sequence[str], size: int, *, limit: int | None = None) -> PictureList:
+        """A list of pictures, read as the protocol says; none given means the held-out ones."""
+        return PictureList(paths, size, limit=limit, read=self.protocol.read)
+
+    def method(self, model: InferenceModel, **options: Any) -> CheckpointMethod:
+        """A checkpoint as a method of the protocol; options as of :class:`CheckpointMethod`."""
+        return CheckpointMethod(model, truncates=self.protocol.truncates, **options)
 
     def evaluate(
         self,
@@ -78,6 +97,7 @@ class Setup:
         networks: Networks,
         folder: Path,
         reference: PictureList | None = None,
+        data: Sequence[str] | None = None,
     ) -> dict[str, Any] | None:
         """An evaluation's report, resumed in its folder; None in other ranks than 0.
 
@@ -87,9 +107,10 @@ class Setup:
             networks: for the metrics.
             folder: The folder of the evaluation.
             reference: other pictures to compare with.
+            data: pictures instead of the setup's.
         """
         evaluation = Evaluation(
-            pictures=PictureList(self.data, size, limit=self.limit),
+            pictures=self.pictures(self.data if data is None else data, size, limit=self.limit),
             methods=methods,
             networks=networks,
             reference=reference,

@@ -16,7 +16,7 @@ import torch
 from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.network import FlowMoNetwork
 from flowmo.training.config import TrainConfig
-from flowmo.training.evaluation import CheckpointMethod, EvaluationError, Networks, load_model
+from flowmo.training.evaluation import EvaluationError, Networks, load_model
 from flowmo.training.experiments.setup import (
     InterruptedExperiment,
     Setup,
@@ -131,7 +131,7 @@ def _measure(
         raise InterruptedExperiment(f"interrupted at width {w}, step {trained.step}")
     model = load_model(str(trained.export), device=setup.place, precision=setup.precision)
     report = setup.evaluate(
-        [CheckpointMethod(model)],
+        [setup.method(model)],
         size=model.config.image_size,
         networks=networks,
         folder=work_folder(out) / f"width-{w}" / f"evaluation-{trained.step}",

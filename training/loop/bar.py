@@ -25,6 +25,7 @@ class RunBar:
 
     Attributes:
         share: How much of the run is done, in [0, 1].
+        pace: How fast it is, and how long it takes yet, in words.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class RunBar:
         self._steps, self._batch_size = config.steps, config.batch_size
         self._budget = None if config.max_minutes is None else 60 * config.max_minutes
         self._step_seconds: float | None = None
+        self.pace = "waiting for the first step"
         self._bar = Progress(
             TextColumn("step {task.fields[step]}"),
             BarColumn(),
@@ -45,7 +47,7 @@ class RunBar:
             "",
             total=1.0,
             step=self._count(step),
-            pace="waiting for the first step",
+            pace=self.pace,
             status="",
         )
         self.share = self._share(step, spent)
@@ -76,12 +78,8 @@ class RunBar:
         rate = self._batch_size / max(self._step_seconds, 1e-9)
         left = duration(self._seconds_left(step, spent))
         self.share = self._share(step, spent)
-        self._bar.update(
-            self._task,
-            completed=self.share,
-            step=self._count(step),
-            pace=f"{rate:.1f} images/s, {left} left",
-        )
+        self.pace = f"{rate:.1f} images/s, {left} left"
+        self._bar.update(self._task, completed=self.share, step=self._count(step), pace=self.pace)
 
     def show(self, status: str) -> None:
         """Show a sentence behind the bar."""

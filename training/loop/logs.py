@@ -44,6 +44,7 @@ class RunLog:
         self._file = path.open("a", encoding="utf-8")
         self.console = console
         self._bar = RunBar(config, console, step=progress.step, spent=progress.seconds)
+        self._is_first_step, self._log_interval = True, config.log_interval
 
     def __enter__(self) -> Self:
         self._bar.__enter__()
@@ -61,8 +62,15 @@ class RunLog:
             self._writer.close()
 
     def advance(self, step: int, *, step_seconds: float, spent: float) -> None:
-        """Move the progress bar; arguments as :meth:`flowmo.training.loop.bar.RunBar.advance`."""
+        """Move the progress bar; arguments as :meth:`flowmo.training.loop.bar.RunBar.advance`.
+
+        A file, which has no bar, gets a line after the first step: a log interval may be hours.
+        """
         self._bar.advance(step, step_seconds=step_seconds, spent=spent)
+        is_logged = step % self._log_interval == 0
+        if self._is_first_step and not (self.console.is_terminal or is_logged):
+            self.note(f"step {step}: {self._bar.pace}, by this first step")
+        self._is_first_step = False
 
     def scalars(self, step: int, values: Mapping[str, float], *, status: str) -> None:
         """Log named numbers after ``step``; ``status`` is their short form for people."""

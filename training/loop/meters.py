@@ -18,6 +18,8 @@ class Meters:
         self._sums: dict[str, Tensor] = {}
         self._latest: dict[str, float] = {}
         self._steps = 0
+        # Fewer than steps after a resume: the time of those before was another process's.
+        self._timed_steps = 0
         self._images = 0
         self._data_seconds = 0.0
         self._step_seconds = 0.0
@@ -38,6 +40,7 @@ class Meters:
         """Add a step's seconds: waiting for data, and altogether."""
         self._data_seconds += data
         self._step_seconds += step
+        self._timed_steps += 1
         self._images += images
 
     def state(self) -> dict[str, Any]:
@@ -75,8 +78,8 @@ class Meters:
         values |= self._latest
         values |= {
             "images_per_second": self._images / seconds,
-            "step_ms": 1000 * seconds / steps,
-            "data_ms": 1000 * self._data_seconds / steps,
+            "step_ms": 1000 * seconds / max(self._timed_steps, 1),
+            "data_ms": 1000 * self._data_seconds / max(self._timed_steps, 1),
             "data_share": self._data_seconds / seconds,
         }
         self._reset()

@@ -21,6 +21,8 @@ from flowmo.training.loop.sharding import whole
 from flowmo.training.loop.state import TrainState
 from flowmo.training.tasks.task import AnyTask
 
+_EXPORTED = {"bf16": torch.bfloat16, "float32": torch.float32}
+
 
 class RunSaver:
     """Writes checkpoints and models of a run; files are written by a thread of its own.
@@ -110,10 +112,11 @@ class RunSaver:
     def _average(self) -> dict[str, Tensor]:
         """The averaged weights as they are exported, on the CPU; empty but in the main process."""
         average: dict[str, Tensor] = {}
+        dtype = _EXPORTED[self._config.export_precision]
         for name, tensor in self._state.ema.shadow.items():
             gathered = whole(tensor)  # by all processes, one tensor at a time
             if self._mesh.is_main:
-                average[name] = gathered.to("cpu", torch.bfloat16)
+                average[name] = gathered.to("cpu", dtype, copy=True)
         return average
 
     def _export(self, name: str, weights: dict[str, Tensor]) -> None:

@@ -164,6 +164,7 @@ class Trainer:
         config, done = self.config, self.state.progress
         self._report(start_line(self.task, self.state, self.mesh))
         with StopRequest() as stop, self._log_of_run() as log, closing(self._saver):
+            self._validate_start(log)
             stopped = self._loop(stop, log, call_ends)
             self._saver.save()
             due = config.sample_interval > 0 and self._sampled_step != done.step
@@ -279,6 +280,12 @@ class Trainer:
             save_picture(samples.pixels, self.output / "samples" / f"step_{step:09d}.png")
             log.picture(step, samples.name, samples.pixels)
         log.scalars(step, samples.values, status=samples.status)
+
+    def _validate_start(self, log: RunLog | NoLog) -> None:
+        """Score the weights that a run begins with, so that none are "best" that are worse."""
+        config, done = self.config, self.state.progress
+        if config.init is not None and config.validation.interval > 0 and done.step == 0:
+            self._validate(log)
 
     def _validate(self, log: RunLog | NoLog) -> None:
         """Judge the averaged weights, and keep them if none were better."""

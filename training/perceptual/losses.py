@@ -121,7 +121,11 @@ def perceptual_network(config: PerceptualConfig, device: torch.device) -> nn.Mod
 
 
 def feature_distance(
-    network: Literal["vgg-edge", "efficientnet-lite0"], source: str, *, blocks: int = 5
+    network: Literal["vgg-edge", "efficientnet-lite0"],
+    source: str,
+    *,
+    blocks: int = 5,
+    option: str = "perceptual.weights",
 ) -> FeatureDistance:
     """The distance that a fetched network gives.
 
@@ -129,6 +133,7 @@ def feature_distance(
         network: The network's name.
         source: The file that :mod:`flowmo.training.perceptual.fetch` wrote, or ``random``.
         blocks: How many of the first blocks of ``vgg-edge`` are used.
+        option: What sets the source, for errors.
 
     Raises:
         ConfigError: the file cannot be read or is of another network, or is not named.
@@ -141,7 +146,7 @@ def feature_distance(
         if source == LIBRARY:
             raise ConfigError(
                 f"no library fetches the weights of {network}: write them with `python -m "
-                f"flowmo.training.perceptual.fetch --out networks` and set perceptual.weights to "
+                f"flowmo.training.perceptual.fetch --out networks` and set {option} to "
                 f"networks/{network}.safetensors"
             )
         state = read_weights(source, dict, name=network, url=source)

@@ -10,7 +10,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.network import with_mask
 from flowmo.model.sampler import time_grid
 from flowmo.training.config import AnyTrainConfig, LossWeights
@@ -107,8 +109,9 @@ class DistillTask(TokenizerTask):
     def start_from(cls, config: AnyTrainConfig, checkpoint: str) -> AnyTrainConfig:
         """As for all tokenizers, but the sampler stays: it is the grid that the student learns."""
         run = tokenizer_run(config)
-        started = tokenizer_run(super().start_from(config, checkpoint))
-        return replace(started, model=replace(started.model, sampler=run.model.sampler))
+        # Before the run is checked: the checkpoint's own sampler may be a guided one.
+        model = inspect_checkpoint(resolve_checkpoint(checkpoint)).config
+        return replace(run, init=checkpoint, model=replace(model, sampler=run.model.sampler))
 
     @classmethod
     def lineage(cls, config: AnyTrainConfig) -> str:

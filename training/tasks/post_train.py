@@ -2,13 +2,18 @@
 
 from torch import Tensor
 
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.network import with_mask
-from flowmo.training.config import AnyTrainConfig, LossWeights
+from flowmo.training.config import AnyTrainConfig, LossWeights, TrainConfig
+from flowmo.training.config.checks import require
+from flowmo.training.evaluation.protocol import FID_PICTURES
 from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.chain import random_times, sample_chain
 from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize
 from flowmo.training.tasks.objective import LossTerm, Objective
+from flowmo.training.tasks.task import Report, TrainingData
 from flowmo.training.tasks.tokenizer import (
     TokenizerTask,
     perceptual_options,
@@ -16,6 +21,7 @@ from flowmo.training.tasks.tokenizer import (
     require_init,
     tokenizer_run,
 )
+from flowmo.training.tasks.validation import DISTANCES
 
 
 def stage_1b(
@@ -57,6 +63,42 @@ def stage_1b(
     return Objective(terms=tuple(terms), watched=watched)
 
 
+def require_real_validation(config: TrainConfig) -> None:
+    """Check that early stopping of stage 1B is decided by held-out data and a perceptual metric.
+
+    The sample loss is a network's opinion, which the decoder learns to please (supplement A.2);
+    PSNR goes on falling or rising beside it, and six photographs say little of either.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    held_out = config.validation
+    if held_out.patience is None:
+        return
+    require(
+        len(held_out.paths) > 0,
+        "stage 1B stops early by validation images that are not trained on, and none are named: "
+        "set validation.paths (-s validation.paths=imagenet-val.tar), or train all steps with "
+        "-s validation.patience=none",
+    )
+    require(
+        held_out.metric in DISTANCES,
+        f"stage 1B stops early by {', '.join(DISTANCES)}, got validation.metric="
+        f"{held_out.metric!r}: PSNR and SSIM do not see what the perceptual loss does to pictures",
+    )
+    network = {"lpips": "lpips-vgg"}.get(held_out.metric, held_out.metric)
+    require(
+        network != config.perceptual.network or config.losses.sample_perceptual == 0,
+        f"validation.metric={held_out.metric!r} is the network that is trained against, which "
+        f"cannot say when its opinion is exploited: choose another of {', '.join(DISTANCES)}",
+    )
+    require(
+        held_out.metric != "rfid" or held_out.count >= FID_PICTURES,
+        f"validation.metric=rfid needs {FID_PICTURES:,} images or more, below which the "
+        f"covariances are singular; got validation.count={held_out.count}",
+    )
+
+
 class PostTrainTask(TokenizerTask):
     """Stage 1B: a trained model learns through its own sampling chain."""
 
@@ -79,6 +121,22 @@ class PostTrainTask(TokenizerTask):
     def check(cls, config: AnyTrainConfig) -> None:
         """It trains on from a checkpoint."""
         require_init(config)
+
+    def open_data(self, report: Report) -> TrainingData:
+        """Crops of the images of ``data.paths``; first what decides when to stop is looked at.
+
+        Raises:
+            ConfigError: The run stops early, and by what cannot tell when it should.
+        """
+        require_real_validation(self.config)
+        assert self.config.init is not None
+        stored = inspect_checkpoint(resolve_checkpoint(self.config.init)).dtype
+        if stored != "float32":
+            report(
+                f"{self.config.init} holds {stored} weights, which training begins with; stage 1A "
+                f"with export_precision=float32 exports its average itself"
+            )
+        return super().open_data(report)
 
     def draw(self, generators: Generators) -> Draws:
         """Also the first state and the spacing of the chain."""

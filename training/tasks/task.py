@@ -249,7 +249,8 @@ class Task(ABC, Generic[M, B, I, D]):
         """Write weights as a checkpoint folder; called on the thread that writes.
 
         Args:
-            weights: Every parameter by name, bfloat16 on the CPU.
+            weights: Every parameter by name, on the CPU, in the dtype of
+                ``config.export_precision``.
             folder: An empty folder.
         """
 

@@ -33,7 +33,7 @@ from flowmo.training.tasks.task import (
     Task,
     TrainingData,
 )
-from flowmo.training.tasks.validation import METRICS, Validator
+from flowmo.training.tasks.validation import DISTANCES, METRICS, Validator
 
 
 def tokenizer_run(config: AnyTrainConfig) -> TrainConfig:
@@ -174,7 +174,7 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         with torch.device("meta"):
             model = FlowMo(self.config.model)
         model.load_state_dict(dict(weights), assign=True)
-        model.save_pretrained(folder, dtype=torch.bfloat16)
+        model.save_pretrained(folder, dtype=next(model.parameters()).dtype)
 
     # Data
 
@@ -227,6 +227,6 @@ class TokenizerTask(Task[FlowMo, Batch, Tensor, Draws]):
         return self._validator.measure(model)
 
     def score(self, values: Mapping[str, float]) -> float:
-        """LPIPS is a distance, the other metrics are similarities."""
+        """Of distances less is better, of PSNR and SSIM more."""
         score = super().score(values)
-        return -score if self.config.validation.metric == "lpips" else score
+        return -score if self.config.validation.metric in DISTANCES else score

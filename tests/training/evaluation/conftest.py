@@ -1,6 +1,6 @@
 """A small model and evaluations without networks."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,21 +18,23 @@ from flowmo.training.evaluation import (
     Networks,
     PictureList,
     Plan,
+    Protocol,
 )
-from flowmo.training.evaluation.extractors import INCEPTION, VGG16
+from flowmo.training.evaluation.protocol import INCEPTION, SERVICE
 from tests.model.checkpoints import save_random
 
 
 class ColourNetworks(Networks):
-    """Mean colours as the features of both networks: distances without the networks' time."""
+    """Mean colours as the features of all networks: distances without the networks' time."""
 
-    def __init__(self) -> None:
-        super().__init__(NO_NETWORKS)
+    def __init__(self, protocol: Protocol = SERVICE) -> None:
+        super().__init__(NO_NETWORKS, protocol=protocol)
         self.weights = dict.fromkeys(self.weights, "colours")
         self.missing = {}
 
-    def features(self, levels: Tensor) -> dict[str, Tensor]:
-        return dict.fromkeys((INCEPTION, VGG16), levels.float().mean((2, 3)))
+    def features(self, levels: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        wanted = (INCEPTION, self.protocol.fid, self.protocol.manifold) if names is None else names
+        return dict.fromkeys(wanted, levels.float().mean((2, 3)))
 
 
 @pytest.fixture(scope="session")

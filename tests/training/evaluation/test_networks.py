@@ -39,9 +39,9 @@ def test_inception_from_a_file_gives_torch_fidelitys_own_fid(tmp_path: Path) -> 
     from flowmo.training.evaluation.distances import frechet, statistics
 
     path = tmp_path / "inception.pth"
-    random = ex.Extractor(ex.INCEPTION, "random")
+    random = ex.Inception("random")
     torch.save(random.network.state_dict(), path)
-    extractor = ex.Extractor(ex.INCEPTION, str(path))
+    extractor = ex.Inception(str(path))
     assert digest(extractor) == digest(random)
     a, b = levels(4, 0), levels(4, 1) // 2
     theirs = calculate_metrics(
@@ -55,13 +55,14 @@ def test_inception_from_a_file_gives_torch_fidelitys_own_fid(tmp_path: Path) -> 
         verbose=False,
         batch_size=4,
     )["frechet_inception_distance"]
-    ours = frechet(statistics(extractor(a)), statistics(extractor(b)))
+    of_a, of_b = (extractor(pictures, [ex.INCEPTION])[ex.INCEPTION] for pictures in (a, b))
+    ours = frechet(statistics(of_a), statistics(of_b))
     assert ours > 1e-3  # random weights that let no signal through would agree on anything
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_vgg_features_are_those_of_torchvisions_network() -> None:
-    extractor = ex.Extractor(ex.VGG16, "random")
+    extractor = ex.Vgg16("random")
     pictures = levels(1, 0, side=224)  # of the network's own size, so that nothing is resized
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     images = (pictures / 255.0 - mean[:, None, None]) / std[:, None, None]
@@ -70,7 +71,7 @@ def test_vgg_features_are_those_of_torchvisions_network() -> None:
         hidden = vgg.avgpool(vgg.features(images)).flatten(1)
         first, _, _, second = vgg.classifier
         expected = second(first(hidden).relu()).relu()
-        features = extractor(pictures)
+        features = extractor(pictures)[ex.VGG16]
     assert features.shape == (1, 4096)
     torch.testing.assert_close(features, expected, rtol=1e-3, atol=1e-3 * expected.max().item())
 
@@ -93,7 +94,7 @@ def test_wrong_files_are_told_apart(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"some.weight": torch.zeros(2)}, path)
     with pytest.raises(ConfigError, match="is not torch-fidelity's InceptionV3.*are missing"):
-        ex.Extractor(ex.INCEPTION, str(path))
+        ex.Inception(str(path))
     with pytest.raises(ConfigError, match="is not torchvision's alex"):
         Lpips("alex", str(path))
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -106,7 +107,7 @@ def test_a_file_that_would_run_code_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "code.pth"
     torch.save({"x": Path}, path)
     with pytest.raises(ConfigError, match="cannot be read"):
-        ex.Extractor(ex.INCEPTION, str(path))
+        ex.Inception(str(path))
 
 
 def test_what_cannot_be_fetched_is_missing_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

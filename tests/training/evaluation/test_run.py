@@ -33,7 +33,7 @@ from flowmo.training.evaluation import (
     evaluate,
     merge,
 )
-from flowmo.training.evaluation.extractors import INCEPTION
+from flowmo.training.evaluation.protocol import INCEPTION
 from flowmo.training.evaluation.reading import read_ahead
 from flowmo.training.evaluation.report import ORIGINALS
 from flowmo.training.evaluation.store import Store

@@ -55,6 +55,13 @@ def test_the_best_is_of_those_that_are_cheap_enough() -> None:
         best(points, most_forwards=0)
 
 
+def test_the_best_may_be_what_looks_best() -> None:
+    soft, sharp = replace(point(1, 22.0), distance=0.5), replace(point(4, 20.0), distance=0.3)
+    assert best([soft, sharp]) == soft
+    assert best([soft, sharp], by="distance") == sharp
+    assert best([soft, sharp], by="distance", most_forwards=1) == soft
+
+
 def test_images_are_squares_taken_evenly(tmp_path: Path) -> None:
     for number in range(10):
         level = np.full((20, 30, 3), 20 * number, np.uint8)
@@ -83,11 +90,16 @@ def test_a_default_is_set_and_nothing_else(tmp_path: Path) -> None:
     shutil.copytree(TINY, folder)
     result = CliRunner().invoke(
         app,
-        ["sweep", str(folder), "--steps=1,2", f"--out={tmp_path / 's'}", "--set-default=2"],
+        [
+            *("sweep", str(folder), "--steps=1,2", f"--out={tmp_path / 's'}", "--set-default=2"),
+            *("--perceptual=efficientnet-lite0", "--weights=random"),
+        ],
     )
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "s.json").read_text())
-    wanted = max(report["points"], key=lambda p: p["psnr"])["sampler"]
+    assert report["perceptual"] == "efficientnet-lite0"
+    assert "efficientnet-lite0" in result.stdout.splitlines()[0]
+    wanted = min(report["points"], key=lambda p: p["distance"])["sampler"]
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     before, after = FlowMo.from_pretrained(str(TINY)), FlowMo.from_pretrained(str(folder))
     assert after.config.sampler.to_dict() == wanted
@@ -121,5 +133,7 @@ def test_errors_are_told(tmp_path: Path) -> None:
         assert (result.exit_code, "--interval takes intervals" in result.stderr) == (1, True)
     result = CliRunner().invoke(app, ["sweep", str(TINY), "--interval", "2:1"])
     assert (result.exit_code, "must be 0 <= low <= high" in result.stderr) == (1, True)
+    bad = CliRunner().invoke(app, ["sweep", str(TINY), "--rank=perceptual"])
+    assert (bad.exit_code, "with a --perceptual network" in bad.stderr) == (2, True)
     hub = CliRunner().invoke(app, ["sweep", "someone/model", "--set-default", "4"])
     assert hub.exit_code == 2

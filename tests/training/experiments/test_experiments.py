@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 from typer.testing import CliRunner
 
 from flowmo.cli.app import app
@@ -195,13 +196,13 @@ def test_precision_and_recall_of_two_checkpoints(
 def colours() -> Any:
     """Mean colours instead of features."""
     from flowmo.training.evaluation import Networks
-    from flowmo.training.evaluation.extractors import INCEPTION, VGG16
+    from flowmo.training.evaluation.protocol import INCEPTION, VGG16
 
-    networks = Networks(NO_NETWORKS)
-    networks.features = lambda levels: dict.fromkeys(  # type: ignore[method-assign]
-        (INCEPTION, VGG16), levels.float().mean((2, 3))
-    )
-    return networks
+    class Colours(Networks):
+        def features(self, levels: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+            return dict.fromkeys(names or (INCEPTION, VGG16), levels.float().mean((2, 3)))
+
+    return Colours(NO_NETWORKS)
 
 
 def test_times_are_of_both_halves(checkpoints: list[str], tmp_path: Path) -> None:

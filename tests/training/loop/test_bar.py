@@ -73,6 +73,15 @@ def test_a_terminal_sees_a_bar_and_a_file_plain_lines(run_config: Build) -> None
     assert [line.partition(":")[0] for line in lines[1:]] == ["step 1", "step 2", "step 3"]
 
 
+def test_a_file_says_how_long_it_takes_before_the_first_log_line(run_config: Build) -> None:
+    file = Console(file=io.StringIO(), width=160)
+    train(run_config(steps=3, log_interval=2), console=file)
+    first, second, third, *_ = _shown(file).splitlines()
+    assert first.startswith("stage 1A")
+    assert re.fullmatch(r"step 1: [\d.]+ images/s, .* left, by this first step", second)
+    assert third.startswith("step 2: loss")
+
+
 def test_the_first_line_says_what_is_trained_on_what(run_config: Build) -> None:
     console = Console(file=io.StringIO(), width=40)
     config = run_config(steps=1200, batch_size=4, max_minutes=1e-4)

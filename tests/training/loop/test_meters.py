@@ -40,5 +40,18 @@ def test_each_process_takes_its_own_sums_or_the_mean_if_there_are_others() -> No
         assert meters.take(_alone)["loss"] == pytest.approx(expected)
 
 
+def test_milliseconds_after_a_resume_are_those_of_the_steps_since_then() -> None:
+    before = _fed(0.1, 0.7, 1.3).state()
+    after = Meters()
+    after.load_state([before], 0, 1)
+    after.add("loss", torch.tensor(0.2))
+    after.count(learning_rate=0.5)
+    after.time(data=0.1, step=0.4, images=8)
+    line = after.take(_alone)
+    assert line["loss"] == pytest.approx((0.1 + 0.7 + 1.3 + 0.2) / 4)
+    assert (line["step_ms"], line["data_ms"]) == pytest.approx((400.0, 100.0))
+    assert line["images_per_second"] == pytest.approx(20.0)
+
+
 def test_a_line_is_a_mean_over_processes() -> None:
     assert _fed(1.0, 3.0).take(lambda sums: sums * 10)["loss"] == 20.0

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowmo.imaging.tensors import psnr_of_images
-from flowmo.model.config import SamplerConfig
+from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
@@ -23,9 +24,11 @@ from flowmo.training.config import LossWeights, PerceptualConfig, TrainConfig, V
 from flowmo.training.data.pictures import held_out_pictures
 from flowmo.training.loop.generators import Generators
 from flowmo.training.perceptual.losses import LpipsLoss
+from flowmo.training.recipes import recipe
 from flowmo.training.tasks.flow import GENERATORS, draw
 from flowmo.training.tasks.post_train import stage_1b
 from flowmo.training.tasks.pretrain import stage_1a
+from flowmo.training.tasks.registry import start_from
 from flowmo.training.tasks.teacher import Teacher, teacher_sampler
 from tests.training.students import later_stage, pupil_config, quiet
 
@@ -282,7 +285,7 @@ def test_a_distillation_resumes_bitwise(taught: TrainConfig, tmp_path: Path) -> 
 def test_training_stops_when_held_out_pictures_get_no_better(
     taught: TrainConfig, tmp_path: Path
 ) -> None:
-    """A rate of 0 cannot improve anything: the first validation stays the best."""
+    """A rate of 0 cannot improve anything: the weights that it began with stay the best."""
     config = replace(
         later_stage(
             taught,
@@ -294,16 +297,94 @@ def test_training_stops_when_held_out_pictures_get_no_better(
             batch_size=2,
         ),
         optimizer=replace(taught.optimizer, learning_rate=1e-12),
-        validation=ValidationConfig(interval=2, paths=taught.data.paths, count=2, patience=3),
+        validation=ValidationConfig(
+            interval=2,
+            paths=taught.data.paths,
+            count=2,
+            patience=3,
+            metric="efficientnet-lite0",
+            network_weights="random",
+        ),
     )
     first = quiet(replace(config, steps=5))
     assert (first.stopped, first.step) == ("finished", 5)
     result = quiet(config, resume=True)  # the count goes on over a stop
-    assert (result.stopped, result.step) == ("early", 8)
+    assert (result.stopped, result.step) == ("early", 6)
     assert result.best is not None
     record = json.loads((result.checkpoint / "state.json").read_text())["progress"]
-    assert (record["best_step"], record["worse_in_a_row"]) == (2, 3)
+    assert (record["best_step"], record["worse_in_a_row"]) == (0, 3)
     assert FlowMo.from_pretrained(result.best).config == taught.model
+
+
+def test_a_guided_checkpoint_is_what_the_recipe_distills(
+    micro_model: FlowMoConfig, tmp_path: Path
+) -> None:
+    assert micro_model.sampler.guidance > 1  # as all published ones are
+    FlowMo(micro_model).save_pretrained(tmp_path)
+    config = start_from(recipe("distill"), str(tmp_path))
+    assert config.model.sampler == recipe("distill").model.sampler
+    assert config.model.decoder == micro_model.decoder
+
+
+def test_the_best_is_never_worse_than_what_a_run_begins_with(
+    taught: TrainConfig, tmp_path: Path
+) -> None:
+    """A rate that spoils the weights at once: what was begun with is what is kept, in float32."""
+    config = later_stage(
+        taught,
+        _checkpoint(taught),
+        task="post-train",
+        post_train=replace(taught.post_train, steps=1),
+        output=str(tmp_path / "run"),
+        steps=2,
+        batch_size=2,
+        ema_decay=0.5,
+        export_precision="float32",
+    )
+    config = replace(
+        config,
+        optimizer=replace(taught.optimizer, learning_rate=0.3, grad_clip=None),
+        validation=replace(taught.validation, interval=1),
+    )
+    result = quiet(config)
+    first, *later = [
+        json.loads(line)
+        for line in (tmp_path / "run/log.jsonl").read_text().splitlines()
+        if "validation_psnr" in line
+    ]
+    assert first["step"] == 0
+    assert result.best_score == pytest.approx(first["validation_psnr"], rel=1e-5)
+    assert all(line["validation_psnr"] < first["validation_psnr"] for line in later)
+    assert result.best is not None
+    kept, begun = (FlowMo.from_pretrained(p) for p in (result.best, _checkpoint(taught)))
+    assert {p.dtype for p in kept.parameters()} == {torch.float32}
+    assert all(torch.equal(p, kept.get_parameter(n)) for n, p in begun.float().named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("held_out", "message"),
+    [
+        ({"paths": ()}, "validation images that are not trained on, and none are named"),
+        ({"metric": "psnr"}, "got validation.metric='psnr': PSNR and SSIM do not see"),
+        ({"metric": "lpips"}, "'lpips' is the network that is trained against"),
+        ({"metric": "rfid"}, "rfid needs 2,049 images or more"),
+    ],
+)
+def test_early_stopping_needs_what_can_tell_when(
+    taught: TrainConfig, tmp_path: Path, held_out: dict[str, Any], message: str
+) -> None:
+    values: dict[str, Any] = {"paths": ("pictures/",), "metric": "vgg-edge", **held_out}
+    config = later_stage(
+        taught,
+        _checkpoint(taught),
+        task="post-train",
+        perceptual=PerceptualConfig(network="lpips-vgg", weights="random"),
+        validation=ValidationConfig(interval=1, patience=2, **values),
+        output=str(tmp_path / "run"),
+    )
+    with pytest.raises(ConfigError, match=message):
+        quiet(config)
+    assert not (tmp_path / "run").exists()  # said before anything was read or written
 
 
 def test_the_best_weights_are_kept_when_later_ones_are_worse(
