@@ -29,7 +29,7 @@ from flowmo.model.sampler import count_forwards
 from flowmo.training.json_report import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
-REQUESTS = 2000
+REQUESTS = 1000
 SEEDS = (0, 1)
 _SHARE_OF_RAMP = 0.1
 _PLAIN = SamplerConfig(steps=4, guidance=1.0)
