@@ -138,7 +138,7 @@ class Watch:
         self._stop.set()
         self._thread.join()
         self._process.join()
-        self.stall_seconds, self.own_stall_seconds = self._longest
+        self.stall_seconds, self.own_stall_seconds = self._longest[0], self._longest[1]
 
 
 def _resident(pid: int) -> int:
