@@ -81,11 +81,15 @@ class Bench:
     Args:
         application: that is broken.
         before, after: seconds of load before an injection, and after recovery.
+
+    Attributes:
+        deployed: How often other weights were deployed.
     """
 
     def __init__(self, application: Application, *, before: float, after: float) -> None:
         self.application = application
         self._before, self._after = before, after
+        self.deployed = 0
         self.upload = picture()
         self.known: Pictures = pictures(application.url, self.upload, SEEDS)
 
@@ -199,7 +203,8 @@ def hang_replica(bench: Bench) -> Outcome:
 def redeploy(bench: Bench) -> Outcome:
     """Other weights, replica after replica."""
     application = bench.application
-    other = write_checkpoint(application.folder / "other", seed=1)
+    bench.deployed += 1
+    other = write_checkpoint(application.folder / f"other{bench.deployed}", seed=bench.deployed)
     old_weights, old_replicas = weights(application.url), everybody(bench.pid)
 
     def inject() -> Over:

@@ -6,7 +6,8 @@ starts a server of the demo model for each attack, on this machine's loopback ad
 default settings. While the attack lasts a process of its own asks /healthz forty times a second:
 the longest answer is how long the event loop stood still. Memory is the server's highest, above
 what it had before; its image processes are counted, too. All of it competes for this machine's
-processors, so the same probe without an attack stands beside.
+processors, so the same probe without an attack stands beside, and each answer is also counted
+without the time in which the loop's thread or the probe was ready and waited for a processor.
 """
 
 import argparse
@@ -59,6 +60,7 @@ class Outcome:
         statuses: How often each status was answered to the attackers; 0 is a cut connection.
         seconds: The time that the attack took.
         longest_stall_ms: The longest answer of /healthz meanwhile.
+        longest_own_stall_ms: The same without what was waited for a processor.
         memory_mib: The most memory above that before the attack.
         sent_mib: What the attackers sent.
         others: What was answered to somebody else meanwhile.
@@ -67,6 +69,7 @@ class Outcome:
     statuses: Mapping[str, int]
     seconds: float
     longest_stall_ms: float
+    longest_own_stall_ms: float
     memory_mib: float
     sent_mib: float
     others: Mapping[str, Any]
@@ -75,14 +78,21 @@ class Outcome:
 # --- what is watched ----------------------------------------------------------------------------
 
 
-def _probe(url: str, ready: Any, stop: Any, longest: Any) -> None:
+def _probe(url: str, server: int, ready: Any, stop: Any, longest: Any) -> None:
+    def waited() -> float:
+        """The seconds that the loop's thread and this one have waited for a processor."""
+        files = (f"/proc/{pid}/task/{pid}/schedstat" for pid in (server, os.getpid()))
+        return sum(int(Path(file).read_text().split()[1]) for file in files) / 1e9
+
     with httpx.Client(base_url=url, timeout=120) as client:
         client.get("/healthz")
         ready.set()
         while not stop.is_set():
-            begin = time.perf_counter()
+            begin, before = time.perf_counter(), waited()
             client.get("/healthz")
-            longest.value = max(longest.value, time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            longest[0] = max(longest[0], seconds)
+            longest[1] = max(longest[1], seconds - (waited() - before))
             time.sleep(_PROBE_PAUSE)
 
 
@@ -94,20 +104,22 @@ class Watch:
 
     Attributes:
         stall_seconds: The longest answer of /healthz.
+        own_stall_seconds: The longest one without what was waited for a processor.
         memory_bytes: The most memory above that at the start.
     """
 
     def __init__(self, server: ServerProcess) -> None:
         self._server = server
-        self.stall_seconds = 0.0
+        self.stall_seconds = self.own_stall_seconds = 0.0
         self.memory_bytes = 0
 
     def __enter__(self) -> Self:
         context = multiprocessing.get_context("spawn")
-        ready, self._stop, self._longest = context.Event(), context.Event(), context.Value("d", 0.0)
+        ready, self._stop, self._longest = context.Event(), context.Event(), context.Array("d", 2)
         self._done = threading.Event()
         self._process = context.Process(
-            target=_probe, args=(self._server.url, ready, self._stop, self._longest)
+            target=_probe,
+            args=(self._server.url, self._server.pid, ready, self._stop, self._longest),
         )
         self._process.start()
         before = _resident(self._server.pid)
@@ -126,7 +138,7 @@ class Watch:
         self._stop.set()
         self._thread.join()
         self._process.join()
-        self.stall_seconds = self._longest.value
+        self.stall_seconds, self.own_stall_seconds = self._longest[0], self._longest[1]
 
 
 def _resident(pid: int) -> int:
@@ -375,6 +387,7 @@ def measure(make: Callable[[], Attack]) -> Outcome:
         statuses={str(status): count for status, count in sorted(statuses.items())},
         seconds=round(seconds, 1),
         longest_stall_ms=round(watch.stall_seconds * 1e3, 1),
+        longest_own_stall_ms=round(watch.own_stall_seconds * 1e3, 1),
         memory_mib=round(watch.memory_bytes / MEBI, 1),
         sent_mib=round(sent / MEBI, 1),
         others=others,

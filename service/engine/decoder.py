@@ -76,6 +76,7 @@ class DecoderEngine:
         batching: ``step`` forms a new batch each tick. For comparison only: ``request`` forms one
             when the last has ended, as a dynamic batcher does; ``single`` runs one decode a time.
         clock: Gives the time, in seconds.
+        queue: Who goes first; ticks are shared fairly without it. For comparison only.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class DecoderEngine:
         max_queued_requests: int = DEFAULT_MAX_QUEUED_REQUESTS,
         batching: Batching = "step",
         clock: Callable[[], float] = time.monotonic,
+        queue: FairQueue[DecodeWork] | None = None,
     ) -> None:
         assert runner.buckets[-1] >= MIN_ROWS, runner.buckets
         self._runner, self._device, self._observer = runner, device, observer
         self._max_queued, self._clock = max_queued_requests, clock
-        self._works = FairQueue[DecodeWork]()
+        self._works = FairQueue[DecodeWork]() if queue is None else queue
         self._left = deque[DecodeWork]()  # by their clients, since the last tick
         self._batches = DecodeBatches(self._works, batching)
         self._ticks = DecodeTicks(runner, device, observer, self._works, clock)

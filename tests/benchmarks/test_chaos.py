@@ -12,6 +12,8 @@ import pytest
 from benchmarks.chaos import soak
 from benchmarks.chaos.__main__ import main, table
 from benchmarks.chaos.checked_load import Answer, Answers, either
+from benchmarks.chaos.descriptors import kinds_of, open_sockets, rises, role_of
+from benchmarks.chaos.distribution import distribution_table, distributions
 from benchmarks.chaos.faults import Outcome
 from benchmarks.chaos.processes import resident_bytes, titles
 
@@ -56,6 +58,47 @@ def test_an_unmet_target_shows_in_the_table() -> None:
     assert "| f | i | 1 | 0 | 0 | 1 | 0 | 0 | 2.0 s | 1.0 s | t | **no** (why) |" in table(
         [outcome]
     )
+
+
+def outcome(fault: str, seconds: float | None, *, met: bool = True, first: str = "") -> Outcome:
+    tally = Answers([answer(1.0, 200, first=first)], ended=1.0).tally(0.0, KNOWN)
+    return Outcome(
+        fault=fault, injected="i", target="t", met=met, tally=tally, recovery_seconds=seconds,
+        memory_growth=0.0,
+    )  # fmt: skip
+
+
+def test_many_times_the_same_fault_are_one_distribution() -> None:
+    outcomes = [
+        outcome("killed", 3.0),
+        outcome("killed", 9.0, met=False, first="500"),
+        outcome("bodies", None),
+        outcome("killed", 4.0, first="500"),
+    ]
+    killed, bodies = distributions(outcomes)
+    assert (killed.times, killed.met, killed.requests) == (3, 2, 3)
+    assert (killed.first_failed, killed.how) == (2, {"500": 2})
+    assert killed.replaced is not None
+    assert (killed.replaced.least, killed.replaced.median, killed.replaced.most) == (3.0, 4.0, 9.0)
+    assert bodies.replaced is None
+    assert (
+        "| killed | 3 | 2 | 3 | 2 (500: 2) | 0 | 3.0 / 4.0 / 9.0 s | 1.0 / 1.0 / 1.0 s |"
+        in distribution_table([killed, bodies])
+    )
+
+
+def test_descriptors_are_told_by_their_kind_and_those_that_rose_by_their_process(
+    tmp_path: Path,
+) -> None:
+    before = {1: kinds_of(os.getpid(), open_sockets(os.getpid()))}
+    with (tmp_path / "worker-a1b2c3d4e5f6-123.log").open("w"):
+        after = {1: kinds_of(os.getpid(), open_sockets(os.getpid())), 2: before[1]}
+    (row,) = rises([before, after], {1: "raylet"})
+    assert row["process"] == "raylet"
+    assert row["kinds"] == {"file worker-#-#.log": 1}
+    assert row["after"] == row["before"] + 1
+    assert role_of("ray::ServeController.listen\0") == "ServeController.listen"
+    assert role_of("/x/ray/core/src/ray/raylet/raylet\0--raylet_socket_name=a") == "raylet"
 
 
 # --- flatness -----------------------------------------------------------------------------------

@@ -85,6 +85,32 @@ def test_clients_that_left_are_skipped(gated: Gated) -> None:
     assert recorder.saved == [1]
 
 
+def test_pictures_that_somebody_waits_for_go_before_batch_work_that_came_first(
+    runner: Runner,
+) -> None:
+    gated = Gated(runner, buckets=[2])
+    ended: list[str] = []
+
+    async def work(engines: LocalEngines) -> None:
+        async def one(name: str, call: Call) -> None:
+            await engines.encoder.encode(PICTURE, call)
+            ended.append(name)
+
+        gated.gate.clear()
+        batch = Call(tenant="a", priority="batch")
+        tasks = [asyncio.create_task(one("first", batch))]
+        await until(gated.entered.is_set)
+        calls = [("batch", batch)] * 5 + [("a", Call(tenant="a")), ("b", Call(tenant="b"))]
+        for count, (name, call) in enumerate(calls, start=1):
+            tasks.append(asyncio.create_task(one(name, call)))
+            await until(lambda count=count: engines.encoder.queue_depth == count)  # type: ignore[misc]
+        gated.gate.set()
+        await asyncio.gather(*tasks)
+
+    run(gated, work)
+    assert ended == ["first", "a", "b", *["batch"] * 5]
+
+
 def test_a_full_queue_and_a_hopeless_deadline_are_refused(gated: Gated) -> None:
     recorder = Recorder()
 

@@ -1,4 +1,9 @@
-"""The cache under random interleavings: it counts what it holds, and serves whoever waits."""
+"""The cache under random interleavings: it counts what it holds, and serves whoever waits.
+
+Whoever asks may leave, and whatever is made may fail or be refused, between any two steps of the
+event loop: before the making has begun, while it decodes, while it writes the picture, while it is
+being given up, and when it is done and nobody has heard of it yet.
+"""
 
 import asyncio
 import time
@@ -26,6 +31,11 @@ class Made:
     gate: "asyncio.Future[None]"
     calls: list[Call] = field(default_factory=list)
 
+    @property
+    def own(self) -> bool:
+        """Whether it is made for one who would not wait for what others wait for."""
+        return self.calls[0].shared is None
+
 
 @dataclass(eq=False)
 class Asked:
@@ -34,6 +44,7 @@ class Asked:
     key: str
     call: Call
     task: "asyncio.Task[CacheResult[str]]"
+    left: bool = False
 
 
 class World:
@@ -43,23 +54,34 @@ class World:
         self.cache = SharedCache[str](MAX_BYTES)
         self.made: list[Made] = []
         self.asked: list[Asked] = []
+        self.begun = time.monotonic()
+        self.refusing = False  # what is begun, before its first wait
 
     async def make(self, key: str, call: Call) -> CacheEntry[str]:
         made = Made(key, asyncio.get_running_loop().create_future(), [call])
         self.made.append(made)
-        with following(call, made.calls.append):
-            await made.gate
+        if self.refusing:
+            made.gate.set_exception(QueueFullError("full"))
+        try:
+            with following(call, made.calls.append):
+                await made.gate  # it decodes
+            await asyncio.sleep(0)  # and writes the picture
+        except asyncio.CancelledError:
+            await asyncio.sleep(0)  # it is not given up at once
+            raise
         return CacheEntry(value=key, size=SIZES[key])
 
-    def ask(self, key: str, seconds: float, priority: Priority) -> None:
-        call = Call(deadline=time.monotonic() + seconds, priority=priority)
-        got = self.cache.get(key, lambda call: self.make(key, call), call)
+    def ask(self, key: str, seconds: float, priority: Priority, *, impatient: bool) -> None:
+        call = Call(deadline=self.begun + seconds, priority=priority)
+        got = self.cache.get(key, lambda call: self.make(key, call), call, impatient=impatient)
         self.asked.append(Asked(key, call, asyncio.create_task(got)))
 
     def leave(self, number: int) -> None:
         waiting = [asked for asked in self.asked if not asked.task.done()]
         if waiting:
-            waiting[number % len(waiting)].task.cancel()
+            leaving = waiting[number % len(waiting)]
+            leaving.left = True
+            leaving.task.cancel()
 
     def land(self, how: str, number: int) -> None:
         errors = {
@@ -84,23 +106,33 @@ class World:
     def check_at_rest(self) -> None:
         """When nothing is about to happen, everybody who waits is served by what is being made."""
         self.check()
-        waiting = [asked for asked in self.asked if not asked.task.done()]
-        assert {made.key for made in self.in_the_making} == {asked.key for asked in waiting}
+        own = {id(made.calls[0]) for made in self.in_the_making if made.own}
+        shared = [made for made in self.in_the_making if not made.own]
+        everybody = [asked for asked in self.asked if not asked.task.done()]
+        waiting = [asked for asked in everybody if id(asked.call) not in own]
+        # What is made for one alone is made for one who is still there.
+        assert len(own) == len(everybody) - len(waiting)
+        assert {made.key for made in shared} == {asked.key for asked in waiting}
         assert set(self.cache._flights) == {asked.key for asked in waiting}
         for key, flight in self.cache._flights.items():
-            own = [asked for asked in waiting if asked.key == key]
-            assert flight.waiters == len(own)
-            (made,) = (made for made in self.in_the_making if made.key == key)
+            its = [asked for asked in waiting if asked.key == key]
+            assert flight.waiters == len(its)
+            (made,) = (made for made in shared if made.key == key)
             serving = made.calls[-1]
-            assert serving.deadline >= max(asked.call.deadline for asked in own)
-            if any(asked.call.priority == "interactive" for asked in own):
+            assert serving.deadline >= max(asked.call.deadline for asked in its)
+            if any(asked.call.priority == "interactive" for asked in its):
                 assert serving.priority == "interactive"
 
 
+# Asking and a single step of the event loop are frequent, so that something happens at every await.
+ACTION_NAMES = (
+    *("ask", "ask", "ask", "hurry", "leave", "finish", "fail", "refuse"),
+    *("step", "step", "rest", "refuse at once"),
+)
 Action = tuple[str, int, int, Priority]
 ACTIONS = st.lists(
     st.tuples(
-        st.sampled_from(["ask", "ask", "ask", "leave", "finish", "fail", "refuse", "step", "rest"]),
+        st.sampled_from(ACTION_NAMES),
         st.integers(0, 3),
         st.integers(0, 5),
         st.sampled_from(get_args(Priority)),
@@ -115,8 +147,14 @@ def test_it_counts_what_it_holds_and_serves_whoever_waits(actions: Sequence[Acti
     async def main() -> None:
         world = World()
         for name, which, number, priority in actions:
-            if name == "ask":
-                world.ask("abcd"[which], 100.0 + number, priority)
+            world.refusing = name == "refuse at once"
+            if name in {"ask", "hurry", "refuse at once"}:
+                seconds, impatient = 100.0 + number, name == "hurry"
+                world.ask("abcd"[which], seconds, priority, impatient=impatient)
+                if world.refusing:
+                    await asyncio.sleep(0)
+                    await asyncio.sleep(0)
+                    world.refusing = False
             elif name == "leave":
                 world.leave(number)
             elif name == "step":
@@ -136,6 +174,7 @@ def test_it_counts_what_it_holds_and_serves_whoever_waits(actions: Sequence[Acti
             world.check_at_rest()
         for asked in world.asked:
             assert asked.task.done()
+            assert asked.left or not asked.task.cancelled()  # nobody is given up with another
             if not asked.task.cancelled() and asked.task.exception() is None:
                 assert asked.task.result().value == asked.key
         assert not world.cache._flights
