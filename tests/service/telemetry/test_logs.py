@@ -104,16 +104,18 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
 def test_what_goes_wrong_is_a_line_of_json_too(checkpoint: Path, tmp_path: Path) -> None:
     """A misspelt variable, a warning of a library, and an error that ends a thread."""
     log = tmp_path / "server.log"
-    site = tmp_path / "site"
+    site, served = tmp_path / "site", tmp_path / "served"
     site.mkdir()
     (site / "sitecustomize.py").write_text(
-        "import threading, sys\n"
+        "import pathlib, sys, threading, time\n"
         "if 'serve' in sys.argv or sys.argv[0] == '-m':\n"
         "    def fail():\n"
+        f"        while not pathlib.Path({str(served)!r}).exists():\n"
+        "            time.sleep(0.05)\n"
         "        import warnings\n"
         "        warnings.warn('a library warns')\n"
         "        raise RuntimeError('a thread fails')\n"
-        "    threading.Timer(8.0, fail).start()\n"
+        "    threading.Thread(target=fail, daemon=True).start()\n"
     )
     environment = os.environ | {
         "FLOWMO_LOG_FORMAT": "json",
@@ -122,6 +124,7 @@ def test_what_goes_wrong_is_a_line_of_json_too(checkpoint: Path, tmp_path: Path)
     }
     arguments = [f"--checkpoint={checkpoint}", "--threads=1"]
     with ServerProcess(arguments, log=log, environment=environment):
+        served.touch()
         wait_until(lambda: "a thread fails" in log.read_text())
     text = [line["message"] for line in lines(log)]
     assert any("did you mean FLOWMO_MAX_BODY_BYTES" in message for message in text)
