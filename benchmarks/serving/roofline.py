@@ -144,6 +144,10 @@ class RooflineRunner:
         """See :class:`DecoderRunner`."""
         return self._noise
 
+    def condition(self, tokens: Tokens) -> Tensor:
+        """See :class:`DecoderRunner`."""
+        return torch.zeros(tokens.tile_count, 4, 13)
+
     def velocity(self, x: Tensor, times: Sequence[float], condition: Tensor) -> Tensor:  # noqa: ARG002
         """See :class:`DecoderRunner`."""
         self._free_at = max(self._free_at, self._clock.now) + self._seconds[len(x)]
