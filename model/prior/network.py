@@ -22,7 +22,8 @@ _EPS = 1e-6
 def _embedding(count: int, width: int) -> nn.Embedding:
     # Zeros until `initialize` or a checkpoint: torch's own normal numbers are thrown away either
     # way, and on the meta device they cost seconds of imports.
-    return nn.Embedding.from_pretrained(torch.zeros(count, width), freeze=False)
+    made: nn.Embedding = nn.Embedding.from_pretrained(torch.zeros(count, width), freeze=False)
+    return made
 
 
 class Attention(nn.Module):
