@@ -14,8 +14,8 @@ from flowmo.model.attention import attention
 from flowmo.model.errors import TokenError
 from flowmo.model.prior.config import PriorConfig
 
-# The deviation of initial weights, as in BERT and MaskGIT.
-INITIAL_DEVIATION = 0.02
+# The deviation of initial weights in BERT and MaskGIT, here that of the published width.
+INITIAL_DEVIATION, PUBLISHED_WIDTH = 0.02, 1024
 _EPS = 1e-6
 
 
@@ -147,8 +147,9 @@ class PriorNetwork(nn.Module):
 def initialize(network: PriorNetwork, *, seed: int) -> None:
     """Set the weights before the first step, each tensor from the seed in the order of names.
 
-    Matrices are normal with deviation 0.02, cut off at two deviations; those that end a residual
-    branch are smaller by sqrt(2 depth), so that the depth does not decide how large x becomes.
+    Matrices are normal with deviation 0.02 at width 1024 and in proportion to 1 / sqrt(width), cut
+    off at two deviations; those that end a residual branch are smaller by sqrt(2 depth), so that
+    the depth does not decide how large x becomes.
 
     Args:
         network: Its weights are replaced, where they are.
@@ -156,15 +157,16 @@ def initialize(network: PriorNetwork, *, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     branch = (2 * network.config.depth) ** -0.5
+    deviation = INITIAL_DEVIATION * (PUBLISHED_WIDTH / network.config.width) ** 0.5
     for name, parameter in sorted(network.named_parameters()):
         kind = _kind(name)
         if kind == "matrix":
             values = torch.empty(parameter.shape)
             nn.init.trunc_normal_(
                 values,
-                std=INITIAL_DEVIATION,
-                a=-2 * INITIAL_DEVIATION,
-                b=2 * INITIAL_DEVIATION,
+                std=deviation,
+                a=-2 * deviation,
+                b=2 * deviation,
                 generator=generator,
             )
             ends_branch = name.endswith((".attention.out.weight", ".mlp.fall.weight"))

@@ -40,7 +40,7 @@ from tests.model.checkpoints import CONFIG, save_random
 from tests.training.processes import tensors_of
 
 TOKENIZER = "ab" * 16
-LENGTH, VALUES = 4, 4
+LENGTH, VALUES = 2, 4
 
 FIRST = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.05, 0.05, 0.4, 0.5]])  # by class
 NEXT = torch.full((VALUES, VALUES), 0.05) + 0.8 * torch.eye(VALUES).roll(1, 1)
@@ -65,7 +65,7 @@ def write_tokens(folder: Path, ids: np.ndarray, labels: np.ndarray, **changes: A
     record = {
         "format_version": 1,
         "tokenizer": TOKENIZER,
-        "code_length": 2,
+        "code_length": 1,
         "token_bits": 4,
         "group_bits": 2,
         "classes": 2,
@@ -128,14 +128,15 @@ def true_cross_entropy(ids: Tensor, labels: Tensor) -> Iterator[float]:
 
 
 def test_it_learns_a_known_distribution(tokens: Path, tmp_path: Path) -> None:
-    """Within 5 % of the true entropy at every mask rate, and so of its mean."""
+    """Within 5 % of the true entropy, 10 % at each of the few masks of one rate."""
     one = config(
         tokens,
         tmp_path / "run",
-        steps=500,
+        steps=300,
         batch_size=64,
         log_interval=100,
-        validation=ValidationConfig(interval=500, count=400, metric="cross_entropy"),
+        optimizer=OptimizerConfig(learning_rate=5e-3, schedule="linear"),
+        validation=ValidationConfig(interval=300, count=400, metric="cross_entropy"),
     )
     result = run(one)
     task = PriorTask(PriorTask.complete(one), torch.device("cpu"))
@@ -149,7 +150,7 @@ def test_it_learns_a_known_distribution(tokens: Path, tmp_path: Path) -> None:
     (found,) = [line for line in lines if "validation_cross_entropy" in line]
     for rate, value in zip(MASK_RATES, truth, strict=True):
         assert found[f"validation_cross_entropy_at_{round(100 * rate)}"] == pytest.approx(
-            value, rel=0.05
+            value, rel=0.1
         )
     assert found["validation_cross_entropy"] == pytest.approx(np.mean(truth), rel=0.05)
     assert truth[0] < 0.8 * truth[-1]  # what is known tells much of what is not
