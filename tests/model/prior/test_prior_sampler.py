@@ -181,7 +181,7 @@ def prior() -> Prior:
     initialize(model, seed=3)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.mul_(4)  # so that ids depend on each other
+            parameter.mul_(1.5)  # so that ids depend on each other
     return model.eval()
 
 
