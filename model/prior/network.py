@@ -46,10 +46,16 @@ class Attention(nn.Module):
         """What each place takes of the others, [B, L, W]."""
         qkv = self.qkv(x_BLW).unflatten(-1, (3, self.heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+        q, k = _normalized(q, self.q_norm), _normalized(k, self.k_norm)
         mixed = attention(q, k, v, q.shape[-1] ** -0.5)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
+
+
+def _normalized(x: Tensor, norm: nn.RMSNorm) -> Tensor:
+    # In float32 whatever the weights are in, as in the tokenizer.
+    scaled = F.rms_norm(x.float(), x.shape[-1:], norm.weight.float(), _EPS)
+    return scaled.to(x.dtype)
 
 
 class GatedMLP(nn.Module):

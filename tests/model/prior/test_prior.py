@@ -72,6 +72,16 @@ def test_every_place_sees_every_other_and_its_class(prior: Prior) -> None:
         prior(ids[:, :5], classes)
 
 
+def test_it_computes_in_bfloat16_as_trained_and_as_stored(prior: Prior) -> None:
+    ids, classes = torch.full((1, MICRO.length), MICRO.mask_id), torch.tensor([0])
+    exact = prior(ids, classes)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.allclose(prior(ids, classes).float(), exact, atol=0.1)
+    stored = Prior(MICRO).to(torch.bfloat16)
+    stored.load_state_dict(prior.state_dict())
+    assert torch.allclose(stored(ids, classes).float(), exact, atol=0.1)
+
+
 def test_the_order_of_ids_is_that_of_a_tokenizer() -> None:
     # docs/container.md: ids [K, D / G] row by row, which reshape gives.
     assert (MICRO.length, MICRO.ids_per_token) == (6, 2)
