@@ -250,7 +250,7 @@ def prior() -> TrainConfig[PriorConfig]:
     """The second stage of paper A.3: 397 M parameters, 300 epochs of ImageNet-1K's tokens.
 
     Rates, batch and epochs are the paper's; decay, Adam's rates and warm-up are MaskGIT's, of which
-    the paper says nothing (docs/decisions/0026).
+    the paper says nothing (docs/decisions/0028).
     """
     return TrainConfig(
         task="prior",

@@ -172,7 +172,7 @@ def _check_whole(name: str, value: object, *, low: int) -> None:
 
 PRIOR_PRESETS: dict[str, PriorConfig] = {
     # The paper gives hidden size, layers and the count of 397 M (A.3). Blocks of a plain MLP of
-    # 4 x 1024 would count 356 M; gated MLPs of 3,200 make it 396 M (docs/decisions/0026).
+    # 4 x 1024 would count 356 M; gated MLPs of 3,200 make it 396 M (docs/decisions/0028).
     "prior": PriorConfig(
         name="prior",
         width=1024,

@@ -47,7 +47,7 @@ def test_the_published_sizes_have_the_published_count() -> None:
     assert (published.width, published.depth) == (1024, 28)
     assert (published.length, published.vocabulary) == (512, 512)
     count = sum(torch.Size(shape).numel() for shape in expected_prior_shapes(published).values())
-    assert count == 395_880_448  # docs/generation.md and decision 0026 say 395.9 M
+    assert count == 395_880_448  # docs/generation.md and decision 0028 say 395.9 M
     assert abs(count - 397e6) < 0.02 * 397e6
     tiny = sum(
         torch.Size(shape).numel()
