@@ -13,11 +13,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from flowmo.model.checkpoint_files import (
     CONFIG_FILE,
@@ -42,8 +44,11 @@ from flowmo.model.network import FlowMoNetwork
 DEFAULT_MAX_SHARD_SIZE = "5GB"
 
 
+C = TypeVar("C", default=FlowMoConfig)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointInfo:
+class CheckpointInfo(Generic[C]):
     """What a checkpoint folder says of itself, known without reading a weight.
 
     Attributes:
@@ -56,7 +61,7 @@ class CheckpointInfo:
     """
 
     folder: Path
-    config: FlowMoConfig
+    config: C
     fingerprint: str | None
     dtype: str
     files: tuple[Path, ...]
@@ -97,7 +102,27 @@ def check_shapes(
     Raises:
         CheckpointError: Some are missing, surplus or of another shape; all three are listed.
     """
-    expected = expected_shapes(config)
+    check_tensors(expected_shapes(config), came, source, label=config.name)
+
+
+def check_tensors(
+    expected: Mapping[str, tuple[int, ...]],
+    came: Mapping[str, tuple[int, ...]],
+    source: str | Path,
+    *,
+    label: str,
+) -> None:
+    """Check names and shapes of tensors against those that a model has.
+
+    Args:
+        expected: The model's.
+        came: Those at hand.
+        source: Where they come from, for the message.
+        label: The name of the model's config.
+
+    Raises:
+        CheckpointError: Some are missing, surplus or of another shape; all three are listed.
+    """
     missing = [name for name in expected if name not in came]
     surplus = [name for name in came if name not in expected]
     misshapen = [
@@ -116,7 +141,7 @@ def check_shapes(
     ]
     if problems:
         raise CheckpointError(
-            f"{source} does not hold the {len(expected)} tensors of {config.name!r}; "
+            f"{source} does not hold the {len(expected)} tensors of {label!r}; "
             f"{'; '.join(problems)}. Is it a checkpoint of another preset?"
         )
 
@@ -158,6 +183,27 @@ def save_checkpoint(
         "dtype": name,
         "config": config.to_dict(),
     }
+    write_folder(folder, state, record, dtype=dtype, max_shard_size=max_shard_size)
+    return fingerprint
+
+
+def write_folder(
+    folder: Path,
+    state: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    *,
+    dtype: torch.dtype,
+    max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
+) -> None:
+    """Write weights and ``config.json`` of a model of any type, as :func:`save_checkpoint` does.
+
+    Args:
+        folder: The folder.
+        state: The weights, on any device.
+        record: What ``config.json`` says.
+        dtype: The dtype to store, which the record names.
+        max_shard_size: The largest safetensors file, in bytes or as ``"5GB"``.
+    """
     stale = (WEIGHTS_FILE, INDEX_FILE, SHARD_PATTERN)
     with replacing_contents(folder, key=CONFIG_FILE, stale=stale) as temporary:
         stored = {key: tensor.detach().to("cpu", dtype) for key, tensor in state.items()}
@@ -168,7 +214,6 @@ def save_checkpoint(
         for file in weights:
             # safetensors lets the owner alone read; a server may run as somebody else.
             file.chmod(config_file.stat().st_mode)
-    return fingerprint
 
 
 def inspect_checkpoint(folder: str | Path) -> CheckpointInfo:
@@ -206,7 +251,7 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointInfo:
 
 
 def load_weights(
-    info: CheckpointInfo,
+    info: CheckpointInfo[Any],
     *,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",

@@ -26,8 +26,8 @@ _FIELDS = frozenset({"format_version", "model_type", "fingerprint", "dtype", "co
 _LISTED = 8
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """``config.json``, its outer form checked."""
+def read_record(path: Path, *, model_type: str = MODEL_TYPE) -> dict[str, Any]:
+    """``config.json``, its outer form checked, of a checkpoint of one type."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -38,11 +38,17 @@ def read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     named = record.get("model_type") if isinstance(record, dict) else None
-    if not isinstance(record, dict) or named != MODEL_TYPE:
+    if not isinstance(record, dict) or named != model_type:
         came = "missing" if named is None else repr(named)
+        hint = (
+            "`flowmo convert` makes one of a published .pth file"
+            if model_type == MODEL_TYPE
+            else f"name the folder of a {model_type}"
+        )
+        kind = "FlowMo" if model_type == MODEL_TYPE else model_type
         raise CheckpointError(
-            f"{path} is of no FlowMo checkpoint: its model_type is {came}, not {MODEL_TYPE!r}; "
-            f"`flowmo convert` makes one of a published .pth file"
+            f"{path} is of no {kind} checkpoint: its model_type is {came}, not {model_type!r}; "
+            f"{hint}"
         )
     if (version := record.get("format_version")) != FORMAT_VERSION:
         raise CheckpointError(

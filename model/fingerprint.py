@@ -48,7 +48,23 @@ def compute_fingerprint(config: FlowMoConfig, state: Mapping[str, Tensor]) -> st
     Raises:
         CheckpointError: The weights are on the meta device, so there are no values.
     """
-    digest = hashlib.sha256(_json(_identity(config)) + b"\0")
+    return digest_of(_identity(config), state)
+
+
+def digest_of(identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """The digest of :func:`compute_fingerprint` for a model of any kind.
+
+    Args:
+        identity: What defines the network, JSON-safe.
+        state: Its state dict.
+
+    Returns:
+        32 lower-case hex digits.
+
+    Raises:
+        CheckpointError: The weights are on the meta device, so there are no values.
+    """
+    digest = hashlib.sha256(_json(identity) + b"\0")
     for name in sorted(state):
         tensor = state[name].detach()
         if tensor.is_meta:
@@ -69,13 +85,14 @@ def _identity(config: FlowMoConfig) -> dict[str, Any]:
     defaults out keeps every fingerprint ever given. For the same reason a default never changes.
     """
     values = config.to_dict()
-    identity = _without_defaults(type(config), values)
+    identity = without_defaults(type(config), values)
     for half in ("encoder", "decoder"):
-        identity[half] = _without_defaults(type(config.encoder), values[half])
+        identity[half] = without_defaults(type(config.encoder), values[half])
     return {name: value for name, value in identity.items() if name not in _NOT_IDENTITY}
 
 
-def _without_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+def without_defaults(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass' JSON form that differ from their defaults."""
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
     return {
         name: value

@@ -16,6 +16,7 @@ from flowmo.model.checkpoint_files import CONFIG_FILE, MODEL_TYPE
 from flowmo.model.errors import CheckpointError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.hub import resolve_checkpoint
+from flowmo.model.prior.checkpoint import PRIOR_TYPE, Prior
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -35,7 +36,7 @@ class Pretrained(Protocol):
         ...
 
 
-_CLASSES: dict[str, type[Pretrained]] = {MODEL_TYPE: FlowMo}
+_CLASSES: dict[str, type[Pretrained]] = {MODEL_TYPE: FlowMo, PRIOR_TYPE: Prior}
 
 
 def register(model_type: str, cls: type[Pretrained]) -> None:

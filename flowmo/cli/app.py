@@ -23,6 +23,7 @@ from flowmo.cli.release import release_command
 from flowmo.cli.serve import serve_command
 from flowmo.cli.serve_options import SettingsCommand
 from flowmo.cli.sweep import sweep_command
+from flowmo.cli.tokenize_dataset import tokenize_dataset_command
 from flowmo.cli.tokens import detokenize_command, reconstruct_command, tokenize_command
 from flowmo.cli.train import train_command
 
@@ -120,6 +121,12 @@ _add(
     train_command,
     "flowmo train finetune --data photos/",
     "flowmo train tiny-demo --data photos/ --out runs/tiny --resume",
+)
+_add(
+    _TRAIN,
+    "tokenize-dataset",
+    tokenize_dataset_command,
+    "flowmo tokenize-dataset photos/ --out tokens/ --checkpoint tiny --labels folder --flips",
 )
 _add(
     _TRAIN,

@@ -15,7 +15,8 @@ def train_command(
         str,
         typer.Argument(
             help="finetune (of the shipped model); tiny-demo, tiny-sharp, tiny-post-train, "
-            "tiny-distill; fewer-params, lo, hi, continuous, post-train, distill.",
+            "tiny-distill; fewer-params, lo, hi, continuous, post-train, distill; prior, "
+            "prior-tiny.",
         ),
     ],
     data: Annotated[
@@ -23,7 +24,8 @@ def train_command(
         typer.Option(
             "--data",
             "-d",
-            help="Folder, image, uncompressed tar or glob pattern of training images; repeatable.",
+            help="Folder, image, uncompressed tar or glob pattern of training images, or for a "
+            "prior the folder of their tokens; repeatable.",
         ),
     ] = None,
     out: Annotated[
@@ -79,7 +81,7 @@ def train_command(
         ),
     ] = 3,
 ) -> None:
-    """Train, post-train or distill a tokenizer. ^C saves; --resume then continues exactly."""
+    """Train, post-train or distill a tokenizer, or a prior. ^C saves; --resume goes on exactly."""
     # Imported here, so that `flowmo --help` does not wait for torch.
     import json
     from dataclasses import replace

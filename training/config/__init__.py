@@ -15,6 +15,7 @@ from flowmo.training.config.optimizer import (
     Parametrization,
     Schedule,
 )
+from flowmo.training.config.prior import PriorTrainConfig
 from flowmo.training.config.run import (
     TASK_OPTIONS,
     AnyTrainConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "PerceptualNetwork",
     "PostTrainConfig",
     "Precision",
+    "PriorTrainConfig",
     "Schedule",
     "TrainConfig",
     "ValidationConfig",

@@ -24,6 +24,7 @@ from flowmo.training.config.objectives import (
     PostTrainConfig,
 )
 from flowmo.training.config.optimizer import OptimizerConfig
+from flowmo.training.config.prior import PriorTrainConfig
 from flowmo.training.config.validation import ValidationConfig
 
 Precision = Literal["float32", "tf32", "bf16"]
@@ -46,6 +47,7 @@ TASK_OPTIONS = (
     "optimizer.parametrization",
     "perceptual",
     "post_train",
+    "prior",
     "recompute",
     "time_shift",
     "uniform_share",
@@ -79,7 +81,8 @@ class TrainConfig(Generic[C_co]):
     Args:
         task: What is trained, and how (:mod:`flowmo.training.tasks.registry`): ``pretrain`` is
             stage 1A (SPEC "Training objective"), ``post-train`` stage 1B, through the sampling
-            chain, ``distill`` teaches a student of few steps.
+            chain, ``distill`` teaches a student of few steps; ``prior`` is the second stage, over
+            the ids of a tokenizer.
         init: The checkpoint whose weights the run begins with: a shipped one's name, a folder or a
             hub repository; None begins with random ones. ``post-train`` and ``distill`` need it.
         model: The config of the task's model. A tokenizer's has the sizes of the network and its
@@ -91,6 +94,7 @@ class TrainConfig(Generic[C_co]):
         perceptual: The network of the perceptual terms.
         post_train: The chain of ``post-train``.
         distill: The teacher of ``distill``.
+        prior: Masks and samples of ``prior``.
         validation: Held-out samples, the best weights, early stopping.
         output: The run's folder, for logs, samples, checkpoints and the exported model.
         steps: The number of optimizer steps of the whole run.
@@ -149,6 +153,7 @@ class TrainConfig(Generic[C_co]):
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     post_train: PostTrainConfig = field(default_factory=PostTrainConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
+    prior: PriorTrainConfig = field(default_factory=PriorTrainConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     output: str = "runs/flowmo"
     steps: int

@@ -100,6 +100,7 @@ def train(
         DataError: no usable images.
         DivergedError: gradients stay non-finite.
     """
+    config = find_task(config.task).complete(config)
     call_ends = math.inf if call_minutes is None else time.monotonic() + 60 * call_minutes
     with (
         open_mesh(config.device, config.parallel, shard_size=config.shard_size) as mesh,

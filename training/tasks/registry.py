@@ -7,12 +7,13 @@ from flowmo.training.config import AnyTrainConfig
 from flowmo.training.tasks.distillation import DistillTask
 from flowmo.training.tasks.post_train import PostTrainTask
 from flowmo.training.tasks.pretrain import PretrainTask
+from flowmo.training.tasks.prior import PriorTask
 from flowmo.training.tasks.task import AnyTask
 
 R = TypeVar("R", bound=AnyTrainConfig)
 
 _TASKS: dict[str, type[AnyTask]] = {
-    task.name: task for task in (PretrainTask, PostTrainTask, DistillTask)
+    task.name: task for task in (PretrainTask, PostTrainTask, DistillTask, PriorTask)
 }
 
 

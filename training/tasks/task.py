@@ -7,6 +7,7 @@ The loop owns steps, learning rates, gradients, averages, processes, checkpoints
 
 The loop calls a task in this order, in every process of the run:
 
+    config = cls.complete(config)            # what the data decides
     task = cls(config, device)
     data = task.open_data(report)            # before anything slow
     model = task.build_model()               # whole, on the CPU; then moved, and sharded perhaps
@@ -193,6 +194,18 @@ class Task(ABC, Generic[M, B, I, D]):
             ConfigError: Some do not.
         """
         del config
+
+    @classmethod
+    def complete(cls, config: AnyTrainConfig) -> AnyTrainConfig:
+        """The run with what its data decides; called before anything else, in every process.
+
+        What it sets is stored with the run, so that a checkpoint is not resumed on other data.
+
+        Raises:
+            ConfigError: The data do not fit the model.
+            DataError: There are none.
+        """
+        return config
 
     @classmethod
     def start_from(cls, config: AnyTrainConfig, checkpoint: str) -> AnyTrainConfig:

@@ -107,6 +107,36 @@ class HuggingFaceImages(Source):
         """Nothing: the table is mapped memory."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """A column of a data set beside its images.
+
+    Attributes:
+        values: The value of each row.
+        names: The names of its classes, where the data set has them.
+    """
+
+    values: Sequence[object]
+    names: tuple[str, ...]
+
+
+def read_column(text: str, column: str) -> Column:
+    """A column that describes the images, such as their labels.
+
+    Args:
+        text: The data set's address.
+        column: The name of the column.
+
+    Raises:
+        DataError: The data set or its column cannot be had.
+    """
+    table = _load(DatasetAddress.parse(text), text)
+    if column not in table.features:
+        raise DataError(f"{text}: no column {column!r}; there are {', '.join(table.features)}")
+    names = getattr(table.features[column], "names", None)
+    return Column(values=list(table[column]), names=tuple(names or ()))
+
+
 def _load(address: DatasetAddress, text: str) -> Any:
     try:
         import datasets
