@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -35,14 +34,12 @@ def test_tiny_within_1e_4(tiny: InferenceModel, half: Half, tmp_path: Path) -> N
     assert largest_difference(export(tiny, tmp_path, half), tiny) <= 1e-4
 
 
-@pytest.mark.parametrize("changes", [{"head": (8, 4)}, {"prediction": "image", "head": (8, 4)}])
-def test_a_head_and_predicted_images_within_1e_4(
-    small: InferenceModel, changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_head_within_1e_4(small: InferenceModel, tmp_path: Path) -> None:
+    """Of a network that predicts velocities; tiny predicts images, and has a head, too."""
     torch.manual_seed(0)
-    model = InferenceModel(FlowMo(replace(small.config, **changes)))
-    for half in HALVES:
-        assert largest_difference(export(model, tmp_path, half), model, batches=(1, 3)) <= 1e-4
+    model = InferenceModel(FlowMo(replace(small.config, head=(8, 4))))
+    file = export(model, tmp_path, "decoder")
+    assert largest_difference(file, model, batches=(1, 3)) <= 1e-4
 
 
 def test_both_forms_of_attention_are_right_and_what_they_say(
