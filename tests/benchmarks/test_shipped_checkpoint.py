@@ -29,7 +29,7 @@ def test_it_is_whole_small_and_of_the_recipe() -> None:
     assert info.dtype == "bfloat16"
     assert info.size <= 32 * 2**20
     assert sum(tensor.numel() for tensor in state.values()) <= 16_000_000
-    assert config == recipe("tiny-demo").model
+    assert config == recipe("tiny-sharp").model
 
 
 def test_its_run_is_the_committed_one() -> None:
@@ -37,7 +37,7 @@ def test_its_run_is_the_committed_one() -> None:
     lines = (RESULTS / "log.jsonl").read_text(encoding="utf-8").splitlines()
     steps = [json.loads(line)["step"] for line in lines]
     assert steps == sorted(steps)
-    shipped = recipe("tiny-demo").model
+    shipped = recipe("tiny-sharp").model
     assert replace(run.model, sampler=shipped.sampler) == shipped
     assert json.loads(lines[-1])["sample_psnr"] > 18
 
