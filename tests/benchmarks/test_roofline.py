@@ -25,7 +25,7 @@ def plain(steps: int) -> SamplerConfig:
 
 def test_rows_are_nearly_free_for_a_small_model_and_cost_their_share_of_lo() -> None:
     demo, _, lo = models()
-    assert 1 < tick_seconds(demo, 16) / tick_seconds(demo, 1) < 1.3
+    assert 1 < tick_seconds(demo, 16) / tick_seconds(demo, 1) < 1.4
     assert 12 < tick_seconds(lo, 16) / tick_seconds(lo, 1) < 16
     # Its roofline: 3.616 TFLOP of a row at 798 TFLOP/s.
     assert tick_seconds(lo, 16) == pytest.approx(16 * 3.616 / 798, rel=0.03)
