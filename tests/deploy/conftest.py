@@ -44,6 +44,22 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def one_block_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One block each, quick to compile: a second one is compiled like the first."""
+    config = FlowMoConfig(
+        name="test",
+        image_size=32,
+        patch_size=4,
+        encoder=TransformerConfig(width=48, depth=1, heads=3),
+        decoder=TransformerConfig(width=64, depth=1, heads=2),
+        code_length=16,
+        token_bits=12,
+        group_bits=4,
+    )
+    return save_random(tmp_path_factory.mktemp("checkpoint"), config, seed=5)
+
+
+@pytest.fixture(scope="session")
 def small(small_checkpoint: Path) -> InferenceModel:
     return InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)))
 

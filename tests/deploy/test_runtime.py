@@ -168,8 +168,8 @@ def compiled(
 
 
 @pytest.fixture(scope="module")
-def in_bfloat16(small_checkpoint: Path) -> tuple[InferenceModel, CompiledSteps]:
-    return compiled(small_checkpoint, torch.bfloat16)
+def in_bfloat16(one_block_checkpoint: Path) -> tuple[InferenceModel, CompiledSteps]:
+    return compiled(one_block_checkpoint, torch.bfloat16)
 
 
 def agrees(model: InferenceModel, steps: CompiledSteps) -> bool:
@@ -185,9 +185,9 @@ def agrees(model: InferenceModel, steps: CompiledSteps) -> bool:
 class TestCompiled:
     pytestmark = COMPILES
 
-    def test_float32_agrees_at_any_number_of_rows(self, small_checkpoint: Path) -> None:
+    def test_float32_agrees_at_any_number_of_rows(self, one_block_checkpoint: Path) -> None:
         # Of one half: the other is compiled in bfloat16, and compiling takes what time there is.
-        assert agrees(*compiled(small_checkpoint, torch.float32, ["decoder"]))
+        assert agrees(*compiled(one_block_checkpoint, torch.float32, ["decoder"]))
 
     def test_bfloat16_agrees_at_any_number_of_rows(
         self, in_bfloat16: tuple[InferenceModel, CompiledSteps]
