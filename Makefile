@@ -15,12 +15,13 @@ JAVASCRIPT := --config tools/javascript/deno.json
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test check docs bench image-test k8s-check k8s-test
+.PHONY: help setup tools demo serve test test-slow check docs bench image-test k8s-check k8s-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
 	@echo "make serve   serve the shipped checkpoint over HTTP"
 	@echo "make test    run the tests (make tools: Debian's Prometheus and Chromium for them, as root)"
+	@echo "make test-slow  run the few that take longest, which test leaves out"
 	@echo "make check   run the linters, the formatter's check, the type checkers, the import rules, the docs' links"
 	@echo "make docs    write the documentation as a site to build/site"
 	@echo "make image-test  build the container image and run it, as root on Debian (minutes)"
@@ -63,7 +64,10 @@ serve: $(CORE)
 	$(BIN)/flowmo serve $(ARGS)
 
 test: setup tools
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+test-slow: setup tools
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -153,6 +153,7 @@ def test_tensorrt(checkpoint: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.slow  # it compiles what test_cuda_check does
 def test_profile_step(checkpoint: Path, tmp_path: Path) -> None:
     profile_step.main([str(checkpoint), "--out", str(tmp_path), "--rows=2", "--steps=1"])
     (path,) = tmp_path.glob("profile-*-2.txt")

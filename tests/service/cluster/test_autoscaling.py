@@ -26,6 +26,7 @@ def environment() -> Iterator[dict[str, str]]:
         yield environment
 
 
+@pytest.mark.slow  # two minutes, nearly all of it Ray's; benchmarks.serving.autoscaling does more
 def test_decoders_go_from_one_to_three_and_back(
     checkpoint: Path, environment: dict[str, str], tmp_path: Path
 ) -> None:
