@@ -22,8 +22,9 @@ class EncodedTiles:
     Attributes:
         tokens: The tokens of all tiles.
         weights: The fingerprint of the weights that made them all.
-        queue: The seconds of the longest wait of a tile.
-        run: The seconds that all tiles were computed, one after the other.
+        queue: The seconds until the first tile was begun.
+        run: The seconds from then until the last was done; tiles that share a batch, or wait beside
+            each other, count once.
     """
 
     tokens: Tokens
@@ -53,8 +54,10 @@ async def encode_tiles(
         Exception: The first error of a tile; the others are cancelled then.
     """
     frame = frame_pixels(pixels, tiling)
-    until = asyncio.get_running_loop().time() + UPDATE_SECONDS
+    loop = asyncio.get_running_loop()
+    until = loop.time() + UPDATE_SECONDS
     while True:
+        begun = loop.time()
         slots = asyncio.Semaphore(TILES_AT_ONCE)
 
         async def one(index: int, slots: asyncio.Semaphore = slots) -> Encoded:
@@ -70,11 +73,12 @@ async def encode_tiles(
         made = [task.result() for task in tasks]
         weights = {one.weights for one in made}
         if len(weights) == 1:
+            queue = min(one.timings.queue for one in made)
             return EncodedTiles(
                 tokens=Tokens.join([one.tokens for one in made]),
                 weights=weights.pop(),
-                queue=max(one.timings.queue for one in made),
-                run=sum(one.timings.run for one in made),
+                queue=queue,
+                run=loop.time() - begun - queue,
             )
-        if asyncio.get_running_loop().time() > until:
+        if loop.time() > until:
             raise OtherWeightsError("the picture's tiles were encoded by models of other weights")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import json
+import time
 from dataclasses import replace
 
 import httpx
@@ -14,6 +15,7 @@ from flowmo.client import Client
 from flowmo.model.container import MEDIA_TYPE, Container
 from flowmo.service.engine.runner import Runner
 from flowmo.service.settings import Settings
+from flowmo.service.telemetry.logs import stages_of
 from tests.service.fixtures import CONFIG
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.runners import client_of
@@ -76,6 +78,18 @@ def test_any_picture_comes_back_in_its_size(
         params={"steps": "1"},
     )
     assert np.abs(from_file(both.content).astype(int) - from_file(answer.content)).max() <= 1
+
+
+def test_the_stages_of_many_tiles_add_up_to_no_more_than_the_request(http: httpx.Client) -> None:
+    """Tiles wait and are computed beside each other: their times are not summed."""
+    headers = {"Content-Type": "application/octet-stream"}
+    begun = time.perf_counter()
+    answer = http.post("/v1/tokenize", content=as_file(gradient(320, 320)), headers=headers)
+    milliseconds = 1e3 * (time.perf_counter() - begun)
+    stages = stages_of(answer.headers["server-timing"])
+    assert {"decode_image", "queue", "encode"} <= stages.keys()
+    assert stages["encode"] > 0
+    assert sum(stages.values()) <= milliseconds
 
 
 def test_json_has_the_ids_of_every_tile_and_can_be_posted_back(http: httpx.Client) -> None:
