@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 import torch
 
 from flowmo.training.checkpointing.checkpoint import dealt
@@ -17,7 +16,6 @@ Build = Callable[..., TrainConfig]
 _SMOOTH = OptimizerConfig(learning_rate=1e-3, eps=1e-3, initial_gate=0.5)
 
 
-@pytest.mark.slow  # two processes are tested beside it, and numbers that divide nothing, too
 def test_three_processes_share_what_three_does_not_divide(
     run_config: Build, tmp_path: Path
 ) -> None:
