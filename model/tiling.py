@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from flowmo.model.errors import ConfigError
 
 MAX_OVERLAP_SHARE = 0.5
-DEFAULT_OVERLAP_SHARE = 0.125
+DEFAULT_OVERLAP_SHARE = 0.1875
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -101,7 +101,7 @@ def test_a_picture_of_many_tiles_is_as_in_one_process(
         client.post("/v1/tokenize", content=wide, headers=RAW | {"Accept": MEDIA_TYPE})
         for client in (ray_http, http)
     ]
-    assert packed[0].headers["Flowmo-Tiles"] == packed[1].headers["Flowmo-Tiles"] == "7"
+    assert packed[0].headers["Flowmo-Tiles"] == packed[1].headers["Flowmo-Tiles"] == "8"
     assert packed[0].content == packed[1].content
     both: list[dict[str, str]] = [{"steps": "2"}, {"steps": "2", "region": "20,4,100,20"}]
     for params in both:
