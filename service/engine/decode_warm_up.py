@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from torch import Tensor
@@ -41,9 +42,10 @@ def seconds_of_batch(runner: DecoderRunner) -> Callable[[int], float]:
     Returns:
         A function of the number of rows, which gives seconds.
     """
+    row = cache(lambda: _any_row(runner))  # made on the device thread, and once
 
     def seconds_of(bucket: int) -> float:
-        x, condition, times = _any_row(runner)
+        x, condition, times = row()
         at = [times[i % len(times)] for i in range(bucket)]
         begin = time.perf_counter()
         runner.velocity(x.expand(bucket, *x.shape), at, condition.expand(bucket, -1, -1))

@@ -369,10 +369,7 @@ class DecoderEngine:
             jobs, bucket = self._batches.next(self._times)
         ticks = self._ticks
         if self._recheck.is_due and not jobs and not ticks.in_flight:
-            try:
-                self._recheck.run(self._times)
-            except Exception as error:  # noqa: BLE001  # nobody's decode: health counts it
-                self._device.health.failed("decoder", error)
+            self._recheck.run(self._times, self._device.health, "decoder")
             return
         if jobs and not ticks.begin(jobs, bucket):
             return

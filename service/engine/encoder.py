@@ -212,10 +212,7 @@ class EncoderEngine:
                 self._waiting.remove(work)
         if not batch:
             if self._recheck.is_due:
-                try:
-                    self._recheck.run(self._times)
-                except Exception as error:  # noqa: BLE001  # nobody's picture: health counts it
-                    self._device.health.failed("encoder", error)
+                self._recheck.run(self._times, self._device.health, "encoder")
             return
         bucket = self._times.smallest(len(batch))
         padded = [*batch, *([batch[-1]] * (bucket - len(batch)))]

@@ -8,6 +8,8 @@ be learned. So the first refusal on an idle device has it timed anew, for those 
 import time
 from collections.abc import Callable
 
+from flowmo.service.engine.health import DeviceHealth
+from flowmo.service.engine.observer import EngineKind
 from flowmo.service.engine.schedule import BucketTimes
 
 # How often at most: a batch costs as much as one that somebody waits for.
@@ -46,15 +48,19 @@ class Recheck:
         self.is_due, self._last = True, now
         return True
 
-    def run(self, times: BucketTimes) -> None:
+    def run(self, times: BucketTimes, health: DeviceHealth, engine: EngineKind) -> None:
         """Measure the smallest batch; called from the device thread, without the lock.
 
         Args:
             times: What is corrected.
-
-        Raises:
-            Exception: What the batch failed with.
+            health: What a failure counts for: the batch is nobody's, so it fails no request.
+            engine: The engine's name there.
         """
         self.is_due = False
         bucket = times.buckets[0]
-        times.correct(bucket, min(self._seconds_of(bucket) for _ in range(_BATCHES)))
+        try:
+            least = min(self._seconds_of(bucket) for _ in range(_BATCHES))
+        except Exception as error:  # noqa: BLE001
+            health.failed(engine, error)
+            return
+        times.correct(bucket, least)

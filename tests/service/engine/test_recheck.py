@@ -12,6 +12,7 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import Call, DecodeOptions
+from flowmo.service.engine.health import DeviceHealth
 from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.recheck import RECHECK_SECONDS, Recheck
 from flowmo.service.engine.runner import Runner
@@ -87,7 +88,7 @@ def test_it_is_measured_now_and_then_only() -> None:
     recheck = Recheck(seconds_of, lambda: now)
     assert recheck.ask()
     assert not recheck.ask()  # it is due already
-    recheck.run(times)
+    recheck.run(times, DeviceHealth(), "decoder")
     assert set(measured) == {2}
     assert times.seconds(2) == 0.5
     assert times.seconds(4) == 0.75
