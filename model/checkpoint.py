@@ -10,7 +10,7 @@ strict: names, shapes and dtypes are exactly what the config asks for, or nothin
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -230,16 +230,36 @@ def inspect_checkpoint(folder: str | Path) -> CheckpointInfo:
             f"{folder} {what}; a checkpoint is a folder with {CONFIG_FILE} and {WEIGHTS_FILE} "
             f"(`flowmo convert` makes one of a published .pth file)"
         )
-    record = read_record(folder / CONFIG_FILE)
+    return inspect_folder(folder, MODEL_TYPE, FlowMoConfig.from_dict, check_shapes)
+
+
+def inspect_folder(
+    folder: Path,
+    model_type: str,
+    read_config: Callable[[dict[str, Any]], C],
+    check: Callable[[C, Mapping[str, tuple[int, ...]], Path], None],
+) -> CheckpointInfo[C]:
+    """Read what a checkpoint of any model type holds; see :func:`inspect_checkpoint`.
+
+    Args:
+        folder: The folder.
+        model_type: The type that ``config.json`` must name.
+        read_config: Makes the config of what ``config.json`` has.
+        check: Compares the tensors of the folder with those of a model of the config.
+
+    Raises:
+        CheckpointError: As of :func:`inspect_checkpoint`.
+    """
+    record = read_record(folder / CONFIG_FILE, model_type=model_type)
     try:
-        config = FlowMoConfig.from_dict(record["config"])
+        config = read_config(record["config"])
     except (ConfigError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CONFIG_FILE} has an invalid config: {error}") from error
     placed = weight_files(folder)
     shapes: dict[str, tuple[int, ...]] = {}
     for path, names in placed.items():
         shapes |= tensor_shapes(path, names, record["dtype"])
-    check_shapes(config, shapes, folder)
+    check(config, shapes, folder)
     return CheckpointInfo(
         folder=folder,
         config=config,

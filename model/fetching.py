@@ -31,7 +31,6 @@ from flowmo.model.published import convert_published
 RECORD_FILE = "fetched.json"
 _URL = re.compile(r"[a-z][a-z0-9+.\-]*://")
 _PUBLISHED = re.compile(r"\.(pth|pt)$")
-_BLOCK = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,14 +190,10 @@ def _ask(source: Source, call: Callable[[], Any]) -> Any:
 def _check_sha256(file: Path, source: Source) -> None:
     if source.sha256 is None:
         return
-    digest = hashlib.sha256()
     with file.open("rb") as opened:
-        while block := opened.read(_BLOCK):
-            digest.update(block)
-    if digest.hexdigest() != source.sha256.lower():
-        raise CheckpointError(
-            f"{source.name} has the SHA-256 {digest.hexdigest()}, expected {source.sha256}"
-        )
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != source.sha256.lower():
+        raise CheckpointError(f"{source.name} has the SHA-256 {found}, expected {source.sha256}")
 
 
 def _check_fingerprint(info: CheckpointInfo, source: Source) -> None:

@@ -4,7 +4,7 @@ The folder is that of a tokenizer (:mod:`flowmo.model.checkpoint`), with ``"mode
 and a config that names the tokenizer whose ids it knows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -15,16 +15,11 @@ from flowmo.model.checkpoint import (
     CheckpointInfo,
     check_tensors,
     dtype_name,
+    inspect_folder,
     load_weights,
     write_folder,
 )
-from flowmo.model.checkpoint_files import (
-    CONFIG_FILE,
-    FORMAT_VERSION,
-    read_record,
-    tensor_shapes,
-    weight_files,
-)
+from flowmo.model.checkpoint_files import FORMAT_VERSION
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.fingerprint import digest_of, without_defaults
 from flowmo.model.prior.config import PriorConfig
@@ -51,25 +46,11 @@ def inspect_prior(folder: str | Path) -> CheckpointInfo[PriorConfig]:
         CheckpointError: It is no folder of a prior; a file is missing or malformed; tensors are
             missing, surplus, of another shape or dtype.
     """
-    folder = Path(folder)
-    record = read_record(folder / CONFIG_FILE, model_type=PRIOR_TYPE)
-    try:
-        config = PriorConfig.from_dict(record["config"])
-    except (ConfigError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG_FILE} has an invalid config: {error}") from error
-    placed = weight_files(folder)
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, names in placed.items():
-        shapes |= tensor_shapes(path, names, record["dtype"])
-    check_tensors(expected_prior_shapes(config), shapes, folder, label=config.name)
-    return CheckpointInfo(
-        folder=folder,
-        config=config,
-        fingerprint=record.get("fingerprint"),
-        dtype=record["dtype"],
-        files=tuple(sorted(placed)),
-        shapes=shapes,
-    )
+    return inspect_folder(Path(folder), PRIOR_TYPE, PriorConfig.from_dict, _check_shapes)
+
+
+def _check_shapes(config: PriorConfig, came: Mapping[str, tuple[int, ...]], source: Path) -> None:
+    check_tensors(expected_prior_shapes(config), came, source, label=config.name)
 
 
 class Prior(PriorNetwork):
