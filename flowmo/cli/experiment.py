@@ -1,6 +1,8 @@
 """``flowmo experiment``: experiments of the paper (docs/experiments.md)."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,7 +112,7 @@ def width_scaling_command(
     """C.3: train at several widths, evaluate each. Run it again to go on after a stop."""
     from flowmo.training import override, parse_assignments
     from flowmo.training import recipe as find_recipe
-    from flowmo.training.experiments import InterruptedExperiment, width_scaling
+    from flowmo.training.experiments import width_scaling
 
     changes = parse_assignments(assignments or []) | {"steps": str(steps)}
     config = override(find_recipe(recipe), changes | {"data.paths": ",".join(train_data)})
@@ -118,11 +120,8 @@ def width_scaling_command(
         data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
     )
     chosen = numbers(widths, int, "--widths")
-    try:
+    with stopped_by_a_signal():
         result = width_scaling(config, setup=setup, out=out, widths=chosen, unit=unit)
-    except InterruptedExperiment as stopped:
-        typer.echo(f"{stopped}; continue with the same command", err=True)
-        sys.exit(EXIT_INTERRUPTED)
     rows = result["rows"] if result else []
     print_table(rows, ("width", "parameters", "rfid", "psnr", "lpips"))
     print_done(result, out)
@@ -194,6 +193,18 @@ def wall_clock_command(
     ]
     print_table(rows, ("model", "steps", "forwards", "encode", "decode"))
     print_done(result, out)
+
+
+@contextmanager
+def stopped_by_a_signal() -> Iterator[None]:
+    """End the command where a signal stops the experiment inside, and say how to go on."""
+    from flowmo.training.experiments import InterruptedExperiment
+
+    try:
+        yield
+    except InterruptedExperiment as stopped:
+        typer.echo(f"{stopped}; continue with the same command", err=True)
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def make_setup(

@@ -1,6 +1,5 @@
 """``flowmo experiment``: the paper's tables, with its figures beside ours."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,10 +19,10 @@ from flowmo.cli.experiment import (
     make_setup,
     print_done,
     print_table,
+    stopped_by_a_signal,
 )
 from flowmo.cli.framework import examples
 from flowmo.cli.numbers import numbers
-from flowmo.cli.train import EXIT_INTERRUPTED
 
 __all__ = ["experiment_app"]
 
@@ -143,7 +142,7 @@ def loss_sweep_command(
     """Table 2: the loss on samples, and on one-step estimates at several weights."""
     from flowmo.training import override, parse_assignments, start_from
     from flowmo.training import recipe as find_recipe
-    from flowmo.training.experiments import InterruptedExperiment, loss_sweep
+    from flowmo.training.experiments import loss_sweep
     from flowmo.training.experiments.loss_sweep import WEIGHTS
 
     changes = parse_assignments(assignments or []) | {"data.paths": ",".join(train_data)}
@@ -154,11 +153,8 @@ def loss_sweep_command(
         data, limit, device, precision, batch, protocol, inception=inception, lpips=lpips
     )
     chosen = numbers(weights, float, "--weights") or WEIGHTS
-    try:
+    with stopped_by_a_signal():
         result = loss_sweep(config, setup=setup, out=out, weights=chosen)
-    except InterruptedExperiment as stopped:
-        typer.echo(f"{stopped}; continue with the same command", err=True)
-        sys.exit(EXIT_INTERRUPTED)
     columns = ("loss", "weight", "rfid", "psnr", "lpips", "paper_rfid")
     print_table(result["rows"] if result else [], columns)
     print_done(result, out)

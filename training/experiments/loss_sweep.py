@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from flowmo.training.config import TrainConfig
-from flowmo.training.evaluation import EvaluationError, Networks, load_model
-from flowmo.training.experiments.setup import (
-    InterruptedExperiment,
-    Setup,
-    plot,
-    work_folder,
-    write_result,
-)
+from flowmo.training.evaluation import EvaluationError
+from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
+from flowmo.training.experiments.train_and_evaluate import train_and_evaluate
 from flowmo.training.loop.mesh import open_mesh
-from flowmo.training.loop.trainer import train
 
 SAMPLE, ESTIMATE = "sample", "estimate"
 WEIGHTS = (0.05, 0.01, 0.005, 0.001, 0.00075, 0.0005, 0.00025, 0.0001)
@@ -98,9 +92,14 @@ def loss_sweep(
     rows: list[dict[str, Any]] = []
     caveats: dict[str, None] = {}
     with open_mesh(config.device, config.parallel, shard_size=config.shard_size):
-        for where, weight, run in runs:
+        for where, weight, planned in runs:
             folder = work_folder(out) / f"{where}-{weight:g}"
-            report = _measure(replace(run, output=str(folder / "run")), setup, networks, folder)
+            run = replace(planned, output=str(folder / "run"))
+            if not setup.ranks.rank:
+                setup.report(f"{folder.name}: {run.steps:,} steps")
+            _, report = train_and_evaluate(
+                run, folder.name, setup=setup, networks=networks, folder=folder
+            )
             if report is None:  # the other ranks only help
                 continue
             caveats |= dict.fromkeys(report["caveats"])
@@ -119,23 +118,6 @@ def loss_sweep(
     result = write_result(out, "loss-sweep", "Table 2", content)
     _draw(rows, out)
     return result
-
-
-def _measure(
-    run: TrainConfig, setup: Setup, networks: Networks, folder: Path
-) -> dict[str, Any] | None:
-    if setup.ranks.rank == 0:
-        setup.report(f"{folder.name}: {run.steps:,} steps")
-    trained = train(run, resume=True)
-    if trained.stopped == "interrupted":
-        raise InterruptedExperiment(f"interrupted at {folder.name}, step {trained.step}")
-    model = load_model(str(trained.export), device=setup.place, precision=setup.precision)
-    return setup.evaluate(
-        [setup.method(model)],
-        size=model.config.image_size,
-        networks=networks,
-        folder=folder / f"evaluation-{trained.step}",
-    )
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:

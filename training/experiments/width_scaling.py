@@ -16,16 +16,10 @@ import torch
 from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.network import FlowMoNetwork
 from flowmo.training.config import TrainConfig
-from flowmo.training.evaluation import EvaluationError, Networks, load_model
-from flowmo.training.experiments.setup import (
-    InterruptedExperiment,
-    Setup,
-    plot,
-    work_folder,
-    write_result,
-)
+from flowmo.training.evaluation import EvaluationError
+from flowmo.training.experiments.setup import Setup, plot, work_folder, write_result
+from flowmo.training.experiments.train_and_evaluate import train_and_evaluate
 from flowmo.training.loop.mesh import open_mesh
-from flowmo.training.loop.trainer import TrainResult, train
 
 WIDTHS = (2, 3, 4, 5)
 UNIT = 192
@@ -97,7 +91,12 @@ def width_scaling(
     # One group for all widths: a process that has done its part of an evaluation waits in it.
     with open_mesh(config.device, config.parallel, shard_size=config.shard_size):
         for w, run in runs.items():
-            trained, report = _measure(w, run, setup=setup, networks=networks, out=out)
+            if not setup.ranks.rank:
+                setup.report(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
+            folder = work_folder(out) / f"width-{w}"
+            trained, report = train_and_evaluate(
+                run, f"width {w}", setup=setup, networks=networks, folder=folder
+            )
             if report is None:  # the other ranks only help
                 continue
             caveats |= dict.fromkeys(report["caveats"])
@@ -118,25 +117,6 @@ def width_scaling(
     result = write_result(out, "width-scaling", "C.3", content)
     _draw(rows, out)
     return result
-
-
-def _measure(
-    w: int, run: TrainConfig, *, setup: Setup, networks: Networks, out: Path
-) -> tuple[TrainResult, dict[str, Any] | None]:
-    """Train at one width, and evaluate what came of it; no report in other ranks than 0."""
-    if setup.ranks.rank == 0:
-        setup.report(f"width {w}: {parameters(run.model) / 1e6:.0f} million parameters")
-    trained = train(run, resume=True)
-    if trained.stopped == "interrupted":
-        raise InterruptedExperiment(f"interrupted at width {w}, step {trained.step}")
-    model = load_model(str(trained.export), device=setup.place, precision=setup.precision)
-    report = setup.evaluate(
-        [setup.method(model)],
-        size=model.config.image_size,
-        networks=networks,
-        folder=work_folder(out) / f"width-{w}" / f"evaluation-{trained.step}",
-    )
-    return trained, report
 
 
 def _draw(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
