@@ -27,36 +27,29 @@ def tiny() -> InferenceModel:
     return InferenceModel(FlowMo.from_pretrained(str(TINY)))
 
 
-@pytest.fixture(scope="session")
-def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two blocks each, quick to export."""
-    config = FlowMoConfig(
+def _config(depth: int) -> FlowMoConfig:
+    return FlowMoConfig(
         name="test",
         image_size=32,
         patch_size=4,
-        encoder=TransformerConfig(width=48, depth=2, heads=3),
-        decoder=TransformerConfig(width=64, depth=2, heads=2),
+        encoder=TransformerConfig(width=48, depth=depth, heads=3),
+        decoder=TransformerConfig(width=64, depth=depth, heads=2),
         code_length=16,
         token_bits=12,
         group_bits=4,
     )
-    return save_random(tmp_path_factory.mktemp("checkpoint"), config, seed=5)
+
+
+@pytest.fixture(scope="session")
+def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two blocks each, quick to export."""
+    return save_random(tmp_path_factory.mktemp("checkpoint"), _config(2), seed=5)
 
 
 @pytest.fixture(scope="session")
 def one_block_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One block each, quick to compile: a second one is compiled like the first."""
-    config = FlowMoConfig(
-        name="test",
-        image_size=32,
-        patch_size=4,
-        encoder=TransformerConfig(width=48, depth=1, heads=3),
-        decoder=TransformerConfig(width=64, depth=1, heads=2),
-        code_length=16,
-        token_bits=12,
-        group_bits=4,
-    )
-    return save_random(tmp_path_factory.mktemp("checkpoint"), config, seed=5)
+    return save_random(tmp_path_factory.mktemp("checkpoint"), _config(1), seed=5)
 
 
 @pytest.fixture(scope="session")
