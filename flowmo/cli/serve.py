@@ -80,7 +80,7 @@ def _serve_here(settings: "Settings") -> None:
     import uvicorn
 
     from flowmo.service.http.app import create_app
-    from flowmo.service.http.connections import ConnectionLimits, limited_protocol
+    from flowmo.service.http.server import server_config
     from flowmo.service.loader import open_models
     from flowmo.service.telemetry.instruments import PrometheusInstruments
     from flowmo.service.telemetry.logs import configure_logs
@@ -92,20 +92,7 @@ def _serve_here(settings: "Settings") -> None:
     export_spans()
     metrics = Metrics(PrometheusInstruments())
     models = open_models(settings, metrics.engines)
-    limits = ConnectionLimits(
-        header_bytes=settings.max_header_bytes,
-        header_seconds=settings.header_seconds,
-        send_seconds=settings.send_seconds,
-    )
-    config = uvicorn.Config(
-        create_app(models, metrics, settings),
-        http=limited_protocol(limits),
-        log_level=settings.log_level,
-        log_config=None,  # it is configured already
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=round(settings.drain_seconds),
-    )
+    config = server_config(create_app(models, metrics, settings), settings)
     listener.listen(BACKLOG)
     typer.echo(f"flowmo: {ANNOUNCEMENT}{url_of(listener)} ({_described(models)})")
     # ^C ends the server in good order; uvicorn raises it again afterwards.

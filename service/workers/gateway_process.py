@@ -17,9 +17,9 @@ from uvicorn.loops.auto import auto_loop_factory
 from flowmo.model.errors import FlowMoError
 from flowmo.service.engine.engines import Engines
 from flowmo.service.http.app import create_app
-from flowmo.service.http.connections import ConnectionLimits, limited_protocol
 from flowmo.service.http.form import Form
 from flowmo.service.http.image_readers import MOST_IMAGES, processors
+from flowmo.service.http.server import server_config
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.logs import configure_logs
@@ -90,20 +90,7 @@ async def _serve(orders: Orders, settings: Settings) -> None:
         usage=table.usage,
     )
     peers = await answer_peers(orders.socket_of(orders.name), app.state.service.requests.cancel)
-    limits = ConnectionLimits(
-        header_bytes=settings.max_header_bytes,
-        header_seconds=settings.header_seconds,
-        send_seconds=settings.send_seconds,
-    )
-    config = uvicorn.Config(
-        app,
-        http=limited_protocol(limits),
-        log_level=settings.log_level,
-        log_config=None,  # it is configured already
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=round(settings.drain_seconds),
-    )
+    config = server_config(app, settings)
     listener = socket.socket(fileno=orders.listener)
     try:
         await _Server(config).serve(sockets=[listener])
