@@ -129,14 +129,20 @@ async function decode() {
   report({ ...state.timings }, picture.timings);
 }
 
+let came = 0;
+let shown = 0;
+
 /**
  * @param {Blob} blob
  * @param {AbortSignal} signal
  */
 async function show(blob, signal) {
+  const mine = ++came;
   const canvas = document.createElement("canvas");
   await drawFile(canvas, blob);
-  if (signal.aborted) return false;
+  // Browsers read pictures side by side: a preview that is read last must not cover what came later.
+  if (signal.aborted || mine < shown) return false;
+  shown = mine;
   const { width, height } = canvas;
   reconstruction.width = width;
   reconstruction.height = height;

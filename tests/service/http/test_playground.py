@@ -170,6 +170,37 @@ def test_a_dropped_photo_comes_back_as_the_api_decodes_it(visit: Visit, api: htt
     expect(page.locator("#original")).to_be_hidden()
 
 
+def test_a_preview_that_is_read_late_does_not_cover_the_picture(
+    visit: Visit, api: httpx.Client
+) -> None:
+    visit.page.add_init_script(
+        """(() => {
+            const read = window.createImageBitmap.bind(window);
+            window.late = 0; // of what is read, the first takes longest
+            window.createImageBitmap = async (...given) => {
+                const bitmap = await read(...given);
+                const seconds = (window.late = Math.max(0, window.late - 1));
+                await new Promise((then) => setTimeout(then, 200 * seconds));
+                return bitmap;
+            };
+        })()"""
+    )
+    page = visit.open()
+    visit.decoded(1)
+    answer = api.post("/v1/tokenize", files={"image": PNG}, headers={"Accept": MEDIA_TYPE})
+    page.evaluate("window.late = 4")  # three previews, and the picture after them at once
+    set_steps(page, 4)
+    visit.decoded(2)
+    page.evaluate("window.late = 4")
+    visit.drop(answer.content, "mine.flowmo")
+    visit.decoded(3)
+    page.wait_for_timeout(1000)  # until the previews have been read
+    query = {"steps": 4}
+    headers = {"Content-Type": MEDIA_TYPE}
+    picture = api.post("/v1/detokenize", content=answer.content, params=query, headers=headers)
+    np.testing.assert_array_equal(visit.pixels("reconstruction"), read(picture.content))
+
+
 def test_edited_tokens_are_decoded_saved_and_linked(
     visit: Visit, browser: Browser, api: httpx.Client
 ) -> None:
