@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from flowmo.cores import usable_cores
 from flowmo.model import registry
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.flowmo import FlowMo
@@ -68,7 +69,8 @@ def load_inference_model(
         checkpoint: A folder with ``config.json`` and safetensors, or a hub repository.
         device: As for :func:`choose_device`.
         dtype: As for :func:`choose_dtype`.
-        threads: CPU threads of the process for one operation; PyTorch's own choice by default.
+        threads: CPU threads of the process for one operation; by default PyTorch's choice, but no
+            more than there are cores for it (a container may have few of its machine's).
         halves: What is kept of the model, and placed on the device.
 
     Raises:
@@ -77,7 +79,7 @@ def load_inference_model(
     """
     chosen_device = choose_device(device)
     chosen_dtype = choose_dtype(dtype, chosen_device)
-    wanted = threads or torch.get_num_threads()
+    wanted = threads or min(torch.get_num_threads(), usable_cores())
     # OpenMP keeps a pool of threads for each thread that computes in parallel, and with more of
     # them than cores each pool waits in a slower way: a step would take a quarter longer. So only
     # the thread that will serve the device gets one, not the one that loads.

@@ -1,11 +1,11 @@
 """How many CPU threads one operation should have: measured, because more are not always quicker."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 
 import torch
 
+from flowmo.cores import usable_cores
 from flowmo.deploy.buckets import powers_of_two
 from flowmo.deploy.graphs import example, graph_of
 from flowmo.model.inference import InferenceModel
@@ -15,11 +15,6 @@ _ROWS = 2
 _RUNS = 3
 # More threads must be worth it: others want the cores, too.
 _WORTHWHILE = 0.98
-
-
-def available_cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def fewest_of_the_quickest(counts: Iterable[int], seconds: Callable[[int], float]) -> int:
@@ -59,6 +54,6 @@ def measure_threads(model: InferenceModel) -> int:
         return min(times[1:])
 
     try:
-        return fewest_of_the_quickest(powers_of_two(available_cores()), seconds)
+        return fewest_of_the_quickest(powers_of_two(usable_cores()), seconds)
     finally:
         torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from flowmo.cores import usable_cores
 from flowmo.model.errors import ConfigError, FlowMoError
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def train_on_ray(config: "TrainConfig", options: RayOptions, *, resume: bool) ->
     own: dict[str, Any] = (
         {"address": options.address}
         if options.address
-        else {"num_cpus": max(options.workers, os.cpu_count() or 1), "include_dashboard": False}
+        else {"num_cpus": max(options.workers, usable_cores()), "include_dashboard": False}
     )
     ray.init(**own)
     try:

@@ -1,7 +1,6 @@
 """What runs on a cluster: one typed config, the ``args`` of a ``serve deploy`` file."""
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from flowmo.cores import usable_cores
 from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.errors import CheckpointError
 from flowmo.service.engine.config import RunnerConfig
@@ -216,7 +216,7 @@ class ClusterConfig(_Config):
             configs = {name_of(config): config}
         # Half of the machine, so that a rolling update has room for new replicas beside the old.
         replicas = 2 * len(configs) + 1
-        share = math.floor(100 * (cpus or os.cpu_count() or 1) / (2 * replicas)) / 100
+        share = math.floor(100 * (cpus or usable_cores()) / (2 * replicas)) / 100
         scaling = Scaling(num_cpus=share)
         models = {
             name: ModelConfig(**config.model_dump(), encoder=scaling, decoder=scaling)

@@ -47,7 +47,7 @@ class RunnerConfig(BaseModel):
         Panel.ENGINE,
         "CPU threads for one operation; 0 measures how many are quickest.",
         default=None,
-        unset="PyTorch's own choice",
+        unset="PyTorch's own choice, within a container's quota",
         ge=0,
     )
     runner: str = setting(

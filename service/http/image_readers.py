@@ -2,9 +2,9 @@
 
 import asyncio
 import math
-import os
 import time
 
+from flowmo.cores import usable_cores
 from flowmo.imaging.reading import ImageTooLargeError
 from flowmo.imaging.worker import SquareImage, SquareRequest, WorkerProcess
 from flowmo.service.engine.calls import Call
@@ -17,17 +17,9 @@ _GRACE_SECONDS = 1.0
 MOST_IMAGES = 16
 
 
-def processors() -> int:
-    """The processors that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
-
-
-def usable_processors() -> int:
-    """The processors that this process may use, at least 2 and at most 16."""
-    return min(max(2, processors()), MOST_IMAGES)
+def default_image_threads() -> int:
+    """One for each core that this process may use, at least 2 and at most 16."""
+    return min(max(2, usable_cores()), MOST_IMAGES)
 
 
 class ImageReaders:

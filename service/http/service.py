@@ -13,7 +13,7 @@ from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.cancellation import InsideRequests
 from flowmo.service.http.deadlines import call_of
 from flowmo.service.http.disconnect import CANCELLATION
-from flowmo.service.http.image_readers import ImageReaders, usable_processors
+from flowmo.service.http.image_readers import ImageReaders, default_image_threads
 from flowmo.service.http.image_threads import ImageThreads
 from flowmo.service.http.item_feed import ItemFeed, item_capacity
 from flowmo.service.http.keys import Usage
@@ -59,7 +59,7 @@ class Service:
         self.requests = InsideRequests()
         self.statistics = InferenceStatistics()
         self.regions = Regions(enabled=settings.shared_memory, max_bytes=settings.max_body_bytes)
-        at_once = settings.image_threads or usable_processors()
+        at_once = settings.image_threads or default_image_threads()
         self.image_readers = ImageReaders(at_once, settings.image_seconds)
         self.image_threads = ImageThreads(at_once)
         self.feed = ItemFeed(

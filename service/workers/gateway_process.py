@@ -14,11 +14,12 @@ from functools import partial
 import uvicorn
 from uvicorn.loops.auto import auto_loop_factory
 
+from flowmo.cores import usable_cores
 from flowmo.model.errors import FlowMoError
 from flowmo.service.engine.engines import Engines
 from flowmo.service.http.app import create_app
 from flowmo.service.http.form import Form
-from flowmo.service.http.image_readers import MOST_IMAGES, processors
+from flowmo.service.http.image_readers import MOST_IMAGES
 from flowmo.service.http.server import server_config
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
@@ -46,7 +47,7 @@ def share_of(settings: Settings) -> Settings:
         settings: The server's.
     """
     workers = settings.workers
-    threads = settings.image_threads or min(MOST_IMAGES * workers, processors())
+    threads = settings.image_threads or min(MOST_IMAGES * workers, usable_cores())
     return settings.model_copy(
         update={
             "max_concurrent_requests": settings.max_concurrent_requests // workers,

@@ -4,7 +4,6 @@ A position counts samples from the start of the run: position // n is the epoch 
 the place in that epoch's permutation. Worker count, cache and restarts do not enter.
 """
 
-import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from flowmo.cores import usable_cores
 from flowmo.imaging.reading import ImageError, Pixels
 from flowmo.training.config import DataConfig
 from flowmo.training.data.augmentation import repeats
@@ -201,7 +201,7 @@ def decode_all(
     limit = int(config.cache_limit_gib * _GIB)
     decoded: list[Pixels | None] = []
     used = 0
-    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without the GIL
         images = (
             image
             for first in range(0, len(index), _READ_AT_ONCE)
@@ -281,13 +281,6 @@ class PositionBatches(Sampler[list[int]]):
         return len(self._range)
 
 
-def available_cpus() -> int:
-    """CPUs that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _collate(samples: list[Sample]) -> Batch:
     return Batch(
         images=torch.stack([sample.image for sample in samples]),
@@ -336,7 +329,7 @@ def batches(
         period=period,
         part=part,
     )
-    workers = min(workers, available_cpus())
+    workers = min(workers, usable_cores())
     return BatchLoader(
         dataset,
         batch_sampler=positions,

@@ -3,17 +3,17 @@
 Decoding and resizing release the interpreter's lock, so threads use as many cores as there are.
 """
 
-import os
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from flowmo.cores import usable_cores
 from flowmo.imaging.reading import ImageError, Pixels
 from flowmo.training.data.pictures import PictureList
 
 
 def default_workers() -> int:
     """A thread for each core that this process may use, and at most 16."""
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+    return min(16, usable_cores())
 
 
 def read_ahead(

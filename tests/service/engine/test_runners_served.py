@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowmo.cores import usable_cores
 from flowmo.deploy.buckets import powers_of_two
-from flowmo.deploy.threads import available_cores
 from flowmo.model.errors import ConfigError
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.sizes import TORCH
@@ -61,6 +61,6 @@ def test_threads_are_measured_when_asked_for(checkpoint: Path) -> None:
     before = torch.get_num_threads()
     try:
         load_runner(RunnerConfig(checkpoint=str(checkpoint), threads=0))
-        assert torch.get_num_threads() in powers_of_two(available_cores())
+        assert torch.get_num_threads() in powers_of_two(usable_cores())
     finally:
         torch.set_num_threads(before)

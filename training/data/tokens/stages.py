@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowmo.cores import usable_cores
 from flowmo.imaging.reading import Pixels
 from flowmo.imaging.tensors import to_images
 from flowmo.model.inference import InferenceModel
 from flowmo.model.quantizer import codes_to_ids
-from flowmo.training.data.batches import available_cpus, or_none
+from flowmo.training.data.batches import or_none
 from flowmo.training.data.images import read_training_square
 from flowmo.training.data.index import ImageIndex
 
@@ -46,7 +47,7 @@ def read_squares(index: ImageIndex, numbers: Sequence[int], size: int) -> Square
     Raises:
         DataError: The storage fails.
     """
-    with ThreadPoolExecutor(available_cpus()) as pool:  # Pillow decodes without the GIL
+    with ThreadPoolExecutor(usable_cores()) as pool:  # Pillow decodes without the GIL
         came = pool.map(
             lambda data: or_none(data, lambda data: read_training_square(data, size)),
             index.read_many(numbers),
