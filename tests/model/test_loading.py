@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowmo.model import loading
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.loading import check_has_tokens, choose_dtype, load_inference_model
 from tests.model.checkpoints import CONFIG, save_random
@@ -35,6 +36,19 @@ def test_threads_are_set_and_otherwise_left_alone(checkpoint: Path) -> None:
         assert torch.get_num_threads() == before
         load_inference_model(checkpoint, device="cpu", threads=before + 1)
         assert torch.get_num_threads() == before + 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_threads_are_no_more_than_a_containers_cores(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading, "usable_cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        load_inference_model(checkpoint, device="cpu")
+        assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 
