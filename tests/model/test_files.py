@@ -16,7 +16,6 @@ from flowmo.model.files import (
     replacing_folder,
     write_file,
 )
-from tests.training.processes import ARM
 
 
 def write(target: Path, text: str) -> None:
@@ -146,9 +145,10 @@ def test_contents_that_fail_change_nothing(tmp_path: Path) -> None:
 
 
 # A child a file operation, each killed instead of that operation; the last one survives.
-KILLED = f"""{ARM}
+KILLED = """
 import os, sys
 from pathlib import Path
+from tests.training.fatal import arm
 from flowmo.model.files import replacing_contents, replacing_file, replacing_folder, write_file
 
 def work(folder):
@@ -169,7 +169,7 @@ def begin(folder):
         (folder / name).write_bytes(b"old")
 
 for fatal in range(1, 200):
-    folder = Path(sys.argv[1], f"{{fatal:03d}}")
+    folder = Path(sys.argv[1], f"{fatal:03d}")
     begin(folder)
     if (child := os.fork()) == 0:
         arm(fatal)

@@ -1,5 +1,7 @@
 """Runs of several processes: started as torchrun starts them, without its own start-up time."""
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -9,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,45 +19,48 @@ import torch
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
 from flowmo.training.config import AnyTrainConfig, TrainConfig
 
-# A process that counts the operations that change files and kills itself, threads and all, instead
-# of one of them.
-ARM = """
-import os, signal
 
-def arm(fatal):
-    counted = [0]
-    def wrap(operation):
-        def counting(*arguments, **options):
-            counted[0] += 1
-            if counted[0] == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return operation(*arguments, **options)
-        return counting
-    for name in ("fsync", "mkdir", "rename", "replace", "rmdir", "unlink"):
-        setattr(os, name, wrap(getattr(os, name)))
-"""
+class Process:
+    """One process of a run, forked from one that has imported everything."""
 
-# Several runs one after the other in one group, because a process takes seconds to start.
-WORKER = f"""{ARM}
-import importlib, io, json, sys
-import torch.distributed as dist
-from rich.console import Console
-from flowmo.training.config import AnyTrainConfig, TrainConfig
-from flowmo.training.loop.trainer import train
+    def __init__(self, **job: object) -> None:
+        self.pid = _ask({"start": job})
+        self._status: int | None = None
 
-for module in sys.argv[2:]:
-    importlib.import_module(module)
-configs = [TrainConfig.from_dict(data) for data in json.load(open(sys.argv[1]))]
-if os.environ["RANK"] == "0" and "FATAL_OPERATION" in os.environ:
-    arm(int(os.environ["FATAL_OPERATION"]))
-if len(configs) > 1:
-    dist.init_process_group("gloo")
-for config in configs:
-    result = train(config, resume=True, console=Console(file=io.StringIO()))
-    print(result.stopped, result.step, flush=True)
-if len(configs) > 1:
-    dist.destroy_process_group()
-"""
+    def poll(self) -> int | None:
+        """Its exit status, negative for a signal; None while it runs."""
+        if self._status is None:
+            self._status = _ask({"poll": self.pid})
+        return self._status
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+@functools.cache
+def _forks() -> "subprocess.Popen[str]":
+    warm = subprocess.Popen(
+        [sys.executable, "-m", "tests.training.warm"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    def end() -> None:
+        warm.communicate()  # it ends with its input
+
+    atexit.register(end)
+    return warm
+
+
+def _ask(request: dict[str, object]) -> Any:
+    warm = _forks()
+    assert warm.stdin is not None
+    assert warm.stdout is not None
+    warm.stdin.write(f"{json.dumps(request)}\n")
+    warm.stdin.flush()
+    return json.loads(warm.stdout.readline())
 
 
 def free_port() -> int:
@@ -100,24 +106,18 @@ class Processes:
         modules: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "configs.json"
-        path.write_text(json.dumps([config.to_dict() for config in configs]))
         port = free_port()
         self._logs = [folder / f"rank{rank}.log" for rank in range(size)]
-        self.all = []
-        for rank, log in enumerate(self._logs):
-            environment = environment_of(rank, size, port)
-            if fatal is not None:
-                environment["FATAL_OPERATION"] = str(fatal)
-            with log.open("wb") as file:
-                self.all.append(
-                    subprocess.Popen(
-                        [sys.executable, "-c", WORKER, str(path), *modules],
-                        env=environment,
-                        stdout=file,
-                        stderr=subprocess.STDOUT,
-                    )
-                )
+        self.all = [
+            Process(
+                configs=[config.to_dict() for config in configs],
+                environment=environment_of(rank, size, port),
+                modules=list(modules),
+                log=str(log),
+                fatal=fatal if rank == 0 else None,
+            )
+            for rank, log in enumerate(self._logs)
+        ]
 
     def wait_for_step(self, output: str, step: int) -> None:
         """Until the run's log has a line of ``step`` or a later one."""
@@ -136,11 +136,16 @@ class Processes:
 
     def wait(self, seconds: float = 120.0) -> list[int]:
         """Exit statuses; all must end within so many seconds."""
-        try:
-            return [process.wait(seconds) for process in self.all]
-        except subprocess.TimeoutExpired:
-            self.kill(*range(len(self.all)))
-            raise AssertionError(f"a process did not end:\n{self.output()}") from None
+        end = time.monotonic() + seconds
+        while True:
+            statuses = [process.poll() for process in self.all]
+            ended = [status for status in statuses if status is not None]
+            if len(ended) == len(statuses):
+                return ended
+            if time.monotonic() > end:
+                self.kill(*range(len(self.all)))
+                raise AssertionError(f"a process did not end:\n{self.output()}")
+            time.sleep(0.02)
 
     def finish(self) -> list[str]:
         """What the main process said of each run; all processes must succeed."""

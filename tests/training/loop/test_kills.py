@@ -9,15 +9,16 @@ from pathlib import Path
 
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders
 from flowmo.training.config import TrainConfig, ValidationConfig
-from tests.training.processes import ARM, assert_same
+from tests.training.processes import assert_same
 
 # A process that forks one child a kill, since importing torch takes longer than such a run.
-_PROGRAM = f"""{ARM}
-import io, json, random, sys
+_PROGRAM = """
+import io, json, os, random, sys
 from rich.console import Console
 from flowmo import training
 from flowmo.training.libraries import library
 from flowmo.training.loop.trainer import train
+from tests.training.fatal import arm
 
 library("torchmetrics.functional.image")  # for validation, once for all children
 killed, straight = (training.TrainConfig.from_dict(data) for data in json.loads(sys.argv[1]))

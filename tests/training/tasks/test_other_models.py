@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
-import subprocess
-import sys
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,23 +22,9 @@ from flowmo.training.config import (
 from flowmo.training.loop.trainer import TrainResult, train
 from flowmo.training.overrides import override
 from flowmo.training.tasks.registry import start_from
-from tests.training.processes import ARM, Processes, log_of, tensors_of
+from tests.training.processes import Processes, log_of, tensors_of
 from tests.training.tasks import counting
 from tests.training.tasks.counting import TableConfig, load_table
-
-_PROGRAM = f"""{ARM}
-import io, json, sys
-import tests.training.tasks.counting
-from rich.console import Console
-from flowmo.training import TrainConfig, train
-
-arm(int(sys.argv[2]))
-train(
-    TrainConfig.from_dict(json.loads(sys.argv[1])),
-    resume=True,
-    console=Console(file=io.StringIO()),
-)
-"""
 
 
 def _config(output: Path) -> TrainConfig[TableConfig]:
@@ -89,16 +73,10 @@ def test_another_model_is_killed_and_goes_on_bitwise(tmp_path: Path) -> None:
     _train(straight)
     # In the middle of writing the second checkpoint and of the best model, somewhere before.
     for fatal in (25, 40):
-        process = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, json.dumps(killed.to_dict()), str(fatal)],
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join([str(Path.cwd()), os.environ.get("PYTHONPATH", "")])},
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
+        processes = Processes(
+            [killed], tmp_path / str(fatal), size=1, fatal=fatal, modules=[counting.__name__]
         )
-        assert process.returncode == -9, process.stderr
+        assert processes.wait() == [-signal.SIGKILL], processes.output()
     before = checkpoint_folders(Path(killed.output))
     assert before
     assert before[-1].name < "step_000000040"
