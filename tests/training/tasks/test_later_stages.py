@@ -65,7 +65,7 @@ def _fresh(config: TrainConfig) -> tuple[FlowMo, Tensor, TrainConfig]:
 def test_post_training_improves_the_sampled_reconstruction(
     taught: TrainConfig, tmp_path: Path
 ) -> None:
-    validation = replace(taught.validation, interval=20)
+    validation = replace(taught.validation, interval=10)
     config = later_stage(
         taught,
         _checkpoint(taught),
@@ -75,8 +75,8 @@ def test_post_training_improves_the_sampled_reconstruction(
         perceptual=PerceptualConfig(network="lpips-vgg", weights="random"),
         validation=validation,
         output=str(tmp_path / "run"),
-        steps=40,
-        log_interval=10,
+        steps=20,
+        log_interval=5,
     )
     before = quiet(replace(taught, steps=400), resume=True)
     result = quiet(config)
