@@ -10,7 +10,6 @@ ON_RAY = frozenset(
         "tests/k8s/test_running.py",
         "tests/service/cluster/test_autoscaling.py",
         "tests/service/cluster/test_cluster.py",
-        "tests/service/cluster/test_cluster_cancel.py",
         "tests/service/cluster/test_cluster_keys.py",
         "tests/service/cluster/test_remote_calls.py",
     }

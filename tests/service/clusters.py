@@ -68,9 +68,19 @@ def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
     pytest.fail("it did not come to pass")
 
 
+def client_of(url: str, key: str | None) -> httpx.Client:
+    """A client of a server, with a key if it asks for one."""
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=url, headers=headers, timeout=120)
+
+
 @contextmanager
 def load(
-    url: str, request: Callable[[httpx.Client, int], httpx.Response], *, clients: int = 4
+    url: str,
+    request: Callable[[httpx.Client, int], httpx.Response],
+    *,
+    clients: int = 4,
+    key: str | None = None,
 ) -> Iterator[list[httpx.Response]]:
     """Requests without a pause, of several clients, while the block runs.
 
@@ -81,7 +91,7 @@ def load(
     done = threading.Event()
 
     def work(number: int) -> None:
-        with httpx.Client(base_url=url, timeout=120) as client:
+        with client_of(url, key) as client:
             while not done.is_set():
                 answers.append(request(client, number))
 

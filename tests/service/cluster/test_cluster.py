@@ -1,4 +1,4 @@
-"""The gateway and its replicas on a real Ray cluster of this machine."""
+"""Two gateways and their replicas on a real Ray cluster of this machine, with API keys."""
 
 import base64
 import itertools
@@ -21,7 +21,10 @@ from benchmarks.prometheus import Prometheus
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.container import MEDIA_TYPE
 from flowmo.model.inference import InferenceModel
+from flowmo.service.http.keys import digest_of
 from tests.service.clusters import (
+    SMALL,
+    client_of,
     config_of,
     load,
     metrics_target,
@@ -35,6 +38,7 @@ from tests.service.pictures import as_file, from_file, gradient
 PNG = as_file(gradient())
 RAW = {"Content-Type": "image/png"}
 PACKED = {"Content-Type": MEDIA_TYPE}
+KEY = "fmk_a-key-of-this-test"
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +48,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
-    path = write_config(folder, config_of(checkpoint))
-    with ServerProcess(
-        ["--ray-config", str(path)], log=folder / "server.log", start_seconds=240
-    ) as process:
+    keys = folder / "keys.toml"
+    keys.write_text(f'[team]\nsha256 = "{digest_of(KEY)}"\n')
+    path = write_config(folder, two_gateways(checkpoint))
+    # Relative to the folder of the command, which is not that of the gateways.
+    arguments = ["--ray-config", str(path), f"--api-keys-file={os.path.relpath(keys)}"]
+    with ServerProcess(arguments, log=folder / "server.log", start_seconds=240) as process:
         yield process
+
+
+def two_gateways(checkpoint: Path) -> dict[str, Any]:
+    return config_of(checkpoint) | {"gateway": SMALL}
 
 
 @pytest.fixture(scope="module")
 def ray_http(cluster: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=cluster.url, timeout=120) as client:
+    with client_of(cluster.url, KEY) as client:
         yield client
 
 
@@ -176,7 +186,7 @@ def test_rules_and_dashboards_hold_on_ray(
         assert not empty, "\n".join(empty)
         assert prometheus.rule_problems() == {}
         names = {one["metric"]["__name__"] for one in prometheus.query('{__name__=~"flowmo:.+"}')}
-        # Nothing has failed, and there are no keys.
+        # Nothing has failed, and nobody came with a key that is not known.
         assert recorded() - names <= {"flowmo:pictures_failed:rate5m", "flowmo:keys_unknown:rate5m"}
         assert prometheus.query('flowmo:replicas_healthy:sum{deployment="decoder-nano"} == 2')
         assert prometheus.query("flowmo:answered:rate5m > 0")
@@ -214,6 +224,44 @@ def test_streams_batches_and_refusals_cross_replicas(
     assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-model")
 
 
+def test_a_request_is_cancelled_through_whichever_gateway_is_told(
+    ray_http: httpx.Client, container: bytes
+) -> None:
+    def decode(number: int) -> httpx.Response:
+        return ray_http.post(
+            "/v1/detokenize",
+            content=container,
+            params={"steps": 1000, "seed": number},
+            headers=PACKED | {"X-Request-ID": f"far-{number}"},
+        )
+
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(decode, number) for number in range(6)]
+        for number in range(6):
+            told: list[httpx.Response] = []
+
+            def is_found(number: int = number, told: list[httpx.Response] = told) -> bool:
+                told.append(ray_http.post(f"/v1/requests/far-{number}/cancel"))
+                return told[-1].status_code == 200
+
+            wait_until(is_found, 30.0)
+            assert told[-1].json()["cancelled"] == 1
+        answers = [each.result() for each in asked]
+    assert {(answer.status_code, answer.json()["code"]) for answer in answers} == {
+        (499, "cancelled")
+    }
+    unknown = ray_http.post("/v1/requests/nobody/cancel")
+    assert (unknown.status_code, unknown.json()["code"]) == (404, "unknown-request")
+
+
+def test_keys_of_the_command_line_are_asked_for_by_gateways(cluster: ServerProcess) -> None:
+    found = []
+    for key in (None, "another", KEY):
+        with client_of(cluster.url, key) as client:
+            found.append(client.get("/v1/models").status_code)
+    assert found == [401, 401, 200]
+
+
 def test_eight_full_batches_fit_although_the_queues_do_not_hold_them(
     ray_http: httpx.Client, container: bytes
 ) -> None:
@@ -232,7 +280,7 @@ def test_eight_full_batches_fit_although_the_queues_do_not_hold_them(
 def test_a_killed_replica_costs_no_request(cluster: ServerProcess, deployment: str) -> None:
     before = set(replicas(deployment, cluster.pid))
     assert len(before) == 2
-    with load(cluster.url, reconstruct) as answers:
+    with load(cluster.url, reconstruct, key=KEY) as answers:
         dead = kill_one(deployment, cluster.pid)
         wait_until(lambda: len(set(replicas(deployment, cluster.pid)) - {dead}) == 2)
     assert statuses(answers) == {200}
@@ -253,19 +301,25 @@ def test_what_the_proxy_answers_for_a_gateway_is_a_problem(
         return ray_http.post("/v1/reconstruct", content=PNG, headers=headers, params=long)
 
     long: dict[str, Any] = {"steps": 1000, "guidance": 2.0}
-    (gateway,) = replicas("gateway", cluster.pid)
-    os.kill(gateway, signal.SIGSTOP)  # it does not answer, so that the proxy's own time runs out
+
+    def send(number: signal.Signals) -> None:
+        for gateway in gateways:
+            os.kill(gateway, number)
+
+    gateways = replicas("gateway", cluster.pid)
+    assert len(gateways) == 2
+    send(signal.SIGSTOP)  # they do not answer, so that the proxy's own time runs out
     try:
         late = ask(1.5)
     finally:
-        os.kill(gateway, signal.SIGCONT)
+        send(signal.SIGCONT)
     assert (late.status_code, problem_of(late)["code"]) == (504, "deadline-exceeded")
     assert problem_of(late)["instance"] == "urn:flowmo:request:mine"
     assert late.headers["X-Request-ID"] == "mine"
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(ask, 60)
         threading.Event().wait(0.5)
-        # It came before this one, whose first step is made: the gateway has both for some seconds.
+        # It came before this one, whose first step is made: gateways have both for some seconds.
         with ray_http.stream(
             "POST",
             "/v1/detokenize",
@@ -275,7 +329,7 @@ def test_what_the_proxy_answers_for_a_gateway_is_a_problem(
         ) as stream:
             lines = stream.iter_lines()
             assert next(lines) == "event: progress"
-            os.kill(gateway, signal.SIGKILL)
+            send(signal.SIGKILL)
             *_, name, data = (line for line in lines if line)
         lost = asked.result()
     assert name == "event: error"
@@ -328,8 +382,8 @@ def test_a_rolling_redeploy_costs_no_request(
         now = _everybody(cluster.pid)
         return len(now) == len(old) and not now & old and fingerprint(ray_http) != before
 
-    with load(cluster.url, reconstruct) as answers:
-        write_config(folder, config_of(other_checkpoint))
+    with load(cluster.url, reconstruct, key=KEY) as answers:
+        write_config(folder, two_gateways(other_checkpoint))
         os.kill(cluster.pid, signal.SIGHUP)
         wait_until(is_over, 240)
     assert statuses(answers) == {200}
@@ -345,14 +399,14 @@ def test_a_rolling_redeploy_costs_no_request(
 
 def test_what_was_begun_is_finished_at_the_end(cluster: ServerProcess) -> None:
     def ask(seed: int) -> httpx.Response:
-        with httpx.Client(base_url=cluster.url, timeout=120) as client:
+        with client_of(cluster.url, KEY) as client:
             return client.post(
                 "/v1/reconstruct", content=PNG, headers=RAW, params={"seed": seed, "steps": 400}
             )
 
     with ThreadPoolExecutor(4) as pool:
         asked = [pool.submit(ask, seed) for seed in range(4)]
-        with httpx.Client(base_url=cluster.url, timeout=120) as client:
+        with client_of(cluster.url, KEY) as client:
             # Theirs have been admitted when one that came later is answered.
             assert reconstruct(client, 9).status_code == 200
         os.kill(cluster.pid, signal.SIGTERM)

@@ -142,14 +142,11 @@ def test_serve_deploy_answers_other_machines_with_keys_alone(
         assert (_status(url), _status(url, "another"), _status(url, KEY)) == (401, 401, 200)
 
 
-@pytest.mark.parametrize("form", ["--ray", "--ray-config"])
 def test_keys_of_the_command_line_are_those_that_are_served(
-    fresh: RayCluster, checkpoint: Path, tmp_path: Path, keys: Path, form: str
+    fresh: RayCluster, checkpoint: Path, tmp_path: Path, keys: Path
 ) -> None:
-    if form == "--ray":
-        arguments = ["--ray", f"--checkpoint={checkpoint}", "--threads=1"]
-    else:
-        arguments = ["--ray-config", str(write_config(tmp_path, _small(checkpoint)))]
+    """Without a config; ``test_cluster`` has one."""
+    arguments = ["--ray", f"--checkpoint={checkpoint}", "--threads=1"]
     with ServerProcess(
         [*arguments, f"--api-keys-file={os.path.relpath(keys)}"],
         log=tmp_path / "log", environment=fresh.environment, start_seconds=240,
