@@ -64,7 +64,7 @@ def test_a_run_whose_worker_is_killed_goes_on_and_gives_the_numbers_of_one_proce
     pictures = tmp_path / "pictures"
     write_pictures(pictures)
     # Enough that the run is under way when its worker is killed, however quick the machine is.
-    steps, out = 300, tmp_path / "ray"
+    steps, out = 600, tmp_path / "ray"
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     command = [sys.executable, "-m", "flowmo", *_command(pictures, out, steps)]
     command += ["--ray-workers", "2", "--ray-retries", "1"]
@@ -77,10 +77,10 @@ def test_a_run_whose_worker_is_killed_goes_on_and_gives_the_numbers_of_one_proce
         )
     try:
         for _ in range(1200):
-            if len(_log(out)) > 21:
+            if len(_log(out)) > 45:
                 break
             assert process.poll() is None, (tmp_path / "ray.log").read_text()
-            threading.Event().wait(0.02)
+            threading.Event().wait(0.05)
         os.kill(_workers(process.pid)[-1], signal.SIGKILL)
         assert process.wait(180) == 0, (tmp_path / "ray.log").read_text()
     finally:
