@@ -14,10 +14,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# Seconds of ticks over which it is averaged how much slower they are than at warm-up, and the most
-# that one tick may count.
+# Seconds of ticks over which it is averaged how much slower they are than at warm-up, the most that
+# one tick may count, and the seconds that a tick may count for beyond those that it should take.
 _MEMORY = 1.0
 _MOST_WEIGHT = 0.5
+_STALL = 0.05
 # What a start measures: at least so many rounds over all buckets, until so many in a row have found
 # none of them quicker by this share, within a bounded number and time.
 _LEAST_ROUNDS = 6
@@ -101,7 +102,8 @@ class BucketTimes:
     def observe(self, bucket: int, seconds: float) -> None:
         """Learn from a batch that was run.
 
-        It counts for as long as it took: one slow tick among hundreds of quick ones says little.
+        It counts for as long as it took, so that a machine which is busy for good is found out in
+        seconds of it; but one stall among hundreds of quick ticks says little.
 
         Args:
             bucket: The bucket of the batch.
@@ -109,7 +111,8 @@ class BucketTimes:
         """
         expected = self.seconds(bucket)
         ratio = min(_OUTLIER, max(1 / _OUTLIER, seconds / expected))
-        self._factor *= 1 + min(_MOST_WEIGHT, expected / _MEMORY) * (ratio - 1)
+        counted = max(expected, min(seconds, _STALL))
+        self._factor *= 1 + min(_MOST_WEIGHT, counted / _MEMORY) * (ratio - 1)
         if self._last not in {0, bucket}:  # one bucket alone says nothing about its ratio to others
             own = min(_OUTLIER, max(1 / _OUTLIER, seconds / self.seconds(bucket)))
             self._base[bucket] *= 1 + _OWN_WEIGHT * (own - 1)

@@ -62,6 +62,21 @@ def test_times_follow_the_machine_and_keep_their_ratio() -> None:
     assert (times.smallest(3), times.smallest(4), times.smallest(99)) == (4, 4, 8)
 
 
+def test_a_machine_that_has_become_busy_is_known_after_seconds_and_one_stall_is_not_it() -> None:
+    """Ticks of a small network, of which thousands fit into those seconds."""
+    times = BucketTimes({1: 1e-4})
+    times.observe(1, 3.0)
+    assert times.seconds(1) < 1.1e-4
+    spent = 0.0
+    while spent < 5.0:  # ten times slower from now on
+        times.observe(1, 1e-3)
+        spent += 1e-3
+    assert times.seconds(1) == pytest.approx(1e-3, rel=0.1)
+    for _ in range(30_000):  # and quick again
+        times.observe(1, 1e-4)
+    assert times.seconds(1) == pytest.approx(1e-4, rel=0.1)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_start_on_a_busy_machine_chooses_as_one_on_an_idle_one(seed: int) -> None:
     choice = random.Random(seed)
