@@ -56,6 +56,11 @@ class Job(Protocol):
 J = TypeVar("J", bound=Job)
 
 
+def _exact(tag: float) -> float:
+    """A tag without the rounding of its sums: of equals the first that came goes first."""
+    return round(tag, 9)
+
+
 @dataclass(eq=False, slots=True)
 class _Entry(Generic[J]):
     """One request: it came at ``start`` of its flow's clock, and ends at ``end`` at the latest."""
@@ -71,7 +76,7 @@ class _Entry(Generic[J]):
 
     @property
     def order(self) -> tuple[float, int]:
-        return self.end, self.serial
+        return _exact(self.end), self.serial
 
     @property
     def left(self) -> int:
@@ -205,19 +210,15 @@ class FairQueue(Generic[J]):
 
         One of several ready parts comes once for each. Where tenants share, others' come between.
         """
-        flows = [
-            (
-                (flow.tag + flow.entries[0].job.ready_rows / flow.weight, flow.serial),
-                0,
-                flow.entries[0].job.ready_parts,
-                flow,
-            )
-            for flow in self._flows.values()
-            if flow.entries
-        ]
+        flows = []
+        for flow in self._flows.values():
+            if flow.entries:
+                job = flow.entries[0].job
+                tag = flow.tag + job.ready_rows / flow.weight
+                flows.append(((_exact(tag), flow.serial), 0, job.ready_parts, tag, flow))
         heapq.heapify(flows)
         while flows:
-            (tag, serial), index, parts, flow = flows[0]
+            _, index, parts, tag, flow = flows[0]
             job = flow.entries[index].job
             yield job
             parts -= 1
@@ -229,7 +230,7 @@ class FairQueue(Generic[J]):
                 job = flow.entries[index].job
                 parts = job.ready_parts
             tag += job.ready_rows / flow.weight
-            heapq.heapreplace(flows, ((tag, serial), index, parts, flow))
+            heapq.heapreplace(flows, ((_exact(tag), flow.serial), index, parts, tag, flow))
 
     def give(self, jobs: Sequence[J]) -> None:
         """Note that a tick was given to jobs.
@@ -314,7 +315,7 @@ class FairQueue(Generic[J]):
         own = self._flows.get((call.tenant, call.priority))
         parts, before = 0, 0.0
         if own is not None:
-            jobs = bisect.bisect_right(own.entries, own.clock + rows, key=lambda e: e.end)
+            jobs = bisect.bisect_right(own.entries, own.clock + rows, key=lambda e: e.order[0])
             before = float(sum(entry.left for entry in own.entries[:jobs]))
             parts = sum(entry.parts for entry in own.entries[:jobs])
         share = (before + rows) / weight
