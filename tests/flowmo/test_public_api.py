@@ -2,6 +2,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import flowmo
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import prior_preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,6 +54,7 @@ PUBLIC = [
     "ServerRefusedError",
     "ServerTimeoutError",
     "TokenError",
+    "TokenGenerator",
     "Tokenizer",
     "Tokens",
     "TrainConfig",
@@ -58,6 +62,7 @@ PUBLIC = [
     "UnexpectedAnswerError",
     "__version__",
     "load",
+    "load_prior",
     "noise",
     "photograph_paths",
     "preset",
@@ -136,6 +141,12 @@ def test_documents_import_public_names_alone() -> None:
     assert imported <= set(PUBLIC)
 
 
+def generator_of(model: flowmo.InferenceModel) -> flowmo.TokenGenerator:
+    config = replace(prior_preset("prior-tiny"), tokenizer=model.fingerprint)
+    with torch.device("meta"):
+        return flowmo.TokenGenerator(Prior(config), flowmo.Tokenizer(model))
+
+
 def values() -> dict[str, object]:
     """One value of every public class that people print."""
     network = flowmo.FlowMo(flowmo.preset("tiny"))
@@ -193,6 +204,7 @@ def values() -> dict[str, object]:
         "SamplerConfig": flowmo.SamplerConfig(schedule="explicit", times=times),
         "SamplerStep": steps[0],
         "Sampling": flowmo.Sampling(),
+        "TokenGenerator": generator_of(model),
         "Tokenizer": flowmo.Tokenizer(model),
         "Tokens": tokens,
         "TransformerConfig": flowmo.preset("hi").decoder,
