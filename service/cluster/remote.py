@@ -16,6 +16,7 @@ from flowmo.service.engine.calls import (
     Encoded,
     Watch,
 )
+from flowmo.service.engine.engines import Generator
 from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
@@ -126,6 +127,7 @@ class RemoteEngines:
         self._calls = RemoteCalls(info, decoder.info.remote, lambda: self.backlog_seconds)
         self.encoder = RemoteEncoder(encoder, self._calls)
         self.decoder = RemoteDecoder(decoder, self._calls)
+        self.generator: Generator | None = None  # of one process alone
 
     @property
     def info(self) -> ModelInfo:

@@ -28,7 +28,7 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 ENGINES: tuple[EngineKind, ...] = get_args(EngineKind)
 REFUSAL_REASONS: tuple[RefusalReason, ...] = get_args(RefusalReason)
-STAGES = ("decode_image", "queue", "encode", "sample", "encode_image")
+STAGES = ("decode_image", "queue", "encode", "generate", "sample", "encode_image")
 
 
 class EngineMetrics:
@@ -42,6 +42,12 @@ class EngineMetrics:
         self.steps = instruments.histogram(
             "flowmo_step_duration_seconds",
             "One batch of the decoder: a sampler step of each picture in it.",
+            ["model"],
+            buckets=_STEP_BUCKETS,
+        )
+        self.generator_steps = instruments.histogram(
+            "flowmo_generator_step_duration_seconds",
+            "One batch of the prior: a step of the tokens of each image in it.",
             ["model"],
             buckets=_STEP_BUCKETS,
         )
@@ -71,7 +77,7 @@ class EngineMetrics:
         )
         self.saved = instruments.counter(
             "flowmo_steps_saved",
-            "Sampler steps not made: of cancelled decodes, or by degrading.",
+            "Sampler steps not made: of cancelled decodes and generations, or by degrading.",
             ["model", "reason"],
         )
         self.queue_depth = instruments.gauge(
@@ -94,9 +100,9 @@ class EngineMetrics:
             ["model"],
         )
 
-    def observer(self, model: str) -> "ModelObserver":
-        """The observer for the engines of one model."""
-        return ModelObserver(self, model)
+    def observer(self, model: str, *, generates: bool = False) -> "ModelObserver":
+        """The observer for the engines of one model, of which one generates tokens or none does."""
+        return ModelObserver(self, model, generates=generates)
 
     def sample(self, served: "Served") -> None:
         """Set the gauges of a model whose engines are in this process."""
@@ -115,11 +121,13 @@ class ModelObserver:
     Args:
         metrics: The series of all engines.
         model: The value of the label ``model``.
+        generates: Whether the model has a generator.
     """
 
-    def __init__(self, metrics: EngineMetrics, model: str) -> None:
+    def __init__(self, metrics: EngineMetrics, model: str, *, generates: bool = False) -> None:
         self._metrics, self._model = metrics, model
-        for engine in ENGINES:  # so that every series is there from the first scrape
+        engines = [engine for engine in ENGINES if generates or engine != "generator"]
+        for engine in engines:  # so that every series is there from the first scrape
             for counter in (metrics.padding, metrics.cancelled, metrics.failed):
                 counter.inc(model, engine, by=0)
             for reason in REFUSAL_REASONS:
@@ -128,6 +136,8 @@ class ModelObserver:
         for cause in ("cancelled", "degraded"):
             metrics.saved.inc(model, cause, by=0)
         metrics.steps.make(model)
+        if generates:
+            metrics.generator_steps.make(model)
 
     def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         """See :class:`EngineObserver`."""
@@ -135,6 +145,8 @@ class ModelObserver:
         self._metrics.padding.inc(self._model, engine, by=bucket - rows)
         if engine == "decoder":
             self._metrics.steps.observe(self._model, value=seconds)
+        elif engine == "generator":
+            self._metrics.generator_steps.observe(self._model, value=seconds)
 
     def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
         """See :class:`EngineObserver`."""
@@ -143,7 +155,7 @@ class ModelObserver:
     def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         """See :class:`EngineObserver`."""
         self._metrics.cancelled.inc(self._model, engine)
-        if engine == "decoder":
+        if engine != "encoder":
             self._metrics.saved.inc(self._model, "cancelled", by=steps_saved)
 
     def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
@@ -179,7 +191,7 @@ class Metrics:
         )
         self._stages = self.instruments.histogram(
             "flowmo_stage_duration_seconds",
-            "Parts of a request: decode_image, queue, encode, sample, encode_image.",
+            "Parts of a request: decode_image, queue, encode, generate, sample, encode_image.",
             ["model", "stage"],
             buckets=_STAGE_BUCKETS,
         )

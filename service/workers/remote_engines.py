@@ -12,6 +12,7 @@ from flowmo.service.engine.calls import (
     Watch,
 )
 from flowmo.service.engine.calls_inside import CallsInside
+from flowmo.service.engine.engines import Generator
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.engine.shared_calls import following, until_deadline
@@ -121,6 +122,7 @@ class ProcessEngines:
         self._calls = _Calls(link)
         self.encoder = RemoteEncoder(self._calls, model)
         self.decoder = RemoteDecoder(self._calls, model)
+        self.generator: Generator | None = None  # of one process alone
 
     @property
     def _status(self) -> ModelStatus:

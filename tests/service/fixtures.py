@@ -125,9 +125,12 @@ def container(inference_model: InferenceModel) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    checkpoint: Path, prior_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     arguments = [
         f"--checkpoint={checkpoint}",
+        f"--prior={prior_checkpoint}",
         f"--max-body-bytes={MAX_BODY_BYTES}",
         f"--max-pixels={MAX_PIXELS}",
         "--threads=1",

@@ -53,6 +53,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.encoder = self.decoder = self
+        self.generator = None
         self.calls: list[Call] = []
         self.options: list[DecodeOptions] = []
         self.gate = asyncio.Event()
