@@ -11,13 +11,16 @@ import typer
 from flowmo.cli.files import shown
 from flowmo.cli.tokens import (
     DEFAULT_QUALITY,
+    ApiKey,
     Checkpoint,
     Device,
     Dtype,
+    Model,
     Overwrite,
     Preset,
     Quality,
     Threads,
+    Url,
 )
 from flowmo.client import ImageFormat
 from flowmo.model.container import FILE_SUFFIX
@@ -39,7 +42,7 @@ class Write(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """What is asked for, of whatever makes it.
+    """What is asked for, of a model here or of a server.
 
     Attributes:
         class_: The class, by name or number; None for none.
@@ -85,7 +88,10 @@ class Made:
 
 def generate_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
-    prior: Annotated[str, typer.Option("--prior", help="Checkpoint folder of the prior.")],
+    prior: Annotated[
+        str | None,
+        typer.Option("--prior", help="Checkpoint folder of the prior (not with --url)."),
+    ] = None,
     class_: Annotated[
         str | None,
         typer.Option("--class", help="The class, by name or number.", show_default="none"),
@@ -135,13 +141,16 @@ def generate_command(
         ),
     ] = None,
     overwrite: Overwrite = False,
+    url: Url = None,
+    api_key: ApiKey = None,
+    model: Model = None,
     checkpoint: Checkpoint = None,
     preset: Preset = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     threads: Threads = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images computed at once.")
+        int, typer.Option(min=1, help="Images computed at once (not with --url).")
     ] = DEFAULT_IMAGES_AT_ONCE,
 ) -> None:
     """Generate images of a class: a seed gives the same image, whatever is made beside it.
@@ -165,18 +174,34 @@ def generate_command(
     targets = _targets(out, wish, write)
     if not overwrite and (there := next((path for path in targets if path.exists()), None)):
         raise typer.BadParameter(f"{shown(there)} exists; --overwrite replaces results")
-    from flowmo.cli.generate_here import generate_here
+    if url is None:
+        if prior is None:
+            raise typer.BadParameter("name the prior with --prior, or a server with --url")
+        if model is not None:
+            raise typer.BadParameter(
+                "--model is one of a server's: give its --url, or --checkpoint"
+            )
+        from flowmo.cli.generate_here import generate_here
 
-    made = generate_here(
-        wish,
-        prior,
-        checkpoint,
-        preset=preset,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        batch_size=batch_size,
-    )
+        made = generate_here(
+            wish,
+            prior,
+            checkpoint,
+            preset=preset,
+            device=device,
+            dtype=dtype,
+            threads=threads,
+            batch_size=batch_size,
+        )
+    else:
+        if prior is not None or checkpoint is not None or preset is not None:
+            raise typer.BadParameter(
+                "--prior, --checkpoint and --preset are for models here, --url is for a server: "
+                "give one"
+            )
+        from flowmo.cli.generate_there import generate_there
+
+        made = generate_there(wish, url, api_key=api_key, model=model)
     _write(made, out, wish, write)
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner, Result
 
 import flowmo
 from flowmo.cli import app
+from flowmo.cli.server_process import ServerProcess
 from tests.service.pictures import from_file
 
 
@@ -58,3 +59,19 @@ def test_mistakes_are_named(
         "is made for the tokens of" in run(*models, f"--checkpoint={other_checkpoint}", out).stderr
     )
     assert "go together" in run(*models, "--keep=0-3", out).stderr
+
+
+def test_a_server_generates_the_same(
+    server: ServerProcess, models: tuple[str, ...], tmp_path: Path
+) -> None:
+    wish = ("--class=dog", "--seed=3", "--count=2", "--steps=3", "--decode-steps=2")
+    assert run(*models, *wish, f"--out={tmp_path / 'here'}").exit_code == 0
+    assert run(*wish, f"--url={server.url}", f"--out={tmp_path / 'there'}").exit_code == 0
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+        for name in ("here", "there")
+    )
+    assert len(here) == 4
+    assert here == there
+    both = run(*models, f"--url={server.url}", f"--out={tmp_path}")
+    assert "--url is for a server: give one" in " ".join(both.stderr.split())
