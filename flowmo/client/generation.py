@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -203,8 +203,7 @@ def image_of_event(
 def call_options(options: GenerateOptions) -> CallOptions:
     """The options of a call that are not of what is generated."""
     own = GenerateOptions.__annotations__.keys() - CallOptions.__annotations__.keys()
-    kept: Any = {name: value for name, value in options.items() if name not in own}
-    return CallOptions(**kept)
+    return cast(CallOptions, {name: v for name, v in options.items() if name not in own})
 
 
 def _wish(

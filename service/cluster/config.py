@@ -130,6 +130,15 @@ class ModelConfig(RunnerConfig):
     encoder: Scaling = Scaling()
     decoder: Scaling = Scaling()
 
+    @model_validator(mode="after")
+    def _generates_nothing(self) -> Self:
+        if self.prior is not None:
+            raise ValueError(
+                "prior: replicas do not generate yet; leave it out, or serve it with one process "
+                "(flowmo serve --prior)"
+            )
+        return self
+
     def slots(self, scaling: Scaling) -> int:
         """Rows of the largest batch of a replica."""
         return self.max_batch or default_max_batch("cuda" if scaling.num_gpus else "cpu")

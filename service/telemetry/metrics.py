@@ -45,12 +45,6 @@ class EngineMetrics:
             ["model"],
             buckets=_STEP_BUCKETS,
         )
-        self.generator_steps = instruments.histogram(
-            "flowmo_generator_step_duration_seconds",
-            "One batch of the prior: a step of the tokens of each image in it.",
-            ["model"],
-            buckets=_STEP_BUCKETS,
-        )
         self.rows = instruments.histogram(
             "flowmo_batch_rows",
             "Rows of a batch, padding left out.",
@@ -136,8 +130,6 @@ class ModelObserver:
         for cause in ("cancelled", "degraded"):
             metrics.saved.inc(model, cause, by=0)
         metrics.steps.make(model)
-        if generates:
-            metrics.generator_steps.make(model)
 
     def batch(self, engine: EngineKind, *, rows: int, bucket: int, seconds: float) -> None:
         """See :class:`EngineObserver`."""
@@ -145,8 +137,6 @@ class ModelObserver:
         self._metrics.padding.inc(self._model, engine, by=bucket - rows)
         if engine == "decoder":
             self._metrics.steps.observe(self._model, value=seconds)
-        elif engine == "generator":
-            self._metrics.generator_steps.observe(self._model, value=seconds)
 
     def refused(self, engine: EngineKind, reason: RefusalReason) -> None:
         """See :class:`EngineObserver`."""
@@ -234,7 +224,8 @@ class Metrics:
         )
         self._cache = self.instruments.counter(
             "flowmo_cache_requests",
-            "Pictures looked up in the cache: hit, shared (was being made) or miss.",
+            "Pictures and generated tokens looked up in the cache: hit, shared (was being made) or "
+            "miss.",
             ["model", "outcome"],
         )
         self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Bytes of cache entries.")

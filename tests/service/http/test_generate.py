@@ -111,7 +111,8 @@ def test_models_say_who_can_generate_and_metrics_what_was(http: httpx.Client) ->
     assert http.post(URL, params={"class": 1, "seed": 99}).status_code == 200
     assert value(http, "flowmo_batch_rows_sum", **labels) == before + 8  # 4 steps of 2 rows
     assert value(http, "flowmo_batch_slots", **labels) == 8
-    assert value(http, "flowmo_generator_step_duration_seconds_count", model="nano") > 0
+    stage = value(http, "flowmo_stage_duration_seconds_count", model="nano", stage="generate")
+    assert stage > 0
 
 
 @pytest.mark.parametrize(
