@@ -104,7 +104,7 @@ class GeneratorEngine(StepEngine[GenerateWork]):
         known = kept = None
         if options.known is not None and options.kept is not None:
             known = torch.from_numpy(row_of_ids(options.known, config))
-            kept = torch.from_numpy(options.kept)
+            kept = torch.tensor(options.kept)  # a copy: what came may be read-only
         (ids,) = masked_start(1, config.length, config.mask_id, known=known, keep=kept)
         unknown = int((ids == config.mask_id).sum())
         if not unknown:

@@ -11,7 +11,6 @@ from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import Call
 from flowmo.service.engine.engines import Generator
 from flowmo.service.engine.generate_calls import Generated, GenerateOptions, GenerateWatch
-from flowmo.service.engine.generate_work import load_of
 from flowmo.service.engine.model_info import PriorInfo
 from flowmo.service.engine.shared_calls import until_deadline
 from flowmo.service.errors import DeadlineExceededError, DeadlineUnreachableError, NoPriorError
@@ -165,7 +164,8 @@ class Generation:
         """
         config = self.prior.config
         unknown = config.length if options.kept is None else int((~options.kept).sum())
-        self._scope.compute(pictures=1, steps=load_of(options, unknown, config.null_class).steps)
+        # As many steps as there are ids to find, at most.
+        self._scope.compute(pictures=1, steps=min(options.sampler.steps, unknown))
 
         async def work(call: Call) -> Generated:
             return await self._generator.generate(options, call, watch)
