@@ -103,21 +103,35 @@ def with_prior(configs: Mapping[str, RunnerConfig], prior: str) -> dict[str, Run
 
 
 def load_generator(config: RunnerConfig, tokenizer: ModelInfo) -> GeneratorRunner | None:
-    """Load the prior of a model, if it has one; PyTorch computes it, whatever computes the rest.
+    """Load the prior of a model that was loaded, if it has one.
 
     Args:
-        config: The model; its ``prior``, ``device``, ``dtype`` and ``max_batch`` are used.
-        tokenizer: The model that was loaded, whose tokens are generated.
+        config: The model.
+        tokenizer: What was loaded, whose tokens are generated.
 
     Raises:
         CheckpointError: There is no such checkpoint, it is damaged, or it is no prior.
         ConfigError: The prior is of another tokenizer, or the device or dtype cannot be used.
     """
-    if config.prior is None:
-        return None
+    return None if config.prior is None else load_prior_of(config, tokenizer.fingerprint)
+
+
+def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> GeneratorRunner:
+    """Load the prior of a model; PyTorch computes it, whatever computes the rest.
+
+    Args:
+        config: The model; its ``prior``, ``device``, ``dtype`` and ``max_batch`` are used.
+        tokenizer: The fingerprint of the model's weights; what its checkpoint says by default.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is damaged, or it is no prior.
+        ConfigError: The prior is of another tokenizer, or the device or dtype cannot be used.
+    """
+    assert config.prior is not None
+    tokenizer = tokenizer or inspect_checkpoint(resolve(config)).fingerprint
     folder = resolve_checkpoint(config.prior)
-    if registry.model_type(folder) == PRIOR_TYPE:  # before its weights are read
-        inspect_prior(folder).config.check_tokenizer(tokenizer.fingerprint)
+    if registry.model_type(folder) == PRIOR_TYPE and tokenizer is not None:
+        inspect_prior(folder).config.check_tokenizer(tokenizer)  # before its weights are read
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     prior = registry.load(folder, expected=Prior, dtype=dtype, device=device)

@@ -48,10 +48,6 @@ def serve_command(
     on_ray = ray or ray_config is not None
     if settings.grpc_port is not None:
         _check_grpc(on_ray=on_ray)
-    if settings.prior is not None and on_ray:
-        raise typer.BadParameter(
-            "--prior is not available with --ray yet; leave it out, or serve without Ray"
-        )
     if settings.workers > 1:
         check_workers(settings, on_ray=on_ray)
     if on_ray:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flowmo.model.prior.sampler_config import PriorSamplerConfig
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.calls import Timings
+from flowmo.service.engine.calls import UPDATE_SECONDS, Timings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +22,8 @@ class GenerateOptions:
         degrade: Whether the engine may take fewer steps when the deadline cannot be met otherwise.
         known: The tokens of one square, of which some are kept; None generates all.
         kept: Which: bool [N], in the order of the ids.
+        prior: The fingerprint of the prior that is meant; None takes any.
+        patience: The seconds to wait for a replica of it, while an update is under way.
     """
 
     class_number: int
@@ -30,6 +32,8 @@ class GenerateOptions:
     degrade: bool = False
     known: Tokens | None = None
     kept: NDArray[np.bool_] | None = field(default=None, compare=False)
+    prior: str | None = None
+    patience: float = UPDATE_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -33,6 +33,7 @@ from flowmo.service.engine.schedule import BucketTimes, measure, worthwhile
 from flowmo.service.engine.step_engine import StepEngine
 from flowmo.service.engine.step_ticks import MIN_ROWS
 from flowmo.service.engine.work import result_by_deadline
+from flowmo.service.errors import OtherWeightsError
 
 
 class GeneratorEngine(StepEngine[GenerateWork]):
@@ -90,13 +91,19 @@ class GeneratorEngine(StepEngine[GenerateWork]):
         Raises:
             model.errors.ConfigError: There is no such class.
             model.errors.TokenError: The tokens to keep have another shape than the prior's.
+            OtherWeightsError: Another prior is meant.
             QueueFullError: As many generations as there may be are inside.
             DeadlineUnreachableError: It would not be done in time.
             DeadlineExceededError: It was not done in time.
             ComputeError: A batch that it was in failed.
             EngineStoppedError: The device thread has ended.
         """
-        config = self._runner.info.config
+        info = self._runner.info
+        config = info.config
+        if options.prior not in {None, info.fingerprint}:
+            raise OtherWeightsError(
+                f"the prior {options.prior} is meant, this is {info.fingerprint}"
+            )
         if not 0 <= options.class_number <= config.null_class:
             raise ConfigError(
                 f"classes are 0 ... {config.null_class} (none), got {options.class_number}"

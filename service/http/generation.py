@@ -55,6 +55,9 @@ class Generation:
         self._service, self._scope, self._job = service, scope, job
         self._generator: Generator = generator
         self.prior: PriorInfo = prior
+        # In a rolling update the decoder that described itself last may be another's.
+        assert prior.config.tokenizer is not None
+        job.fingerprint = prior.config.tokenizer
 
     def kept(
         self,
@@ -167,8 +170,10 @@ class Generation:
         # As many steps as there are ids to find, at most.
         self._scope.compute(pictures=1, steps=min(options.sampler.steps, unknown))
 
+        own = replace(options, prior=self.prior.fingerprint)
+
         async def work(call: Call) -> Generated:
-            return await self._generator.generate(options, call, watch)
+            return await self._generator.generate(own, call, watch)
 
         call = call or self._scope.call
         return await (when_there_is_room(call, work) if waits else work(call))

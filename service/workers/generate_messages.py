@@ -32,6 +32,8 @@ def send_wish(
             "seed": options.seed,
             "sampler": asdict(options.sampler),
             "degrade": options.degrade,
+            "prior": options.prior,
+            "patience": options.patience,
         },
     }
     if options.known is None or options.kept is None:
