@@ -29,7 +29,9 @@ from flowmo.tokenizer_options import DEFAULT_BATCH_SIZE, check_options, seeds_of
 
 ClassInput: TypeAlias = str | int | None
 """A class: its name, its number, or None for none."""
-ManyClasses: TypeAlias = list[ClassInput] | list[str] | list[int] | tuple[ClassInput, ...]
+ManyClasses: TypeAlias = (
+    list[ClassInput] | list[str] | list[int] | list[str | None] | tuple[ClassInput, ...]
+)
 
 
 class GenerateOptions(TypedDict, total=False):

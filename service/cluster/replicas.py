@@ -245,7 +245,8 @@ class DecoderReplica(_HalfReplica[DecoderEngine]):
         updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         watch = Watch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))
-        async with contextlib.aclosing(self._reported(work, updates)) as items:
+        reported = self._reported(work, updates)
+        async with contextlib.aclosing(reported) as items:
             async for item in items:
                 yield item
 
@@ -300,6 +301,7 @@ class GeneratorReplica(_Replica[GeneratorEngine]):
         updates: asyncio.Queue[GenerateProgress | None] = asyncio.Queue()
         watch = GenerateWatch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.generate(options, call.received(), watch))
-        async with contextlib.aclosing(self._reported(work, updates)) as items:
+        reported = self._reported(work, updates)
+        async with contextlib.aclosing(reported) as items:
             async for item in items:
                 yield item

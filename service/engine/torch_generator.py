@@ -57,7 +57,8 @@ class TorchGeneratorRunner:
     def logits(self, ids: Tensor, classes: Sequence[int]) -> Tensor:
         """See :meth:`GeneratorRunner.logits`."""
         numbers = torch.tensor(classes).to(self._device, non_blocking=True)
-        return self._prior(ids, numbers).float()
+        logits: Tensor = self._prior(ids, numbers)
+        return logits.float()
 
     def to_host(self, ids: Tensor) -> NDArray[np.int64]:
         """See :meth:`GeneratorRunner.to_host`."""

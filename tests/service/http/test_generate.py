@@ -41,7 +41,13 @@ def ids_of(item: dict[str, object]) -> np.ndarray:
 def test_json_container_and_picture_are_of_the_same_tokens(
     http: httpx.Client, prior: flowmo.TokenGenerator
 ) -> None:
-    wish = {"class": "dog", "seed": 7, "steps": 3, "guidance": 2.0, "temperature": 0.9}
+    wish: dict[str, str | float] = {
+        "class": "dog",
+        "seed": 7,
+        "steps": 3,
+        "guidance": 2.0,
+        "temperature": 0.9,
+    }
     wanted = prior.generate("dog", seeds=7, steps=3, guidance=2.0, temperature=0.9)
     answer = http.post(URL, json={**wish, "count": 3})
     assert answer.status_code == 200, answer.text
@@ -82,7 +88,13 @@ def test_kept_tokens_stay(http: httpx.Client, prior: flowmo.TokenGenerator) -> N
 
 
 def test_a_stream_shows_the_tokens_so_far(http: httpx.Client, prior: flowmo.TokenGenerator) -> None:
-    params = {"class": "cat", "seed": 3, "stream": True, "previews": [2, 4], "preview_steps": 1}
+    params: dict[str, str | int | list[int]] = {
+        "class": "cat",
+        "seed": 3,
+        "stream": True,
+        "previews": [2, 4],
+        "preview_steps": 1,
+    }
     came = list(events(http.post(URL, params=params).text))
     steps = [(name, data.get("step")) for name, data in came]
     assert steps == [
