@@ -28,8 +28,8 @@ Keep = Annotated[bool, Field(strict=True)]
 KeepRow = Annotated[list[Keep], Field(max_length=MAX_IDS_PER_TOKEN, fail_fast=True)]
 
 
-class GenerateOptions(ModelOptions, QualityOptions, StreamOptions):
-    """Query parameters of generate; what is not given is the prior's default."""
+class GenerationOptions(Message):
+    """How tokens are generated; what is not given is the prior's default."""
 
     model_config = ConfigDict(validate_by_name=True, validate_by_alias=True)
 
@@ -44,9 +44,6 @@ class GenerateOptions(ModelOptions, QualityOptions, StreamOptions):
         lt=2**62,
         description="Of all random numbers; the same seed, the same image. Further images have "
         "those that follow.",
-    )
-    count: int = Field(
-        default=1, ge=1, description="How many images; more than one are answered as JSON alone."
     )
     steps: int | None = Field(
         default=None, ge=1, description="The most steps of the prior, at most the server's limit."
@@ -68,18 +65,26 @@ class GenerateOptions(ModelOptions, QualityOptions, StreamOptions):
     decode_steps: int | None = Field(
         default=None, ge=1, description="Of a picture: sampler steps of the tokenizer."
     )
-    preview_steps: int = Field(
-        default=DEFAULT_PREVIEW_STEPS,
-        ge=1,
-        le=64,
-        description="With stream: the sampler steps in which the tokens so far become a preview.",
-    )
 
     def sampler(self, default: PriorSamplerConfig) -> PriorSamplerConfig:
         """Change the default sampler as the client asked."""
         return default.changed(
             steps=self.steps, guidance=self.guidance, temperature=self.temperature
         )
+
+
+class GenerateOptions(ModelOptions, GenerationOptions, QualityOptions, StreamOptions):
+    """Query parameters of generate."""
+
+    count: int = Field(
+        default=1, ge=1, description="How many images; more than one are answered as JSON alone."
+    )
+    preview_steps: int = Field(
+        default=DEFAULT_PREVIEW_STEPS,
+        ge=1,
+        le=64,
+        description="With stream: the sampler steps in which the tokens so far become a preview.",
+    )
 
 
 class GenerateBody(GenerateOptions):

@@ -13,8 +13,15 @@ from flowmo.service.engine.engines import Generator
 from flowmo.service.engine.generate_calls import Generated, GenerateOptions, GenerateWatch
 from flowmo.service.engine.model_info import PriorInfo
 from flowmo.service.engine.shared_calls import until_deadline
-from flowmo.service.errors import DeadlineExceededError, DeadlineUnreachableError, NoPriorError
+from flowmo.service.errors import (
+    DeadlineExceededError,
+    DeadlineUnreachableError,
+    FieldProblem,
+    InvalidFieldsError,
+    NoPriorError,
+)
 from flowmo.service.http.cache import CacheEntry, CacheResult
+from flowmo.service.http.generate_wire import GenerationOptions
 from flowmo.service.http.item_feed import when_there_is_room
 from flowmo.service.http.job import ENTRY_BYTES, Job
 from flowmo.service.http.request_scope import WorkScope
@@ -38,6 +45,37 @@ def generating_model(models: Models, name: str | None, sent: SentTokens | None) 
     if served.engines.generator is None:
         raise NoPriorError(f"the model {served.name!r} is served without a prior")
     return served
+
+
+def check_limits(service: Service, options: GenerationOptions) -> None:
+    """Refuse more steps than this server makes.
+
+    Raises:
+        InvalidFieldsError: There are more.
+    """
+    limit = service.settings.max_steps
+    wrong = [
+        FieldProblem(field=name, message=f"must be 1 to {limit}, got {steps}")
+        for name, steps in (("steps", options.steps), ("decode_steps", options.decode_steps))
+        if steps is not None and steps > limit
+    ]
+    if wrong:
+        raise InvalidFieldsError(wrong)
+
+
+def wish_of(prior: PriorInfo, options: GenerationOptions) -> GenerateOptions:
+    """Apply a client's choices over a prior's defaults.
+
+    Raises:
+        ConfigError: There is no such class.
+    """
+    config = prior.config
+    return GenerateOptions(
+        class_number=config.class_number(options.class_),
+        seed=options.seed,
+        sampler=options.sampler(config.sampler),
+        degrade=options.degrade == "allow",
+    )
 
 
 class Generation:
@@ -120,7 +158,9 @@ class Generation:
         """Generate one image's tokens, unless the cache has them or will soon have them."""
 
         async def make(call: Call) -> CacheEntry[Generated]:
-            value = await self.generate(replace(options, degrade=False), call, waits=waits)
+            value = await self.generate(
+                replace(options, degrade=False), call, waits=waits, timed=False
+            )
             return CacheEntry(value=value, size=2 * value.tokens.ids.nbytes + ENTRY_BYTES)
 
         call = self._scope.call
@@ -139,7 +179,7 @@ class Generation:
                     if not options.degrade:
                         raise
                     # Of fewer steps: for this request alone, and never kept.
-                    value = await self.generate(options, call, waits=waits)
+                    value = await self.generate(options, call, waits=waits, timed=False)
                     result = CacheResult(value=value, outcome="miss")
         except TimeoutError:
             raise DeadlineExceededError("the tokens were not made by the deadline") from None
@@ -153,6 +193,7 @@ class Generation:
         watch: GenerateWatch | None = None,
         *,
         waits: bool = False,
+        timed: bool = True,
     ) -> Generated:
         """Generate the tokens of one image, past the cache.
 
@@ -161,6 +202,7 @@ class Generation:
             call: How long the result is waited for, and how urgently; the request's by default.
             watch: How progress is reported; it is not without it.
             waits: Whether it waits for room in a full queue rather than being refused.
+            timed: Whether its stages are counted here.
 
         Raises:
             RequestError: See :meth:`GeneratorEngine.generate`.
@@ -176,4 +218,7 @@ class Generation:
             return await self._generator.generate(own, call, watch)
 
         call = call or self._scope.call
-        return await (when_there_is_room(call, work) if waits else work(call))
+        made = await (when_there_is_room(call, work) if waits else work(call))
+        if timed:
+            self._job.clock.add({"queue": made.timings.queue, "generate": made.timings.run})
+        return made

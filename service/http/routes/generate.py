@@ -21,7 +21,7 @@ from flowmo.service.http.generate_body import GenerateRequest, read_generate
 from flowmo.service.http.generate_stream import GenerateStream
 from flowmo.service.http.generate_wire import GenerateAnswer, GenerateBody, GeneratedItem
 from flowmo.service.http.generate_wire import GenerateOptions as GenerateQuery
-from flowmo.service.http.generation import Generation, generating_model
+from flowmo.service.http.generation import Generation, check_limits, generating_model, wish_of
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
 from flowmo.service.http.openapi import schema_ref
@@ -85,7 +85,8 @@ async def generate(
         job = Job.begin(service, scope, served)
         generation = Generation(service, scope, job)
         is_stream = asked.options.stream or media_type == streaming.MEDIA_TYPE
-        _check_limits(service, asked.options, alone=is_stream or media_type != OFFERS[0])
+        check_limits(service, asked.options)
+        _check_count(service, asked.options, alone=is_stream or media_type != OFFERS[0])
         options = _options(service, job, generation, asked)
         if is_stream:
             return await _stream(service, scope, job, generation, options, asked, media_type)
@@ -157,26 +158,17 @@ def generation_headers(
     return headers
 
 
-def _check_limits(service: Service, options: GenerateQuery, *, alone: bool) -> None:
-    """Refuse more than this server makes in one request.
+def _check_count(service: Service, options: GenerateQuery, *, alone: bool) -> None:
+    """Refuse more images than this server makes in one request, or the answer can hold.
 
     Raises:
-        InvalidFieldsError: A number is above a limit.
+        InvalidFieldsError: There are more.
     """
-    settings = service.settings
-    most = 1 if alone else settings.max_items
-    limits = {
-        "steps": (options.steps, settings.max_steps, ""),
-        "decode_steps": (options.decode_steps, settings.max_steps, ""),
-        "count": (options.count, most, "; several are answered as JSON alone" if alone else ""),
-    }
-    wrong = [
-        FieldProblem(field=name, message=f"must be 1 to {limit}, got {value}{more}")
-        for name, (value, limit, more) in limits.items()
-        if value is not None and value > limit
-    ]
-    if wrong:
-        raise InvalidFieldsError(wrong)
+    most = 1 if alone else service.settings.max_items
+    if options.count > most:
+        more = "; several are answered as JSON alone" if alone else ""
+        message = f"must be 1 to {most}, got {options.count}{more}"
+        raise InvalidFieldsError([FieldProblem(field="count", message=message)])
 
 
 def _options(
@@ -188,13 +180,7 @@ def _options(
         ConfigError: There is no such class.
         FlowMoError: The tokens to keep are of another model, or have another shape.
     """
-    config, wanted = generation.prior.config, asked.options
-    options = GenerateOptions(
-        class_number=config.class_number(wanted.class_),
-        seed=wanted.seed,
-        sampler=wanted.sampler(config.sampler),
-        degrade=wanted.degrade == "allow",
-    )
+    options = wish_of(generation.prior, asked.options)
     if asked.sent is None or asked.mask is None:
         return options
     tokens = received_tokens(service, job.info, asked.sent)
