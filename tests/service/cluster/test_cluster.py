@@ -43,8 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
-    path = write_config(folder, config_of(checkpoint))
+def cluster(checkpoint: Path, prior_checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
+    config = config_of(checkpoint)
+    config["models"]["nano"] |= {"prior": str(prior_checkpoint), "generator": {"num_cpus": 0.1}}
+    path = write_config(folder, config)
     with ServerProcess(
         ["--ray-config", str(path)], log=folder / "server.log", start_seconds=240
     ) as process:
@@ -115,6 +117,23 @@ def test_a_picture_of_many_tiles_is_as_in_one_process(
         )
         assert one.shape == other.shape == ((20, 100, 3) if "region" in params else (32, 192, 3))
         assert (np.abs(one.astype(int) - other) <= 1).mean() >= 0.999
+
+
+def test_a_generation_is_as_in_one_process(ray_http: httpx.Client, http: httpx.Client) -> None:
+    models = [client.get("/v1/models").json()["models"][0] for client in (ray_http, http)]
+    assert models[0]["prior"] == models[1]["prior"]
+    wish: dict[str, str | int] = {"class": "dog", "seed": 4, "count": 2}
+    made = [client.post("/v1/generate", params=wish).json() for client in (ray_http, http)]
+    assert made[0] == made[1]
+    streamed = {"class": "dog", "seed": 4, "stream": True, "previews": 2}
+    events = [
+        [line for line in client.post("/v1/generate", params=streamed).text.splitlines() if line]
+        for client in (ray_http, http)
+    ]
+    names = [[line for line in one if line.startswith("event:")] for one in events]
+    assert names[0] == names[1]
+    last = [json.loads(one[-1].removeprefix("data: ")) for one in events]
+    assert last[0]["container"] == last[1]["container"]
 
 
 def families(text: str, prefix: str) -> dict[str, str]:
