@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import torch
 
 from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.compiled_prior import compile_prior
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
 from flowmo.model import registry
@@ -117,10 +118,11 @@ def load_generator(config: RunnerConfig, tokenizer: ModelInfo) -> GeneratorRunne
 
 
 def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> GeneratorRunner:
-    """Load the prior of a model; PyTorch computes it, whatever computes the rest.
+    """Load the prior of a model; compiled where the model is, else PyTorch computes it.
 
     Args:
-        config: The model; its ``prior``, ``device``, ``dtype`` and ``max_batch`` are used.
+        config: The model; its ``prior``, ``device``, ``dtype``, ``runner`` and ``max_batch`` are
+            used.
         tokenizer: The fingerprint of the model's weights; what its checkpoint says by default.
 
     Raises:
@@ -135,7 +137,15 @@ def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> Generat
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     prior = registry.load(folder, expected=Prior, dtype=dtype, device=device)
-    return TorchGeneratorRunner(prior, buckets=buckets_of(device.type, config.max_batch))
+    buckets = buckets_of(device.type, config.max_batch)
+    compute = None
+    if config.runner in {"compiled", "compiled-fp8"}:
+        try:
+            with ThreadPoolExecutor(1, "flowmo-install") as pool:
+                compute = pool.submit(compile_prior, prior, buckets).result()
+        except CompilationError as error:
+            logger.warning("PyTorch computes the prior: %s", error)
+    return TorchGeneratorRunner(prior, buckets=buckets, compute=compute)
 
 
 def engine_settings(config: RunnerConfig) -> EngineSettings:

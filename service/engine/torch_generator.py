@@ -1,6 +1,6 @@
 """The generator's runner over a PyTorch prior in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,18 @@ class TorchGeneratorRunner:
     Args:
         prior: The network, on its device; used from one thread at a time.
         buckets: The batch sizes that are asked for, ascending.
+        compute: What computes its logits in the network's place, such as a compiled form of it.
     """
 
-    def __init__(self, prior: Prior, *, buckets: Sequence[int]) -> None:
-        self._prior, self._buckets = prior, tuple(buckets)
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        buckets: Sequence[int],
+        compute: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self._compute: Callable[[Tensor, Tensor], Tensor] = prior if compute is None else compute
+        self._buckets = tuple(buckets)
         self._device = prior.bias.device
         self._cuda = self._device.type == "cuda"
         self._info = PriorInfo(fingerprint=prior.fingerprint(), config=prior.config)
@@ -57,8 +65,7 @@ class TorchGeneratorRunner:
     def logits(self, ids: Tensor, classes: Sequence[int]) -> Tensor:
         """See :meth:`GeneratorRunner.logits`."""
         numbers = torch.tensor(classes).to(self._device, non_blocking=True)
-        logits: Tensor = self._prior(ids, numbers)
-        return logits.float()
+        return self._compute(ids, numbers).float()
 
     def to_host(self, ids: Tensor) -> NDArray[np.int64]:
         """See :meth:`GeneratorRunner.to_host`."""
