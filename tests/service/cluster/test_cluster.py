@@ -125,7 +125,7 @@ def test_a_generation_is_as_in_one_process(ray_http: httpx.Client, http: httpx.C
     wish: dict[str, str | int] = {"class": "dog", "seed": 4, "count": 2}
     made = [client.post("/v1/generate", params=wish).json() for client in (ray_http, http)]
     assert made[0] == made[1]
-    streamed = {"class": "dog", "seed": 4, "stream": True, "previews": 2}
+    streamed: dict[str, str | int] = {"class": "dog", "seed": 4, "stream": True, "previews": 2}
     events = [
         [line for line in client.post("/v1/generate", params=streamed).text.splitlines() if line]
         for client in (ray_http, http)

@@ -309,7 +309,7 @@ def test_the_version_with_a_prior_generates(triton: Any, plain: httpx.Client) ->
     assert [one["name"] for one in shown["inputs"]] == ["class", "seed", "ids", "mask"]
     with pytest.raises(InferenceServerException, match="no-prior"):
         triton.get_model_metadata("generate", "other")
-    inputs = [elements("class", b"dog", b"", b"1"), tensor("seed", np.int64([5, 6, 5]), "INT64")]
+    inputs = [elements("class", b"dog", b"", b"1"), tensor("seed", np.array([5, 6, 5]), "INT64")]
     outputs = [InferRequestedOutput(name) for name in ("ids", "container", "image", "file")]
     parameters = {"steps": 3, "decode_steps": 2}
     made = triton.infer("generate", inputs, outputs=outputs, parameters=parameters)
