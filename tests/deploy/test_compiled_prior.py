@@ -1,5 +1,6 @@
 """A compiled prior gives the network's logits, or is refused."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,8 @@ from tests.service.fixtures import prior_config
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # PyTorch's own use of it
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_it_is_the_network_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(prior_config("0" * 32), code_length=4)
     prior, other = Prior(config).eval(), Prior(config).eval()

@@ -1,16 +1,14 @@
 """The generator's engine: what a request gets is its own, and what it costs is known beforehand."""
 
 import asyncio
-import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from flowmo.model.errors import ConfigError
 from flowmo.model.prior.checkpoint import Prior
@@ -23,38 +21,12 @@ from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.schedule import BucketTimes, Load
 from flowmo.service.engine.step_turns import StepTurns
-from flowmo.service.engine.torch_generator import TorchGeneratorRunner
 from flowmo.service.errors import (
     ComputeError,
     DeadlineUnreachableError,
     QueueFullError,
 )
-from tests.service.runners import Recorder, some_tokens, until
-
-
-class GatedPrior(TorchGeneratorRunner):
-    """The prior with a gate, an error on demand, and the rows of each batch."""
-
-    def __init__(self, prior: Prior) -> None:
-        super().__init__(prior, buckets=(1, 2, 4, 8))
-        self.gate = threading.Event()
-        self.gate.set()
-        self.entered = threading.Event()
-        self.error: Exception | None = None
-        self.fits = 8
-        self.batches: list[Sequence[int]] = []
-
-    def logits(self, ids: Tensor, classes: Sequence[int]) -> Tensor:
-        assert len(ids) == len(classes)
-        assert len(ids) in self.buckets
-        self.entered.set()
-        assert self.gate.wait(60)
-        if self.error is not None:
-            raise self.error
-        if len(ids) > self.fits:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        self.batches.append(classes)
-        return super().logits(ids, classes)
+from tests.service.runners import GatedPrior, Recorder, some_tokens, until
 
 
 @pytest.fixture(scope="module")

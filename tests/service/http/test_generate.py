@@ -11,6 +11,7 @@ from fastapi import FastAPI
 
 import flowmo
 from flowmo.model.container import MEDIA_TYPE
+from flowmo.model.prior.checkpoint import Prior
 from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.runner import Runner
 from flowmo.service.http.app import create_app
@@ -21,7 +22,7 @@ from flowmo.service.telemetry.metrics import Metrics
 from tests.service.http.test_stream import events, picture
 from tests.service.pictures import from_file
 from tests.service.probes import value
-from tests.service.runners import client_of, until
+from tests.service.runners import GatedPrior, client_of, until
 
 URL = "/v1/generate"
 THREE_OF_16 = {"tokens": {"ids": [[1, 2, 3]] * 16}, "mask": [True] * 3}
@@ -164,9 +165,6 @@ def test_a_model_without_a_prior_says_so(runner: Runner) -> None:
 
 
 def test_a_repeated_request_is_not_generated_again(runner: Runner, prior_checkpoint: Path) -> None:
-    from flowmo.model.prior.checkpoint import Prior
-    from tests.service.engine.test_generator_engine import GatedPrior
-
     gated = GatedPrior(Prior.from_pretrained(prior_checkpoint))
     metrics = Metrics(PrometheusInstruments())
 
