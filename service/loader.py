@@ -134,6 +134,12 @@ def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> Generat
     folder = resolve_checkpoint(config.prior)
     if registry.model_type(folder) == PRIOR_TYPE and tokenizer is not None:
         inspect_prior(folder).config.check_tokenizer(tokenizer)  # before its weights are read
+    # In a thread whose pools (see load_inference_model) go with it.
+    with ThreadPoolExecutor(1, "flowmo-prior") as pool:
+        return pool.submit(_prior_runner, config, folder).result()
+
+
+def _prior_runner(config: RunnerConfig, folder: Path) -> GeneratorRunner:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     prior = registry.load(folder, expected=Prior, dtype=dtype, device=device)
@@ -141,8 +147,7 @@ def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> Generat
     compute = None
     if config.runner in {"compiled", "compiled-fp8"}:
         try:
-            with ThreadPoolExecutor(1, "flowmo-install") as pool:
-                compute = pool.submit(compile_prior, prior, buckets).result()
+            compute = compile_prior(prior, buckets)
         except CompilationError as error:
             logger.warning("PyTorch computes the prior: %s", error)
     return TorchGeneratorRunner(prior, buckets=buckets, compute=compute)
