@@ -5,6 +5,7 @@
     tok = flowmo.load("tiny")                     # a name, a folder or a hub repository
     tokens = tok.encode(["photo.jpg", picture])   # paths, bytes, Pillow's images, arrays
     pictures = tok.decode(tokens, steps=8)
+    prior = flowmo.load_prior("runs/prior", tok)  # new images: tok.decode(prior.generate("cat"))
 
 Names are imported when they are first used, so that ``import flowmo`` (and with it the command's
 ``--help``) does not wait for torch, and the client never imports it.
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
         ConnectionFailedError,
         DecodedImage,
         EncodedImage,
+        GeneratedImage,
+        GeneratedTokens,
         ModelInfo,
         Preview,
+        PriorInfo,
         Progress,
         Retry,
         Sampling,
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
         ServerTimeoutError,
         UnexpectedAnswerError,
     )
+    from flowmo.generator import TokenGenerator, load_prior
     from flowmo.imaging.reading import ImageError
     from flowmo.model.config import PRESETS, FlowMoConfig, SamplerConfig, TransformerConfig, preset
     from flowmo.model.container import Container
@@ -75,12 +80,15 @@ __all__ = [
     "FlowMo",
     "FlowMoConfig",
     "FlowMoError",
+    "GeneratedImage",
+    "GeneratedTokens",
     "ImageError",
     "ImageTokens",
     "InferenceModel",
     "ModelInfo",
     "NotAContainerError",
     "Preview",
+    "PriorInfo",
     "Progress",
     "Retry",
     "SamplerConfig",
@@ -89,6 +97,7 @@ __all__ = [
     "ServerRefusedError",
     "ServerTimeoutError",
     "TokenError",
+    "TokenGenerator",
     "Tokenizer",
     "Tokens",
     "TrainConfig",
@@ -96,6 +105,7 @@ __all__ = [
     "UnexpectedAnswerError",
     "__version__",
     "load",
+    "load_prior",
     "noise",
     "photograph_paths",
     "preset",
@@ -112,8 +122,11 @@ _ORIGINS = {
         "ConnectionFailedError",
         "DecodedImage",
         "EncodedImage",
+        "GeneratedImage",
+        "GeneratedTokens",
         "ModelInfo",
         "Preview",
+        "PriorInfo",
         "Progress",
         "Retry",
         "Sampling",
@@ -121,6 +134,7 @@ _ORIGINS = {
         "ServerTimeoutError",
         "UnexpectedAnswerError",
     ),
+    "flowmo.generator": ("TokenGenerator", "load_prior"),
     "flowmo.imaging.reading": ("ImageError",),
     "flowmo.model.config": (
         "PRESETS",

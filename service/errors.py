@@ -10,6 +10,7 @@ each kind is answered.
      ├── InvalidFieldsError      fields missing, unknown or out of range
      ├── UnsupportedBodyError    a Content-Type or Content-Encoding that is not read
      ├── UnknownModelError       a model that is not served
+     ├── NoPriorError            a model that generates nothing
      ├── NotAcceptableError      nothing that the Accept header names is on offer
      ├── BodyTooLargeError       more bytes than the limit
      ├── BodyTimeoutError        the body did not arrive in time
@@ -90,6 +91,10 @@ class UnsupportedBodyError(RequestError):
 
 class UnknownModelError(RequestError):
     """The request names a model that is not served."""
+
+
+class NoPriorError(RequestError):
+    """The model is served without a prior, so there is nothing to generate with."""
 
 
 class NotAcceptableError(RequestError):

@@ -2,7 +2,7 @@
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,28 @@ from typing import Protocol, cast
 import torch
 
 from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.compiled_prior import compile_prior
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
+from flowmo.model import registry
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.inference import HALVES, Half, InferenceModel
-from flowmo.model.loading import check_has_tokens, load_inference_model
+from flowmo.model.loading import (
+    check_has_tokens,
+    choose_device,
+    choose_dtype,
+    load_inference_model,
+)
+from flowmo.model.prior.checkpoint import PRIOR_TYPE, Prior, inspect_prior
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.local import EngineSettings, LocalEngines
+from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineObserver
-from flowmo.service.engine.runner import Runner
+from flowmo.service.engine.runner import GeneratorRunner, Runner
 from flowmo.service.engine.sizes import TORCH, default_max_batch
+from flowmo.service.engine.torch_generator import TorchGeneratorRunner
 from flowmo.service.engine.torch_runner import TorchRunner
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
@@ -32,8 +43,8 @@ logger = logging.getLogger(__name__)
 class EngineObservers(Protocol):
     """Gives the engines of each model their observer."""
 
-    def observer(self, model: str) -> EngineObserver:
-        """The observer of one model's engines."""
+    def observer(self, model: str, *, generates: bool = False) -> EngineObserver:
+        """The observer of one model's engines, of which one generates tokens or none does."""
         ...
 
 
@@ -46,9 +57,11 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
 
     Raises:
         CheckpointError: A model cannot be loaded.
-        ConfigError: The device, the dtype or the runner is unknown.
+        ConfigError: The device, the dtype or the runner is unknown, or the prior is of no model.
     """
     configs = {name: settings.runner_config(source) for name, source in settings.models.items()}
+    if configs and settings.prior is not None:
+        configs = with_prior(configs, settings.prior)
     loaded = dict[str, Runner]()
     if not configs:  # one model, under the name that it has itself
         config = settings.runner_config()
@@ -58,9 +71,86 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
 
     def build(name: str, config: RunnerConfig) -> LocalEngines:
         runner = loaded.pop(name, None) or load_runner(config)
-        return LocalEngines(runner, runner, engine_settings(config), observers.observer(name))
+        generator = load_generator(config, runner.info)
+        observer = observers.observer(name, generates=generator is not None)
+        return LocalEngines(runner, runner, engine_settings(config), observer, generator)
 
     return Models({name: partial(build, name, config) for name, config in configs.items()})
+
+
+def with_prior(configs: Mapping[str, RunnerConfig], prior: str) -> dict[str, RunnerConfig]:
+    """Give a prior to the models whose tokens it knows, among several.
+
+    Args:
+        configs: The models by name.
+        prior: The prior's checkpoint.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read.
+        ConfigError: It knows the tokens of none of them.
+    """
+    known = inspect_prior(resolve_checkpoint(prior)).config
+    found = {name: inspect_checkpoint(resolve(one)).fingerprint for name, one in configs.items()}
+    if known.tokenizer not in found.values():
+        models = ", ".join(f"{name} ({fingerprint})" for name, fingerprint in found.items())
+        raise ConfigError(
+            f"the prior {known.name!r} is made for the tokens of {known.tokenizer}, and none of "
+            f"the models is that: {models}"
+        )
+    return {
+        name: one.model_copy(update={"prior": prior if found[name] == known.tokenizer else None})
+        for name, one in configs.items()
+    }
+
+
+def load_generator(config: RunnerConfig, tokenizer: ModelInfo) -> GeneratorRunner | None:
+    """Load the prior of a model that was loaded, if it has one.
+
+    Args:
+        config: The model.
+        tokenizer: What was loaded, whose tokens are generated.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is damaged, or it is no prior.
+        ConfigError: The prior is of another tokenizer, or the device or dtype cannot be used.
+    """
+    return None if config.prior is None else load_prior_of(config, tokenizer.fingerprint)
+
+
+def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> GeneratorRunner:
+    """Load the prior of a model; compiled where the model is, else PyTorch computes it.
+
+    Args:
+        config: The model; its ``prior``, ``device``, ``dtype``, ``runner`` and ``max_batch`` are
+            used.
+        tokenizer: The fingerprint of the model's weights; what its checkpoint says by default.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, it is damaged, or it is no prior.
+        ConfigError: The prior is of another tokenizer, or the device or dtype cannot be used.
+    """
+    assert config.prior is not None
+    tokenizer = tokenizer or inspect_checkpoint(resolve(config)).fingerprint
+    folder = resolve_checkpoint(config.prior)
+    if registry.model_type(folder) == PRIOR_TYPE and tokenizer is not None:
+        inspect_prior(folder).config.check_tokenizer(tokenizer)  # before its weights are read
+    # In a thread whose pools (see load_inference_model) go with it.
+    with ThreadPoolExecutor(1, "flowmo-prior") as pool:
+        return pool.submit(_prior_runner, config, folder).result()
+
+
+def _prior_runner(config: RunnerConfig, folder: Path) -> GeneratorRunner:
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.dtype, device)
+    prior = registry.load(folder, expected=Prior, dtype=dtype, device=device)
+    buckets = buckets_of(device.type, config.max_batch)
+    compute = None
+    if config.runner in {"compiled", "compiled-fp8"}:
+        try:
+            compute = compile_prior(prior, buckets)
+        except CompilationError as error:
+            logger.warning("PyTorch computes the prior: %s", error)
+    return TorchGeneratorRunner(prior, buckets=buckets, compute=compute)
 
 
 def engine_settings(config: RunnerConfig) -> EngineSettings:

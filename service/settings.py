@@ -224,7 +224,8 @@ class Settings(RunnerConfig, BaseSettings):
     )
     cache_bytes: int = setting(
         Panel.ENGINE,
-        "Decoded pictures kept for requests that repeat, in bytes; 0 keeps none.",
+        "Decoded pictures kept for requests that repeat, in bytes, and an eighth as much of "
+        "generated tokens; 0 keeps none.",
         default=64 * 1024 * 1024,
         ge=0,
     )

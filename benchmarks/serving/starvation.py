@@ -30,11 +30,11 @@ from flowmo.model.pictures import part_of
 from flowmo.model.sampler import time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import NO_DEADLINE, DecodeOptions
-from flowmo.service.engine.decode_batches import DecodeBatches
 from flowmo.service.engine.decode_work import DecodeWork, rows_of
 from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.picture_work import PictureWork
 from flowmo.service.engine.schedule import BucketTimes
+from flowmo.service.engine.step_batches import StepBatches
 from flowmo.training.json_report import write_json
 
 REPORT = Path(__file__).parents[1] / "results" / "native" / "starvation.json"
@@ -91,7 +91,7 @@ def serve(
         The latencies of the small ones, and of the pictures that ended, in seconds.
     """
     times, queue = BucketTimes(seconds), FairQueue[DecodeWork]()
-    batches = DecodeBatches(queue, "step")
+    batches = StepBatches(queue, "step")
     now, coming = 0.0, 0
     latencies: list[float] = []
     pictures: list[float] = []

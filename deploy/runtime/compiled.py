@@ -57,7 +57,7 @@ class CompiledSteps:
         for half in model.halves:
             compute: Callable[..., Tensor] = graph_of(model, half)
             if compiled:
-                compute = _compile(compute, freeze=not on_gpu)
+                compute = compile_graph(compute, freeze=not on_gpu)
             if on_gpu and cuda_graphs:
                 compute = CudaGraphs(compute)
             self._compute[half] = compute
@@ -73,7 +73,13 @@ class CompiledSteps:
         )
 
 
-def _compile(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Tensor]:
+def compile_graph(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Tensor]:
+    """A function of tensors through torch.compile; each batch size compiles at its first use.
+
+    Args:
+        graph: The function, or a module.
+        freeze: Whether weights are constants, packed once for a CPU's products.
+    """
     compiled = torch.compile(graph, dynamic=False, fullgraph=True)
 
     @functools.wraps(compiled)

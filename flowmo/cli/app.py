@@ -17,6 +17,7 @@ from flowmo.cli.evaluate import evaluate_command
 from flowmo.cli.experiment_tables import experiment_app
 from flowmo.cli.fetch import fetch_command
 from flowmo.cli.framework import Commands, examples
+from flowmo.cli.generate import generate_command
 from flowmo.cli.inspect_ import inspect_command
 from flowmo.cli.keys import keys_app
 from flowmo.cli.release import release_command
@@ -94,6 +95,13 @@ _add(
     reconstruct_command,
     "flowmo reconstruct photo.jpg --out again.png",
     "flowmo reconstruct photos/ --checkpoint ksarge/FlowMo:flowmo_lo.pth --preset lo",
+)
+_add(
+    _USE,
+    "generate",
+    generate_command,
+    "flowmo generate --prior prior/ --tokens cat-0.flowmo --keep 0-31 --seed 9 --out edited/",
+    "flowmo generate --prior runs/prior-tiny/best --class cat --count 4 --out generated/",
 )
 
 _SERVE = "Serve"

@@ -19,6 +19,7 @@ from flowmo.client.errors import (
     ServerTimeoutError,
     UnexpectedAnswerError,
 )
+from flowmo.client.generation import GeneratedImage, GeneratedTokens, GenerateOptions
 from flowmo.client.retry import Retry
 from flowmo.client.values import (
     DecodedImage,
@@ -29,6 +30,7 @@ from flowmo.client.values import (
     ImageFormat,
     ModelInfo,
     Preview,
+    PriorInfo,
     Priority,
     Progress,
     Region,
@@ -51,9 +53,13 @@ __all__ = [
     "Degrade",
     "EncodedImage",
     "Fit",
+    "GenerateOptions",
+    "GeneratedImage",
+    "GeneratedTokens",
     "ImageFormat",
     "ModelInfo",
     "Preview",
+    "PriorInfo",
     "Priority",
     "Progress",
     "Region",

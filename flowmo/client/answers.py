@@ -8,7 +8,7 @@ import httpx
 
 from flowmo.client.errors import ServerRefusedError
 from flowmo.client.retry import retry_after_seconds
-from flowmo.client.values import DecodedImage, EncodedImage, ModelInfo
+from flowmo.client.values import DecodedImage, EncodedImage, ModelInfo, PriorInfo
 from flowmo.model.container import Container
 
 _OCCURRENCE = "urn:flowmo:request:"
@@ -58,6 +58,19 @@ def decoded_from_headers(
     )
 
 
+def decoded_of_event(
+    data: Mapping[str, Any], headers: httpx.Headers, seconds: float, request_id: str
+) -> DecodedImage:
+    """What the last event of a stream says."""
+    return decoded_from_headers(
+        from_base64(data["image"]),
+        str(data["media_type"]),
+        headers,
+        seconds=seconds,
+        request_id=request_id,
+    )
+
+
 def encoded_item(item: Mapping[str, Any], answer: httpx.Response) -> EncodedImage:
     """One success of a tokenize batch."""
     data = from_base64(item["container"])
@@ -93,8 +106,26 @@ def decoded_item(item: Mapping[str, Any], answer: httpx.Response) -> DecodedImag
 
 def models(answer: httpx.Response) -> list[ModelInfo]:
     """Of ``GET /v1/models``."""
-    names = ModelInfo.__slots__
-    return [ModelInfo(**{name: model[name] for name in names}) for model in answer.json()["models"]]
+    return [_model(members(model)) for model in answer.json()["models"]]
+
+
+def _model(model: Mapping[str, Any]) -> ModelInfo:
+    # Of a server that is older than priors there is no word of any.
+    prior = model.get("prior")
+    names = [name for name in ModelInfo.__slots__ if name != "prior"]
+    return ModelInfo(
+        **{name: model[name] for name in names},
+        prior=None if prior is None else _prior(members(prior)),
+    )
+
+
+def _prior(prior: Mapping[str, Any]) -> PriorInfo:
+    return PriorInfo(
+        name=str(prior["name"]),
+        fingerprint=str(prior["fingerprint"]),
+        classes=int(prior["classes"]),
+        class_names=tuple(prior["class_names"]),
+    )
 
 
 def refusal(answer: httpx.Response) -> ServerRefusedError:

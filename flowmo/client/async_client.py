@@ -8,17 +8,18 @@ from typing import Self, TypeVar, Unpack, cast
 
 import httpx
 
-from flowmo.client import batches, requests
+from flowmo.client import answers, batches, requests
 from flowmo.client.attempts import Attempts
 from flowmo.client.batches import DEFAULT_BATCH_SIZE, Chunk
 from flowmo.client.calls import Call, CallOptions
 from flowmo.client.clock import AsyncClock
 from flowmo.client.connection import DEFAULT_TIMEOUT, DEFAULT_URL, Connection, check
 from flowmo.client.errors import ClientError, ConnectionFailedError, ServerRefusedError
+from flowmo.client.generate_calls import AsyncGenerateCalls
 from flowmo.client.inputs import Picture, TokenSource
 from flowmo.client.requests import Operation
 from flowmo.client.retry import Retry
-from flowmo.client.stream import EventReader
+from flowmo.client.stream import EventReader, Final
 from flowmo.client.values import (
     DecodedImage,
     DecodeEvent,
@@ -26,15 +27,18 @@ from flowmo.client.values import (
     Fit,
     ImageFormat,
     ModelInfo,
+    Preview,
     Priority,
+    Progress,
     Region,
     Sampling,
 )
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 
-class AsyncClient:
+class AsyncClient(AsyncGenerateCalls):
     """:class:`flowmo.client.Client` for coroutines of one asyncio loop: arguments, options, errors.
 
     Use it as an asynchronous context manager, or close it. Any number of calls may be under way.
@@ -171,7 +175,7 @@ class AsyncClient:
             region=region,
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
-        return self._events(operation, self._attempts(options))
+        return self._events(operation, self._attempts(options), answers.decoded_of_event)
 
     async def tokenize_many(
         self,
@@ -311,12 +315,12 @@ class AsyncClient:
             await self._clock.sleep(wait)
 
     async def _events(
-        self, operation: Operation[None], attempts: Attempts
-    ) -> AsyncGenerator[DecodeEvent, None]:
+        self, operation: Operation[None], attempts: Attempts, final: Final[F]
+    ) -> AsyncGenerator[Progress | Preview | F, None]:
         answer = await self._answer(operation, attempts, stream=True)
         try:
             with self._connection.errors(), self._connection.reading():
-                reader = EventReader(answer, attempts.seconds)
+                reader = EventReader(answer, attempts.seconds, final)
                 body = cast("AsyncGenerator[bytes, None]", answer.aiter_bytes())
                 async with aclosing(body) as pieces:
                     async for piece in pieces:

@@ -6,17 +6,18 @@ from typing import Self, TypeVar, Unpack
 
 import httpx
 
-from flowmo.client import batches, requests
+from flowmo.client import answers, batches, requests
 from flowmo.client.attempts import Attempts
 from flowmo.client.batches import DEFAULT_BATCH_SIZE, Chunk
 from flowmo.client.calls import Call, CallOptions
 from flowmo.client.clock import Clock
 from flowmo.client.connection import DEFAULT_TIMEOUT, DEFAULT_URL, Connection, check
 from flowmo.client.errors import ClientError, ConnectionFailedError, ServerRefusedError
+from flowmo.client.generate_calls import GenerateCalls
 from flowmo.client.inputs import Picture, TokenSource
 from flowmo.client.requests import Operation
 from flowmo.client.retry import Retry
-from flowmo.client.stream import EventReader
+from flowmo.client.stream import EventReader, Final
 from flowmo.client.values import (
     DecodedImage,
     DecodeEvent,
@@ -24,15 +25,18 @@ from flowmo.client.values import (
     Fit,
     ImageFormat,
     ModelInfo,
+    Preview,
     Priority,
+    Progress,
     Region,
     Sampling,
 )
 
 T = TypeVar("T")
+F = TypeVar("F")
 
 
-class Client:
+class Client(GenerateCalls):
     """A connection to a server; use it as a context manager, or close it.
 
     Threads may share it. Every call takes the options of :class:`CallOptions` as further keyword
@@ -239,7 +243,7 @@ class Client:
             region=region,
         )
         # Not a generator itself: an option out of range is told here and not at the first event.
-        return self._events(operation, self._attempts(options))
+        return self._events(operation, self._attempts(options), answers.decoded_of_event)
 
     def tokenize_many(
         self,
@@ -438,12 +442,12 @@ class Client:
             self._clock.sleep(wait)
 
     def _events(
-        self, operation: Operation[None], attempts: Attempts
-    ) -> Generator[DecodeEvent, None, None]:
+        self, operation: Operation[None], attempts: Attempts, final: Final[F]
+    ) -> Generator[Progress | Preview | F, None, None]:
         answer = self._answer(operation, attempts, stream=True)
         try:
             with self._connection.errors(), self._connection.reading():
-                reader = EventReader(answer, attempts.seconds)
+                reader = EventReader(answer, attempts.seconds, final)
                 for piece in answer.iter_bytes():
                     yield from reader.read(piece)
         finally:

@@ -55,8 +55,28 @@ class Sampling:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class PriorInfo:
+    """What generates tokens of a model.
+
+    Attributes:
+        name: The prior's own name.
+        fingerprint: What identifies its weights.
+        classes: How many classes there are, numbered from 0.
+        class_names: Their names, in order; empty where they have none.
+    """
+
+    name: str
+    fingerprint: str
+    classes: int
+    class_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """A model that is served; the fields are those of ``GET /v1/models``."""
+    """A model that is served; the fields are those of ``GET /v1/models``.
+
+    ``prior`` is what generates its tokens; None where nothing does.
+    """
 
     name: str
     fingerprint: str
@@ -65,6 +85,7 @@ class ModelInfo:
     token_bits: int
     group_bits: int
     payload_bytes: int
+    prior: PriorInfo | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
@@ -112,7 +133,7 @@ class EncodedImage:
         )
 
 
-class _ImageFile:
+class ImageFile:
     """An image file that notebooks show."""
 
     __slots__ = ()
@@ -146,7 +167,7 @@ class _ImageFile:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class DecodedImage(_ImageFile):
+class DecodedImage(ImageFile):
     """An image file from the server.
 
     Attributes:
@@ -195,7 +216,7 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, repr=False)
-class Preview(_ImageFile):
+class Preview(ImageFile):
     """What a decode would give if it ended at a step.
 
     Attributes:

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from flowmo.model.container_format import is_fingerprint
 from flowmo.model.errors import ConfigError
-from flowmo.model.fingerprint import is_fingerprint
 from flowmo.model.prior.sampler_config import PriorSamplerConfig
 from flowmo.model.strict import from_dict, to_dict
 
@@ -70,7 +70,8 @@ class PriorConfig:
                 f"there must be a name for each of the {self.classes} classes or none, got "
                 f"{len(self.class_names)}"
             )
-        if self.tokenizer is not None and not is_fingerprint(self.tokenizer):
+        named = self.tokenizer
+        if named is not None and not (isinstance(named, str) and is_fingerprint(named)):
             raise ConfigError(
                 f"tokenizer must be a fingerprint, 32 lower-case hex digits, or none, "
                 f"got {self.tokenizer!r}"

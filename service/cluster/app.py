@@ -1,4 +1,4 @@
-"""The Ray Serve application: a gateway, and an encoder's and a decoder's deployment a model."""
+"""The Ray Serve application: a gateway, and a deployment of each engine of a model."""
 
 import asyncio
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ from flowmo.service.cluster.config import (
 )
 from flowmo.service.cluster.logs import configure_process_logs
 from flowmo.service.cluster.metrics import RayInstruments
-from flowmo.service.cluster.remote import RemoteEngines
-from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica
+from flowmo.service.cluster.remote import RemoteEngines, described
+from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica, GeneratorReplica
 from flowmo.service.http.app import create_app
 from flowmo.service.http.cancellation import counted_together
 from flowmo.service.http.form import Form
@@ -49,6 +49,7 @@ class Gateway:
         config: The whole cluster's configuration.
         encoders: Ray's handles of the encoders' deployments, by the model's name.
         decoders: Ray's handles of the decoders' deployments, by the model's name.
+        generators: Ray's handles of the generators', of models that have one.
     """
 
     async def __init__(  # type: ignore[misc]
@@ -56,10 +57,12 @@ class Gateway:
         config: ClusterConfig,
         encoders: Mapping[str, DeploymentHandle[Any]],
         decoders: Mapping[str, DeploymentHandle[Any]],
+        generators: Mapping[str, DeploymentHandle[Any]],
     ) -> None:
-        infos = await asyncio.gather(*(handle.info.remote() for handle in decoders.values()))
+        asked = (described(one, generators.get(name)) for name, one in decoders.items())
+        infos = await asyncio.gather(*asked)
         self._engines = {
-            name: RemoteEngines(info, encoders[name], decoders[name])
+            name: RemoteEngines(info, encoders[name], decoders[name], generators.get(name))
             for name, info in zip(decoders, infos, strict=True)
         }
         self._settings = config.gateway_settings()
@@ -105,6 +108,7 @@ def build(config: ClusterConfig) -> Application:
     """
     encoders: dict[str, Application] = {}
     decoders: dict[str, Application] = {}
+    generators: dict[str, Application] = {}
     for name, model in config.models.items():
 
         def options(scaling: Scaling, fill: float, model: ModelConfig = model) -> dict[str, Any]:
@@ -124,6 +128,10 @@ def build(config: ClusterConfig) -> Application:
         )
         decoders[name] = decoder.bind(name, model)
         encoders[name] = encoder.bind(name, model, decoders[name])
+        if model.prior is not None:
+            own = options(model.generator, DECODER_FILL) | _ROUTER
+            generator = _deployment(GeneratorReplica, f"generator-{name}", own)
+            generators[name] = generator.bind(name, model)
     most = config.gateway_settings().max_concurrent_requests + _REFUSABLE
     gateway_options = config.gateway.options(
         target=100,
@@ -132,7 +140,7 @@ def build(config: ClusterConfig) -> Application:
         drain_seconds=config.drain_seconds,
     )
     gateway = _deployment(serve.ingress()(Gateway), GATEWAY, gateway_options)
-    return gateway.bind(config, encoders, decoders)
+    return gateway.bind(config, encoders, decoders, generators)
 
 
 def _deployment(kind: type, name: str, options: dict[str, Any]) -> Deployment:

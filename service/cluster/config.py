@@ -21,7 +21,7 @@ from flowmo.model.errors import CheckpointError
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.sizes import default_max_batch
 from flowmo.service.http.item_feed import item_capacity
-from flowmo.service.loader import resolve
+from flowmo.service.loader import resolve, with_prior
 from flowmo.service.setting import problems
 from flowmo.service.settings import MODEL_NAME, Settings
 
@@ -78,7 +78,7 @@ class Scaling(_Config):
         default=None,
         gt=0,
         description="Work that may wait in a replica: scales by work instead of requests. "
-        "Encoders and decoders only.",
+        "Engines only.",
     )
     upscale_delay_seconds: float = Field(default=10.0, ge=0)
     downscale_delay_seconds: float = Field(default=300.0, ge=0)
@@ -125,10 +125,20 @@ class Scaling(_Config):
 
 
 class ModelConfig(RunnerConfig):
-    """One model: how it is loaded and computed, and the replicas of its encoder and decoder."""
+    """One model: how it is loaded and computed, and the replicas of its engines.
+
+    Those of a generator are there where it has a prior.
+    """
 
     encoder: Scaling = Scaling()
     decoder: Scaling = Scaling()
+    generator: Scaling = Scaling()
+
+    @property
+    def engines(self) -> tuple[Scaling, ...]:
+        """The replicas of each engine that there is."""
+        generator = () if self.prior is None else (self.generator,)
+        return (self.encoder, self.decoder, *generator)
 
     def slots(self, scaling: Scaling) -> int:
         """Rows of the largest batch of a replica."""
@@ -185,7 +195,7 @@ class ClusterConfig(_Config):
         """
         gateways = max(self.gateway.min_replicas, self.gateway.max_replicas)
         rooms = [
-            model.max_queued_requests * min(model.encoder.min_replicas, model.decoder.min_replicas)
+            model.max_queued_requests * min(engine.min_replicas for engine in model.engines)
             for model in self.models.values()
         ]
         return max(1, min(rooms) // gateways)
@@ -214,12 +224,17 @@ class ClusterConfig(_Config):
         if not configs:
             config = settings.runner_config()
             configs = {name_of(config): config}
+        elif settings.prior is not None:
+            configs = with_prior(configs, settings.prior)
         # Half of the machine, so that a rolling update has room for new replicas beside the old.
-        replicas = 2 * len(configs) + 1
+        generators = sum(config.prior is not None for config in configs.values())
+        replicas = 2 * len(configs) + generators + 1
         share = math.floor(100 * (cpus or usable_cores()) / (2 * replicas)) / 100
         scaling = Scaling(num_cpus=share)
         models = {
-            name: ModelConfig(**config.model_dump(), encoder=scaling, decoder=scaling)
+            name: ModelConfig(
+                **config.model_dump(), encoder=scaling, decoder=scaling, generator=scaling
+            )
             for name, config in configs.items()
         }
         limits = settings.model_dump(exclude=_NOT_A_GATEWAYS)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flowmo.imaging.reading import Pixels
@@ -15,6 +16,13 @@ from flowmo.service.engine.calls import (
     DecodeProgress,
     Encoded,
     Watch,
+)
+from flowmo.service.engine.engines import Generator
+from flowmo.service.engine.generate_calls import (
+    Generated,
+    GenerateOptions,
+    GenerateProgress,
+    GenerateWatch,
 )
 from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo
@@ -112,20 +120,88 @@ class RemoteDecoder:
         return await self._calls.until_done(once, call, options.patience)
 
 
-class RemoteEngines:
-    """The encoder and the decoder of one model, each on replicas of its own.
+class RemoteGenerator:
+    """The generator's replicas.
 
     Args:
-        info: The model as its replicas described it.
-        encoder: Ray's handle of the encoder's deployment.
-        decoder: Ray's handle of the decoder's deployment.
+        handle: Ray's handle of the generator's deployment.
+        calls: The work that this gateway has given to the model's replicas.
     """
 
-    def __init__(self, info: ModelInfo, encoder: "Handle", decoder: "Handle") -> None:
-        self._backlogs = [KnownBacklog(_asking(handle)) for handle in (encoder, decoder)]
-        self._calls = RemoteCalls(info, decoder.info.remote, lambda: self.backlog_seconds)
+    def __init__(self, handle: "Handle", calls: RemoteCalls) -> None:
+        self._handle, self._calls = handle, calls
+
+    async def generate(
+        self, options: GenerateOptions, call: Call, watch: GenerateWatch | None = None
+    ) -> Generated:
+        """See :meth:`GeneratorEngine.generate`."""
+
+        async def once(refused_by: frozenset[str]) -> Generated | RemoteError:
+            response = self._handle.generate.remote(options, CallMessage.of(call, refused_by))
+            try:
+                result: Generated | RemoteError = await response
+            except asyncio.CancelledError:
+                response.cancel()  # type: ignore[no-untyped-call]
+                raise
+            return result
+
+        if watch is None:
+            return await self._calls.until_done(once, call, options.patience)
+        return await self._watched(options, call, watch)
+
+    async def _watched(
+        self, options: GenerateOptions, call: Call, watch: GenerateWatch
+    ) -> Generated:
+        seen = 0
+
+        async def once(refused_by: frozenset[str]) -> Generated | RemoteError:
+            nonlocal seen
+            call_now, previews = CallMessage.of(call, refused_by), frozenset(watch.previews)
+            handle: Any = self._handle.options(stream=True)
+            stream: DeploymentResponseGenerator[GenerateProgress | Generated | RemoteError]
+            stream = handle.watch.remote(options, call_now, previews)
+            try:
+                async for item in stream:
+                    if isinstance(item, Generated | RemoteError):
+                        return item
+                    # Another replica begins anew: no step is reported twice.
+                    if item.step > seen:
+                        seen = item.step
+                        watch.on_progress(item)
+            finally:
+                stream.cancel()  # type: ignore[no-untyped-call]
+            raise EngineStoppedError("the generator's stream ended without a result")
+
+        return await self._calls.until_done(once, call, options.patience)
+
+
+class RemoteEngines:
+    """The engines of one model, each on replicas of its own.
+
+    Args:
+        info: The model as :func:`described` gave it.
+        encoder: Ray's handle of the encoder's deployment.
+        decoder: Ray's handle of the decoder's deployment.
+        generator: Ray's handle of the generator's; None of a model without a prior.
+    """
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        encoder: "Handle",
+        decoder: "Handle",
+        generator: "Handle | None" = None,
+    ) -> None:
+        handles = [handle for handle in (encoder, decoder, generator) if handle is not None]
+        self._backlogs = [KnownBacklog(_asking(handle)) for handle in handles]
+        self._calls = RemoteCalls(
+            info, lambda: described(decoder, generator), lambda: self.backlog_seconds
+        )
         self.encoder = RemoteEncoder(encoder, self._calls)
         self.decoder = RemoteDecoder(decoder, self._calls)
+        self.generator: Generator | None = None
+        if generator is not None:
+            self.generator = RemoteGenerator(generator, self._calls)
 
     @property
     def info(self) -> ModelInfo:
@@ -156,7 +232,7 @@ class RemoteEngines:
     def backlog_seconds(self) -> float:
         """The time until replicas would have done what they have, as they said it last.
 
-        On average over them; the encoders' or the decoders', whichever is longer.
+        On average over them; that of the engine whose are longest.
         """
         return max(backlog.seconds for backlog in self._backlogs)
 
@@ -180,6 +256,12 @@ class RemoteEngines:
         await self._calls.close(seconds)
         for backlog in self._backlogs:
             await backlog.close()
+
+
+async def described(decoder: "Handle", generator: "Handle | None") -> ModelInfo:
+    """Ask a model's replicas what they are."""
+    info: ModelInfo = await decoder.info.remote()
+    return info if generator is None else replace(info, prior=await generator.info.remote())
 
 
 def _asking(handle: "Handle") -> Callable[[], Awaitable[list[float]]]:

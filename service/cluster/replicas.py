@@ -1,4 +1,4 @@
-"""Encoder and decoder replicas: each an engine with a device thread of its own.
+"""Replicas of encoders, decoders and generators: each an engine with a device thread of its own.
 
 The engines never run on the event loop, so health checks are answered while they compute.
 """
@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from ray import serve
@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.errors import FlowMoError
+from flowmo.model.inference import Half
 from flowmo.model.tokens import Tokens
 from flowmo.service.cluster.backlog import BACKLOG, WORK, WorkShare
 from flowmo.service.cluster.logs import configure_process_logs
@@ -26,11 +27,18 @@ from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.decoder import DecoderEngine
 from flowmo.service.engine.device import DeviceThread
 from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.generate_calls import (
+    Generated,
+    GenerateOptions,
+    GenerateProgress,
+    GenerateWatch,
+)
+from flowmo.service.engine.generator import GeneratorEngine
 from flowmo.service.engine.messages import CallMessage, RemoteError
-from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import RequestError
-from flowmo.service.loader import load_runner
+from flowmo.service.loader import load_prior_of, load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
 
 if TYPE_CHECKING:
@@ -47,23 +55,30 @@ _ASK_EVERY = 0.5
 _EXPECTED = (RequestError, FlowMoError)
 
 
-Engine = TypeVar("Engine", EncoderEngine, DecoderEngine)
+P = TypeVar("P")
+R = TypeVar("R")
+Engine = TypeVar("Engine", EncoderEngine, DecoderEngine, GeneratorEngine)
 
 
 class _Replica(ABC, Generic[Engine]):
-    """What the replicas of encoders and of decoders have in common."""
+    """What the replicas of all engines have in common."""
 
     kind: ClassVar[EngineKind]
+    is_fallback = False
 
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
         configure_process_logs()
-        self._runner = load_runner(config, halves=[self.kind])
+        self._load(config)
         give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())
         self._device = DeviceThread()
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
+
+    @abstractmethod
+    def _load(self, config: RunnerConfig) -> None:
+        """Load what computes."""
 
     @abstractmethod
     def _make_engine(self, config: RunnerConfig) -> Engine: ...
@@ -82,8 +97,25 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
             self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
-            self._metrics.fallback.set(self._name, to=self._runner.info.is_fallback)
+            self._metrics.fallback.set(self._name, to=self.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
+
+    async def _reported(
+        self, work: asyncio.Task[R], updates: "asyncio.Queue[P | None]"
+    ) -> AsyncGenerator[P | R | RemoteError, None]:
+        """The progress of work as it comes, then its result or the error."""
+        work.add_done_callback(lambda _: updates.put_nowait(None))
+        try:
+            while (progress := await updates.get()) is not None:
+                yield progress
+            try:
+                yield work.result()
+            except _EXPECTED as error:
+                yield self._refusal(error)
+        finally:
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await work
 
     def _refusal(self, error: Exception) -> RemoteError:
         return RemoteError(error, serve.get_replica_context().replica_id.unique_id)
@@ -91,10 +123,6 @@ class _Replica(ABC, Generic[Engine]):
     def backlog_seconds(self) -> float:
         """The seconds until this replica would have done all the work that it has."""
         return self._engine.backlog_seconds
-
-    def info(self) -> ModelInfo:
-        """The model's shapes, weights and device; constant."""
-        return self._runner.info
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Report the work in this replica, for :class:`BacklogPolicy`; Ray calls this often."""
@@ -111,7 +139,23 @@ class _Replica(ABC, Generic[Engine]):
             raise RuntimeError(f"{self._name}: {complaint}")
 
 
-class EncoderReplica(_Replica[EncoderEngine]):
+H = TypeVar("H", EncoderEngine, DecoderEngine)
+
+
+class _HalfReplica(_Replica[H]):
+    """What the replicas of encoders and of decoders have in common."""
+
+    def _load(self, config: RunnerConfig) -> None:
+        half: Half = "encoder" if self.kind == "encoder" else "decoder"
+        self._runner = load_runner(config, halves=[half])
+        self.is_fallback = self._runner.info.is_fallback
+
+    def info(self) -> ModelInfo:
+        """The model's shapes, weights and device; constant."""
+        return self._runner.info
+
+
+class EncoderReplica(_HalfReplica[EncoderEngine]):
     """A replica that turns pixels into tokens.
 
     Args:
@@ -158,7 +202,7 @@ class EncoderReplica(_Replica[EncoderEngine]):
             return self._refusal(error)
 
 
-class DecoderReplica(_Replica[DecoderEngine]):
+class DecoderReplica(_HalfReplica[DecoderEngine]):
     """A replica that turns tokens into pixels.
 
     Args:
@@ -201,15 +245,63 @@ class DecoderReplica(_Replica[DecoderEngine]):
         updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
         watch = Watch(on_progress=updates.put_nowait, previews=previews)
         work = asyncio.create_task(self._engine.decode(tokens, options, call.received(), watch))
-        work.add_done_callback(lambda _: updates.put_nowait(None))
+        reported = self._reported(work, updates)
+        async with contextlib.aclosing(reported) as items:
+            async for item in items:
+                yield item
+
+
+class GeneratorReplica(_Replica[GeneratorEngine]):
+    """A replica that makes tokens of classes.
+
+    Args:
+        name: The model's name.
+        config: The model's configuration, with a prior.
+    """
+
+    kind: ClassVar[EngineKind] = "generator"
+
+    async def __init__(self, name: str, config: RunnerConfig) -> None:  # type: ignore[misc]
+        super().__init__(name, config)
+        await self._warm_up()
+
+    def _load(self, config: RunnerConfig) -> None:
+        self._runner = load_prior_of(config)
+
+    def _make_engine(self, config: RunnerConfig) -> GeneratorEngine:
+        return GeneratorEngine(
+            self._runner,
+            self._device,
+            self._metrics.observer(self._name, generates=True),
+            max_queued_requests=config.max_queued_requests,
+            batching=config.batching,
+        )
+
+    def info(self) -> PriorInfo:
+        """The prior's weights, classes and default sampler; constant."""
+        return self._runner.info
+
+    async def generate(
+        self, options: GenerateOptions, call: CallMessage
+    ) -> Generated | RemoteError:
+        """See :meth:`GeneratorEngine.generate`."""
         try:
-            while (progress := await updates.get()) is not None:
-                yield progress
-            try:
-                yield work.result()
-            except _EXPECTED as error:
-                yield self._refusal(error)
-        finally:
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await work
+            return await self._engine.generate(options, call.received())
+        except _EXPECTED as error:
+            return self._refusal(error)
+
+    async def watch(
+        self, options: GenerateOptions, call: CallMessage, previews: frozenset[int]
+    ) -> AsyncIterator[GenerateProgress | Generated | RemoteError]:
+        """Generate tokens and report the progress.
+
+        Yields:
+            The progress after each step, then the result or the error.
+        """
+        updates: asyncio.Queue[GenerateProgress | None] = asyncio.Queue()
+        watch = GenerateWatch(on_progress=updates.put_nowait, previews=previews)
+        work = asyncio.create_task(self._engine.generate(options, call.received(), watch))
+        reported = self._reported(work, updates)
+        async with contextlib.aclosing(reported) as items:
+            async for item in items:
+                yield item

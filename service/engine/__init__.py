@@ -1,1 +1,1 @@
-"""Who runs when: the encoder's and the decoder's engine over one device (docs/engine.md)."""
+"""Who runs when: the engines of a model over one device (docs/engine.md)."""

@@ -35,6 +35,12 @@ class RunnerConfig(BaseModel):
         "The config of a published file, which is converted at its first use.",
         default=None,
     )
+    prior: str | None = setting(
+        Panel.MODEL,
+        "The prior that generates tokens of the model, which must be its tokenizer: a checkpoint "
+        "folder or hub repository (docs/generation.md).",
+        default=None,
+    )
     device: str = setting(
         Panel.MODEL, "The device that computes: auto, cpu, cuda or cuda:N.", default="auto"
     )

@@ -1,16 +1,8 @@
-"""The ticks of the decoder's engine that the device was given: their making, their end, failures.
-
-The device is given a tick while it makes the one before, so that it never waits for the host. What
-a tick changes, it changes in the order of the calls: the next one may be given at once. What it
-hands over, pictures and progress, it hands over when its marker is reached.
-"""
+"""The ticks of the decoder's engine: how they are made, and what they hand over."""
 
 import contextlib
-import logging
-import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -19,41 +11,30 @@ from flowmo.imaging.reading import Pixels
 from flowmo.service.engine.calls import Decoded, DecodeProgress, Timings
 from flowmo.service.engine.decode_work import DecodeTick, DecodeWork, Strips
 from flowmo.service.engine.device import DeviceThread
-from flowmo.service.engine.failures import release_memory
 from flowmo.service.engine.fairness import FairQueue
-from flowmo.service.engine.observer import EngineObserver
+from flowmo.service.engine.observer import EngineKind, EngineObserver
 from flowmo.service.engine.picture_work import PictureWork, TileRows
 from flowmo.service.engine.runner import DecoderRunner
-from flowmo.service.engine.schedule import BucketTimes
 from flowmo.service.engine.state_table import EulerStep, StateTable
-from flowmo.service.engine.work import without_bucket
-from flowmo.service.errors import ComputeError
+from flowmo.service.engine.step_ticks import StepTicks
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-logger = logging.getLogger(__name__)
 
-# A guided step is two rows of one tick, so a runner must compute at least two.
-MIN_ROWS = 2
-
-
-class DecodeTicks:
-    """The ticks in flight, used from the device thread.
+class DecodeTicks(StepTicks[DecodeWork, DecodeTick]):
+    """The decoder's ticks.
 
     Args:
         runner: What computes the steps.
-        device: The thread; its lock guards ``works``.
+        device: See :class:`StepTicks`, as of the others.
         observer: Is notified of what happens.
-        works: What is inside the engine; what is done or has failed is removed.
+        works: The decodes inside.
         clock: Gives the time, in seconds.
-
-    Attributes:
-        times: How long a batch of each bucket takes; None before the warm-up.
-        in_flight: The ticks, the oldest first.
-        ending: The number of decodes whose last step is in flight.
-        computed_seconds: The seconds that all ticks take at the best rate.
     """
+
+    kind: ClassVar[EngineKind] = "decoder"
+    what = "decode"
 
     def __init__(
         self,
@@ -63,17 +44,12 @@ class DecodeTicks:
         works: FairQueue[DecodeWork],
         clock: Callable[[], float],
     ) -> None:
-        self._runner, self._device, self._observer = runner, device, observer
-        self._works, self._clock = works, clock
-        self.times: BucketTimes | None = None
-        self.in_flight = deque[DecodeTick]()
-        self.ending = 0
-        self.computed_seconds = 0.0
+        super().__init__(device, observer, works, clock)
+        self._runner = runner
         self._table = StateTable(runner.device, runner.buckets[-1])
-        self._finished_at = -math.inf
 
     def release(self, work: DecodeWork) -> None:
-        """Forget the state of a decode that is done, or that nobody waits for."""
+        """See :meth:`StepTicks.release`."""
         if work.slot is not None:
             self._table.release(work.slot)
             work.slot = None
@@ -83,15 +59,7 @@ class DecodeTicks:
 
     @torch.inference_mode()
     def begin(self, jobs: Sequence[DecodeWork], bucket: int) -> bool:
-        """Give the device a tick.
-
-        Args:
-            jobs: The decodes in it, a picture as often as it has tiles in it.
-            bucket: The size of the batch.
-
-        Returns:
-            Whether it could be given.
-        """
+        """See :meth:`StepTicks.begin`; a picture comes as often as it has tiles in the tick."""
         begin = self._clock()
         if not self._take_up(jobs, begin):
             return False
@@ -121,7 +89,7 @@ class DecodeTicks:
             broken = list(tiles) if made and not sound else []
             self._failed(jobs, bucket, error, made=made, broken=broken)
             return False
-        self.in_flight.append(
+        self._launched(
             DecodeTick(
                 batch=batch,
                 bucket=bucket,
@@ -134,12 +102,6 @@ class DecodeTicks:
                 marker=marker,
             )
         )
-        if done:
-            with self._device.changed:
-                self.ending += len(done)
-                for work in done:
-                    self._works.remove(work)
-                    self.release(work)
         return True
 
     def _velocities(
@@ -194,13 +156,7 @@ class DecodeTicks:
                     )
                     work.slot, work.start = self._table.put(*start), None
             except Exception as error:  # noqa: BLE001
-                # Smaller batches would make no room for it that lasts: the others go on without.
-                self._device.health.failed("decoder", error)
-                error.__traceback__ = None
-                release_memory()
-                with self._device.changed:
-                    self._works.take_back(jobs)
-                self._end([work], error)
+                self._not_taken_up(work, jobs, error)
                 return False
         return True
 
@@ -216,30 +172,8 @@ class DecodeTicks:
                 made.append(work.picture(self._runner.pixels))
         return made
 
-    def finish(self) -> None:
-        """Wait for the oldest tick in flight, and hand over what it made."""
-        assert self.times is not None
-        tick = self.in_flight[0]
-        try:
-            if tick.marker is not None:
-                tick.marker.synchronize()
-        except Exception as error:  # noqa: BLE001
-            # What was given to the device after it is worth no more.
-            batches = [work for each in self.in_flight for work in each.batch]
-            self.in_flight.clear()
-            self.ending = 0
-            self._device.health.failed("decoder", error)
-            self._end(list(dict.fromkeys(batches)), error)
-            return
-        self.in_flight.popleft()
-        now = self._clock()
-        # The device began with it when it had ended the one before.
-        seconds = now - max(tick.begun, self._finished_at)
-        self._finished_at = now
-        self._device.health.worked("decoder")
-        self.times.observe(tick.bucket, seconds)
-        self.computed_seconds += self.times.least_seconds(tick.rows)
-        self._observer.batch("decoder", rows=tick.rows, bucket=tick.bucket, seconds=seconds)
+    def _hand_over(self, tick: DecodeTick, now: float, seconds: float) -> None:
+        """See :meth:`StepTicks._hand_over`."""
         for index, work in enumerate(tick.batch):
             step, took = tick.steps[index], seconds
             if isinstance(work, PictureWork):
@@ -250,7 +184,6 @@ class DecodeTicks:
             work.seconds.append(took)
             if work.watch is not None and step is not None:
                 _report(work, step, tick.previews.get(index))
-        self.ending -= len(tick.done)
         for work, strips in zip(tick.done, tick.pictures, strict=True):
             assert work.begun is not None
             timings = Timings(
@@ -258,56 +191,6 @@ class DecodeTicks:
             )
             sampler = work.options.sampler
             work.succeed(Decoded(pixels=_joined(strips), sampler=sampler, timings=timings))
-
-    def _failed(
-        self,
-        jobs: Sequence[DecodeWork],
-        bucket: int,
-        error: Exception,
-        *,
-        made: bool,
-        broken: Sequence[DecodeWork],
-    ) -> None:
-        """Make a tick that was too large for the memory again in smaller ones; fail any other.
-
-        Args:
-            jobs: The decodes of the tick, as in :meth:`begin`.
-            bucket: The size of the batch.
-            error: What the runner raised.
-            made: Whether the step was made, and only what comes after it failed.
-            broken: Those whose states are lost in any case.
-        """
-        assert self.times is not None
-        kind = self._device.health.failed("decoder", error)
-        smaller = without_bucket(self.times, bucket, least=MIN_ROWS)
-        batch = list(dict.fromkeys(jobs))
-        if kind == "memory" and smaller is not None:
-            logger.warning(
-                "a batch of %d rows does not fit into the device's memory; the largest is %d from "
-                "now on",
-                bucket,
-                smaller.buckets[-1],
-            )
-            with self._device.changed:
-                self.times = smaller
-                if not made:
-                    self._works.take_back(jobs)
-            error.__traceback__ = None  # it holds the batch's tensors
-            release_memory()
-            # A step that was made stays made; a decode whose last step was made cannot go on.
-            batch = [work for work in batch if not work.steps_left or work in broken]
-        if batch:
-            self._end(batch, error)
-
-    def _end(self, batch: Sequence[DecodeWork], error: Exception) -> None:
-        """End decodes with a failure: it is their own affair, the thread serves the next ones."""
-        self._observer.failed("decoder", len(batch), error)
-        with self._device.changed:
-            for work in batch:
-                self._works.remove(work)
-                self.release(work)
-        for work in batch:
-            work.fail(ComputeError("a step of this decode failed on the device; try again"))
 
 
 def _parted(jobs: Sequence[DecodeWork]) -> tuple[list[DecodeWork], dict[PictureWork, int]]:

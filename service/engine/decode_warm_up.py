@@ -10,9 +10,9 @@ from torch import Tensor
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.sampler import time_grid
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.decode_ticks import MIN_ROWS
 from flowmo.service.engine.runner import DecoderRunner
 from flowmo.service.engine.schedule import BucketTimes, measure, worthwhile
+from flowmo.service.engine.step_ticks import MIN_ROWS
 
 
 def warm_up(runner: DecoderRunner) -> tuple[BucketTimes, float]:

@@ -1,4 +1,4 @@
-"""One thread owns the device; the encoder's and the decoder's engine take turns on it.
+"""One thread owns the device; the engines of a model take turns on it.
 
 Everything that other threads and the device thread both touch is guarded by one lock,
 :attr:`DeviceThread.changed`. Batches run outside it.

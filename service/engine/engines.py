@@ -6,6 +6,7 @@ from typing import Protocol
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import Call, Decoded, DecodeOptions, Encoded, Watch
+from flowmo.service.engine.generate_calls import Generated, GenerateOptions, GenerateWatch
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
 
@@ -40,8 +41,23 @@ class Decoder(Protocol):
         ...
 
 
+class Generator(Protocol):
+    """Generates tokens for many callers at once.
+
+    Each caller is guaranteed what :class:`Decoder` guarantees, of its tokens: its share of the
+    rows of a tick, and that they depend on its own class, seed, options and kept tokens alone, up
+    to the rounding of a sum.
+    """
+
+    async def generate(
+        self, options: GenerateOptions, call: Call, watch: GenerateWatch | None = None
+    ) -> Generated:
+        """See :meth:`GeneratorEngine.generate`."""
+        ...
+
+
 class Engines(Protocol):
-    """The encoder and the decoder of one model: in this process, or on replicas elsewhere."""
+    """The engines of one model: in this process, or on replicas elsewhere."""
 
     @property
     def encoder(self) -> Encoder:
@@ -54,13 +70,18 @@ class Engines(Protocol):
         ...
 
     @property
+    def generator(self) -> Generator | None:
+        """The engine that makes tokens of a class; None where the model has no prior."""
+        ...
+
+    @property
     def info(self) -> ModelInfo:
         """The model's shapes, weights and device; constant."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether both engines are warmed up and working."""
+        """Whether all engines are warmed up and working."""
         ...
 
     @property
@@ -75,7 +96,7 @@ class Engines(Protocol):
 
     @property
     def waiting(self) -> int:
-        """The number of pictures inside both engines, waiting or being computed."""
+        """The number of pictures inside all engines, waiting or being computed."""
         ...
 
     @property

@@ -1,15 +1,17 @@
-"""Both engines of one model, on one device of this process."""
+"""The engines of one model, on one device of this process."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
 from flowmo.service.engine.decoder import DecoderEngine
-from flowmo.service.engine.device import DeviceThread
+from flowmo.service.engine.device import DeviceThread, Worker
 from flowmo.service.engine.encoder import EncoderEngine
+from flowmo.service.engine.generator import GeneratorEngine
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, EngineObserver, NullObserver
-from flowmo.service.engine.runner import DecoderRunner, EncoderRunner
+from flowmo.service.engine.runner import DecoderRunner, EncoderRunner, GeneratorRunner
+from flowmo.service.engine.step_turns import StepTurns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,13 +28,14 @@ class EngineSettings:
 
 
 class LocalEngines:
-    """One model in this process: both engines on one device thread.
+    """One model in this process: its engines on one device thread.
 
     Args:
         encoder: The runner that computes tokens.
         decoder: The runner that computes sampler steps; often the same as ``encoder``.
         settings: How the engines work; the defaults of :class:`EngineSettings` without it.
-        observer: Is notified of what happens in both engines; nobody is without it.
+        observer: Is notified of what happens in the engines; nobody is without it.
+        generator: The runner of the model's prior; tokens cannot be generated without it.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class LocalEngines:
         decoder: DecoderRunner,
         settings: EngineSettings | None = None,
         observer: EngineObserver | None = None,
+        generator: GeneratorRunner | None = None,
     ) -> None:
         settings, observer = settings or EngineSettings(), observer or NullObserver()
         self._info = decoder.info
@@ -55,6 +59,17 @@ class LocalEngines:
             max_queued_requests=settings.max_queued_requests,
             batching=settings.batching,
         )
+        self.generator: GeneratorEngine | None = None
+        if generator is not None:
+            self._info = replace(self._info, prior=generator.info)
+            self.generator = GeneratorEngine(
+                generator,
+                self.device,
+                observer,
+                max_queued_requests=settings.max_queued_requests,
+                batching=settings.batching,
+            )
+            self.generator.beside, self.decoder.beside = [self.decoder], [self.generator]
 
     @property
     def info(self) -> ModelInfo:
@@ -63,7 +78,7 @@ class LocalEngines:
 
     @property
     def ready(self) -> bool:
-        """Whether both engines are warmed up and working."""
+        """Whether all engines are warmed up and working."""
         return self.device.ready
 
     @property
@@ -78,16 +93,18 @@ class LocalEngines:
 
     @property
     def waiting(self) -> int:
-        """The number of pictures inside both engines, waiting or being computed."""
-        return self.encoder.queue_depth + self.decoder.queue_depth
+        """The number of pictures inside all engines, waiting or being computed."""
+        generating = 0 if self.generator is None else self.generator.queue_depth
+        return self.encoder.queue_depth + self.decoder.queue_depth + generating
 
     @property
     def backlog_seconds(self) -> float:
-        """The time until all that waits is encoded, and the decoder has a free slot.
+        """The time until all that waits is encoded, and decoder and generator have a free slot.
 
-        Their sum, for one device does both; 0 while nothing waits.
+        Their sum, for one device does all; 0 while nothing waits.
         """
-        return self.encoder.backlog_seconds + self.decoder.backlog_seconds
+        generating = 0.0 if self.generator is None else self.generator.backlog_seconds
+        return self.encoder.backlog_seconds + self.decoder.backlog_seconds + generating
 
     @property
     def busy_seconds(self) -> float:
@@ -97,11 +114,20 @@ class LocalEngines:
     @property
     def slots(self) -> Mapping[EngineKind, int]:
         """The rows of each engine's largest batch."""
-        return {"encoder": self.encoder.slots, "decoder": self.decoder.slots}
+        slots: dict[EngineKind, int] = {
+            "encoder": self.encoder.slots,
+            "decoder": self.decoder.slots,
+        }
+        if self.generator is not None:
+            slots["generator"] = self.generator.slots
+        return slots
 
     def start(self) -> None:
         """Start the device thread, which warms up first. Work may be submitted at once."""
-        self.device.start([self.encoder, self.decoder])
+        steps: Worker = self.decoder
+        if self.generator is not None:
+            steps = StepTurns([self.decoder, self.generator])
+        self.device.start([self.encoder, steps])
 
     async def close(self, seconds: float = 30.0) -> None:
         """Finish the work inside, then end; what is not done after ``seconds`` is refused."""

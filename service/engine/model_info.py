@@ -8,6 +8,20 @@ from flowmo.service.engine.sizes import TORCH
 
 if TYPE_CHECKING:  # the card itself does not need torch
     from flowmo.model.inference import InferenceModel
+    from flowmo.model.prior.config import PriorConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PriorInfo:
+    """The prior that generates tokens of a served model.
+
+    Attributes:
+        fingerprint: 32 hex digits that name its weights.
+        config: Its sizes, classes and default sampler.
+    """
+
+    fingerprint: str
+    config: "PriorConfig"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,6 +35,7 @@ class ModelInfo:
         dtype: The dtype of weights and activations, for people.
         runner: What computes: a kind of :class:`flowmo.deploy.runners.Runtime`, for people.
         is_fallback: PyTorch computes because what was asked for is not available.
+        prior: What generates its tokens; None where nothing does.
     """
 
     fingerprint: str
@@ -29,6 +44,7 @@ class ModelInfo:
     dtype: str
     runner: str = TORCH
     is_fallback: bool = False
+    prior: PriorInfo | None = None
 
     @classmethod
     def of(cls, model: "InferenceModel", runner: str = TORCH, *, is_fallback: bool = False) -> Self:

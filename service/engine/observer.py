@@ -2,7 +2,7 @@
 
 from typing import Literal, Protocol
 
-EngineKind = Literal["encoder", "decoder"]
+EngineKind = Literal["encoder", "decoder", "generator"]
 RefusalReason = Literal["queue-full", "deadline"]
 
 
@@ -22,7 +22,7 @@ class EngineObserver(Protocol):
         """A batch failed with ``error``, and with it ``works`` pieces of work."""
 
     def degraded(self, steps_saved: int) -> None:
-        """A decode was taken with ``steps_saved`` steps fewer than its client asked for."""
+        """Work was taken with ``steps_saved`` steps fewer than its client asked for."""
 
 
 class NullObserver:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
-from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 
 if TYPE_CHECKING:  # the contract itself does not need torch
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -127,6 +129,56 @@ class DecoderRunner(RunnerBase, Protocol):
 
         Returns:
             uint8 [B, S, S, 3], filled when a marker that is recorded afterwards is reached.
+        """
+        ...
+
+
+class GeneratorRunner(Protocol):
+    """Computes the logits of rows that may be at different steps."""
+
+    @property
+    def info(self) -> PriorInfo:
+        """The prior's weights, classes and default sampler; constant."""
+        ...
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """The batch sizes that are computed, ascending."""
+        ...
+
+    @property
+    def device(self) -> "torch.device":
+        """Where states lie."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given."""
+        ...
+
+    def record(self) -> Marker | None:
+        """Mark the end of what the device was given so far; None where it has done it already."""
+        ...
+
+    def logits(self, ids: "Tensor", classes: Sequence[int]) -> "Tensor":
+        """Compute the logits of a batch.
+
+        Args:
+            ids: int64 [B, N], B one of the buckets; masked places have the mask id.
+            classes: The class of each row.
+
+        Returns:
+            float32 [B, N, V].
+        """
+        ...
+
+    def to_host(self, ids: "Tensor") -> "NDArray[np.int64]":
+        """Copy ids to the host's memory.
+
+        Args:
+            ids: int64 [B, N].
+
+        Returns:
+            The same, filled when a marker that is recorded afterwards is reached.
         """
         ...
 

@@ -37,12 +37,13 @@ from flowmo.service.http.keys import Keyring
 from flowmo.service.http.middleware import REQUEST_ID_HEADER, usable_request_id
 from flowmo.service.http.oip import models
 from flowmo.service.http.oip.infer import (
-    check_name,
     check_ready,
     index_of,
     infer,
     region_reader,
     statistics_of,
+    version_of,
+    versions_of,
 )
 from flowmo.service.http.oip.shared_memory import Region
 from flowmo.service.http.problems import INTERNAL, Answer, answer_for
@@ -251,15 +252,13 @@ class InferenceServicer:
         return MESSAGES["ModelReadyResponse"](ready=True)
 
     async def _metadata(self, message: Any, _: Caller) -> Any:
-        check_name(message.name)
-        served = self._service.models.choose(message.version or None)
-        versions = [one.name for one in self._service.models]
+        served = version_of(self._service, message.name, message.version or None)
+        versions = versions_of(self._service, message.name)
         described = models.metadata(message.name, served.engines.info, versions)
         return MESSAGES["ModelMetadataResponse"](**described)
 
     async def _config(self, message: Any, _: Caller) -> Any:
-        check_name(message.name)
-        info = self._service.models.choose(message.version or None).engines.info
+        info = version_of(self._service, message.name, message.version or None).engines.info
         most = self._service.settings.max_items
         return config_of(models.configuration(message.name, info, most))
 
@@ -273,8 +272,7 @@ class InferenceServicer:
 
     async def _infer(self, message: Any, caller: Caller) -> Any:
         service, name = self._service, message.model_name
-        check_name(name)
-        served = service.models.choose(message.model_version or None)
+        served = version_of(service, name, message.model_version or None)
         headers = caller.headers.mutablecopy()
         if caller.seconds is not None:
             headers[DEADLINE_HEADER] = repr(max(caller.seconds, _LEAST_SECONDS))

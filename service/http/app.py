@@ -23,6 +23,7 @@ from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
 from flowmo.service.http.routes import (
     batches,
+    generate,
     health,
     inference,
     pictures,
@@ -121,7 +122,14 @@ def create_app(
     if form is Form.ALONE:  # the next request may come to another gateway
         app.include_router(shared_memory.router)
     app.include_router(requests.router)
-    for router in (tokens.router, batches.router, pictures.router, model_routes.router):
+    routers = (
+        tokens.router,
+        generate.router,
+        batches.router,
+        pictures.router,
+        model_routes.router,
+    )
+    for router in routers:
         app.include_router(router, dependencies=[AUTHORIZED], responses=problems(401, 429))
     # The last one added is the outermost.
     app.add_middleware(ContentCoding)

@@ -76,10 +76,10 @@ async def read_image(
         data = await read_body(request, seconds)
         message = await parse_aside(request, data, partial(parse_json, body_type))
         given = message.model_dump(exclude_unset=True, exclude={"image"})
-        return ImageRequest(message.image, _merged(query, given, "body"))
+        return ImageRequest(message.image, merged(query, given, "body"))
     if media_type == FORM:
         form = await read_form(request, seconds)
-        return ImageRequest(form.files[0], _merged(query, form.fields, "form"))
+        return ImageRequest(form.files[0], merged(query, form.fields, "form"))
     if media_type in IMAGE_MEDIA_TYPES or media_type == BINARY:
         return ImageRequest(await read_body(request, seconds), query)
     raise UnsupportedBodyError(
@@ -123,7 +123,7 @@ async def read_tokens(
         most = max_values + MAX_OPTION_VALUES
         body = await parse_aside(request, data, partial(parse_json, DetokenizeBody, most=most))
         given = body.model_dump(exclude_unset=True, exclude=set(body.not_options))
-        return TokensRequest(body.sent(), _merged(query, given, "body"))
+        return TokensRequest(body.sent(), merged(query, given, "body"))
     if media_type == CONTAINER_MEDIA_TYPE:
         return TokensRequest(Container.from_bytes(await read_body(request, seconds)), query)
     if media_type in {*ARRAYS, BINARY}:
@@ -159,7 +159,17 @@ async def parse_aside(request: Request, data: bytes, parse: Callable[[bytes], T]
         return await asyncio.to_thread(parse, data)
 
 
-def _merged(query: O, given: Mapping[str, object], where: str) -> O:
+def merged(query: O, given: Mapping[str, object], where: str) -> O:
+    """Options of the body over those of the query.
+
+    Args:
+        query: The options from the query string.
+        given: Those that the body has.
+        where: The part of the request that they came in, for messages.
+
+    Raises:
+        InvalidFieldsError: They do not go together.
+    """
     if not given:
         return query
     try:

@@ -43,7 +43,7 @@ from flowmo.service.models import Served
 R = TypeVar("R")
 
 # What a cache entry takes beside the picture's file and its tokens: key, options, the entry itself.
-_ENTRY_BYTES = 1024
+ENTRY_BYTES = 1024
 
 
 class Job:
@@ -214,7 +214,7 @@ class Job:
             value = await self._picture(
                 tokens, replace(options, degrade=False), call, format, quality
             )
-            size = len(value.data) + tokens.ids.nbytes + _ENTRY_BYTES
+            size = len(value.data) + tokens.ids.nbytes + ENTRY_BYTES
             return CacheEntry(value=value, size=size)
 
         call = self._scope.call
@@ -240,7 +240,7 @@ class Job:
                     result = CacheResult(value=value, outcome="miss")
         except TimeoutError:
             raise DeadlineExceededError("the picture was not made by the deadline") from None
-        self._service.metrics.cached(self.name, result.outcome, self._service.pictures.size)
+        self._service.metrics.cached(self.name, result.outcome, self._service.cached_bytes)
         return result
 
     async def _cached(

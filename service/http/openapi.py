@@ -12,6 +12,7 @@ from flowmo.service.http.batch_wire import (
     ReconstructBatchBody,
     TokenizeBatchBody,
 )
+from flowmo.service.http.generate_wire import GenerateBody
 from flowmo.service.http.oip.tensors import InferRequest
 from flowmo.service.http.problems import Problem
 from flowmo.service.http.wire import DetokenizeBody, ReconstructBody, TokenizeBody
@@ -22,6 +23,7 @@ _MODELS: tuple[type[BaseModel], ...] = (
     TokenizeBody,
     DetokenizeBody,
     ReconstructBody,
+    GenerateBody,
     TokenizeBatchBody,
     DetokenizeBatchBody,
     ReconstructBatchBody,
@@ -36,14 +38,23 @@ _PNG = (
 
 
 def _examples(info: ModelInfo) -> dict[str, dict[str, Any]]:
-    """JSON bodies by path; each is answered with 200."""
+    """JSON bodies by path; each is answered with 200 by a server of the model."""
     config = info.config
     ids = [[0] * config.ids_per_token] * config.code_length
     image, tokens = {"image": _PNG}, {"tokens": {"ids": ids}}
     rows = {"name": "ids", "datatype": "INT32", "data": ids}
     shape = [1, config.code_length, config.ids_per_token]
     infer = {"inputs": [{**rows, "shape": shape}], "parameters": {"steps": 2}}
-    return {
+    kept = [True] * (config.code_length // 2) + [False] * (
+        config.code_length - config.code_length // 2
+    )
+    generated = {
+        "/v1/generate": _named(
+            two={"seed": 7, "count": 2, "steps": 2},
+            completed={**tokens, "mask": kept, "steps": 2},
+        )
+    }
+    return (generated if info.prior is not None else {}) | {
         "/v1/tokenize": _named(padded={**image, "fit": "pad"}),
         "/v1/detokenize": _named(quick={**tokens, "seed": 7, "steps": 2}),
         "/v1/reconstruct": _named(quick={**image, "seed": 7, "steps": 2}),

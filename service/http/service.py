@@ -8,6 +8,7 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from flowmo.service.engine.calls import Priority
+from flowmo.service.engine.generate_calls import Generated
 from flowmo.service.http.admission import Admission, AdmissionLimiter
 from flowmo.service.http.cache import SharedCache
 from flowmo.service.http.cancellation import InsideRequests
@@ -40,6 +41,7 @@ class Service:
 
     Attributes:
         pictures: Decoded pictures as files, for requests that repeat.
+        generated: Generated tokens, likewise.
         image_readers: The processes that read uploaded image files.
         image_threads: The threads that write image files.
         feed: Lets the items of batch requests to the engines.
@@ -56,6 +58,8 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.pictures = SharedCache[Picture](settings.cache_bytes)
+        # Beside pictures they are small: an eighth is hundreds of thousands of them.
+        self.generated = SharedCache[Generated](settings.cache_bytes // 8)
         self.requests = InsideRequests()
         self.statistics = InferenceStatistics()
         self.regions = Regions(enabled=settings.shared_memory, max_bytes=settings.max_body_bytes)
@@ -146,6 +150,16 @@ class Service:
         cancellation = resources.enter_context(self.requests.enter(key, request_id))
         scope = WorkScope(call=call, cancellation=cancellation, resources=resources, usage=usage)
         return scope, admission
+
+    @property
+    def cached_bytes(self) -> int:
+        """The bytes of all cache entries."""
+        return self.pictures.size + self.generated.size
+
+    @property
+    def max_edit_values(self) -> int:
+        """The values of one square's tokens and their mask, as lists in JSON."""
+        return 2 * self._tile_values
 
     @property
     def max_token_values(self) -> int:

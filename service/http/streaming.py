@@ -1,4 +1,4 @@
-"""A decode as Server-Sent Events: its progress, previews, and the picture.
+"""A decode or generation as Server-Sent Events: its progress, previews, and the picture.
 
     event: progress   {"step", "steps"}                      after each step
     event: preview    the same, "media_type" and "image"     at the steps that were asked for
@@ -11,8 +11,10 @@
 import asyncio
 import base64
 import json
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping
 from contextlib import ExitStack
+from typing import Generic, Protocol, TypeVar
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -34,8 +36,19 @@ EVENT_SCHEMA = {
     "required": ["event", "data"],
 }
 
-Describe = Callable[[Decoded], dict[str, str]]
 Explain = Callable[[Exception], str]
+
+
+class _Step(Protocol):
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def steps(self) -> int: ...
+
+
+P = TypeVar("P", bound=_Step)
+R = TypeVar("R")
 
 
 class EventStream(StreamingResponse):
@@ -70,8 +83,8 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-class DecodeStream:
-    """A decode under way, seen step by step.
+class StepStream(ABC, Generic[P, R]):
+    """Work in steps under way, seen step by step; a picture at its end.
 
     Args:
         job: The request's job, with its model.
@@ -93,8 +106,77 @@ class DecodeStream:
         self._job = job
         self._layout, self._region = layout, region
         self._media_type, self._quality = media_type, quality
-        self._updates: asyncio.Queue[DecodeProgress | None] = asyncio.Queue()
-        self._task: asyncio.Task[Decoded] | None = None
+        self._updates: asyncio.Queue[P | None] = asyncio.Queue()
+        self._task: asyncio.Task[R] | None = None
+        self._first: P | None = None
+
+    @abstractmethod
+    async def _preview(self, update: P) -> Pixels | None:
+        """The picture so far, if it was asked for after this step."""
+
+    @abstractmethod
+    async def _final(self, result: R) -> Pixels:
+        """The picture of what was made."""
+
+    @abstractmethod
+    def _more(self, result: R, /) -> Mapping[str, str]:
+        """What the last event says besides the picture."""
+
+    async def begin(
+        self,
+        work: Callable[[Callable[[P], None]], Coroutine[None, None, R]],
+        resources: ExitStack,
+    ) -> None:
+        """Begin the work, and wait for its first step.
+
+        Args:
+            work: Begins it; its progress is reported to the function that it is given.
+            resources: What is released when the request ends; the work is cancelled with it.
+
+        Raises:
+            Exception: Whatever the work failed with before its first step.
+        """
+        self._task = task = asyncio.create_task(work(self._updates.put_nowait))
+        resources.callback(task.cancel)
+        task.add_done_callback(lambda _: self._updates.put_nowait(None))
+        self._first = await self._updates.get()
+        if self._first is None:
+            task.result()  # raises, unless there was no step to make
+
+    async def events(
+        self, describe: Callable[[R], dict[str, str]], explain: Explain
+    ) -> AsyncIterator[bytes]:
+        """Give all events, as they happen; started once.
+
+        Args:
+            describe: Makes the headers that the same answer would have without streaming.
+            explain: Makes the problem document of an error.
+        """
+        assert self._task is not None
+        update = self._first
+        try:
+            while update is not None:
+                at = {"step": update.step, "steps": update.steps}
+                yield _event("progress", at)
+                if (preview := await self._preview(update)) is not None:
+                    yield _event("preview", {**at, **await self._picture(preview)})
+                update = await self._updates.get()
+            result = self._task.result()
+            picture = await self._picture(await self._final(result))
+            made = {**picture, **self._more(result), "fingerprint": self._job.fingerprint}
+            yield _event("image", {**made, "headers": describe(result)})
+        except Exception as error:  # noqa: BLE001
+            # The answer has begun: an event is all that can still report it.
+            yield _encoded("error", explain(error))
+
+    async def _picture(self, pixels: Pixels) -> dict[str, str]:
+        format = OUTPUT_MEDIA_TYPES[self._media_type]
+        data = await self._job.render(pixels, format, self._quality, self._layout, self._region)
+        return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
+
+
+class DecodeStream(StepStream[DecodeProgress, Decoded]):
+    """A decode under way, seen step by step."""
 
     async def start(
         self,
@@ -112,43 +194,18 @@ class DecodeStream:
         Raises:
             Exception: Whatever the decode failed with before its first step.
         """
-        watch = Watch(on_progress=self._updates.put_nowait, previews=previews)
-        self._task = task = asyncio.create_task(work(watch))
-        resources.callback(task.cancel)
-        task.add_done_callback(lambda _: self._updates.put_nowait(None))
-        first = await self._updates.get()
-        if first is None:
-            task.result()  # raises; a decode that is done has made a step
-        self._first = first
+        await self.begin(
+            lambda report: work(Watch(on_progress=report, previews=previews)), resources
+        )
 
-    async def events(self, describe: Describe, explain: Explain) -> AsyncIterator[bytes]:
-        """Give all events, as they happen; started once.
+    async def _preview(self, update: DecodeProgress) -> Pixels | None:
+        return update.preview
 
-        Args:
-            describe: Makes the headers that the same answer would have without streaming.
-            explain: Makes the problem document of an error.
-        """
-        assert self._task is not None
-        update = self._first
-        try:
-            while update is not None:
-                at = {"step": update.step, "steps": update.steps}
-                yield _event("progress", at)
-                if update.preview is not None:
-                    yield _event("preview", {**at, **await self._picture(update.preview)})
-                update = await self._updates.get()
-            decoded = self._task.result()
-            picture = await self._picture(decoded.pixels)
-            made = {**picture, "fingerprint": self._job.fingerprint}
-            yield _event("image", {**made, "headers": describe(decoded)})
-        except Exception as error:  # noqa: BLE001
-            # The answer has begun: an event is all that can still report it.
-            yield _encoded("error", explain(error))
+    async def _final(self, result: Decoded) -> Pixels:
+        return result.pixels
 
-    async def _picture(self, pixels: Pixels) -> dict[str, str]:
-        format = OUTPUT_MEDIA_TYPES[self._media_type]
-        data = await self._job.render(pixels, format, self._quality, self._layout, self._region)
-        return {"media_type": self._media_type, "image": base64.b64encode(data).decode()}
+    def _more(self, _: Decoded, /) -> Mapping[str, str]:
+        return {}
 
 
 def _event(name: str, data: Mapping[str, object]) -> bytes:

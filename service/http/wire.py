@@ -22,7 +22,7 @@ from flowmo.model.image_tokens import ImageTokens
 from flowmo.model.layout import NATIVE, PictureLayout
 from flowmo.model.tiling import DEFAULT_OVERLAP_SHARE, MAX_OVERLAP_SHARE, overlap_pixels
 from flowmo.service.engine.calls import Region
-from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 from flowmo.service.errors import FieldProblem, InvalidFieldsError
 from flowmo.service.http.json_bodies import from_base64
 
@@ -35,13 +35,13 @@ MAX_NAME = 64
 PreviewStep = Annotated[int, Field(ge=1)]
 
 
-class _Message(BaseModel):
+class Message(BaseModel):
     """Unknown fields are errors: a misspelt option must not pass for a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelOptions(_Message):
+class ModelOptions(Message):
     """Which model does the work."""
 
     model: str | None = Field(
@@ -52,7 +52,7 @@ class ModelOptions(_Message):
     )
 
 
-class FitOptions(_Message):
+class FitOptions(Message):
     """What becomes of a picture before the model sees it."""
 
     fit: Fit = Field(
@@ -70,7 +70,7 @@ class FitOptions(_Message):
     )
 
 
-class SamplingOptions(_Message):
+class SamplingOptions(Message):
     """How tokens become a picture; what is not given is the model's default."""
 
     seed: int = Field(
@@ -112,7 +112,7 @@ class SamplingOptions(_Message):
         )
 
 
-class QualityOptions(_Message):
+class QualityOptions(Message):
     """How a picture becomes a file."""
 
     quality: int = Field(
@@ -120,7 +120,7 @@ class QualityOptions(_Message):
     )
 
 
-class RegionOptions(_Message):
+class RegionOptions(Message):
     """Which part of a picture is wanted."""
 
     region: str | None = Field(
@@ -139,7 +139,7 @@ class RegionOptions(_Message):
         return x, y, width, height
 
 
-class StreamOptions(_Message):
+class StreamOptions(Message):
     """Whether a decode is seen while it is made."""
 
     stream: bool = Field(
@@ -183,7 +183,7 @@ Base64Bytes = Annotated[
 ]
 
 
-class ImageBody(_Message):
+class ImageBody(Message):
     """An image in JSON; options of the route may stand beside it."""
 
     image: Base64Bytes = Field(description="The image file, base64 (no data: URL).")
@@ -212,7 +212,7 @@ def _tiled(ids: object) -> object:
     return [ids] if one and not (ids[0] and isinstance(ids[0][0], list)) else ids  # type: ignore[index]
 
 
-class TokensMessage(_Message):
+class TokensMessage(Message):
     """One picture's tokens.
 
     Of a square of the model's size only ``ids`` is needed on the way in; of any other picture its
@@ -343,7 +343,7 @@ class TokensMessage(_Message):
         )
 
 
-class FitMessage(_Message):
+class FitMessage(Message):
     """What was done to a picture, in pixels; boxes are left, top, right, bottom."""
 
     fit: Fit
@@ -357,7 +357,7 @@ class FitMessage(_Message):
         return cls(fit=report.fit, size=report.size, source=report.source, target=report.target)
 
 
-class UploadMessage(_Message):
+class UploadMessage(Message):
     """What the client uploaded."""
 
     width: int = Field(description="In pixels, after the orientation was applied.")
@@ -376,7 +376,7 @@ class UploadMessage(_Message):
 _CARRIED = "As tokenize answered it; not used."
 
 
-class TokensBody(_Message):
+class TokensBody(Message):
     """Tokens in JSON, in one of two forms; options of the route may stand beside them.
 
     What tokenize answered is such a body as it is.
@@ -414,7 +414,7 @@ class DetokenizeBody(DetokenizeOptions, TokensBody):
     """JSON body of detokenize."""
 
 
-class TokenizeAnswer(_Message):
+class TokenizeAnswer(Message):
     """JSON answer of tokenize; it can be posted to detokenize as it is."""
 
     tokens: TokensMessage
@@ -422,7 +422,29 @@ class TokenizeAnswer(_Message):
     fit: FitMessage
 
 
-class ModelMessage(_Message):
+class PriorMessage(Message):
+    """What generates tokens of a model."""
+
+    name: str
+    fingerprint: str
+    classes: int = Field(description="How many there are; they are numbered from 0.")
+    class_names: list[str] = Field(description="In order; empty where they have none.")
+    sampler: dict[str, Any] = Field(description="Default steps, guidance and temperature.")
+
+    @classmethod
+    def of(cls, info: PriorInfo) -> Self:
+        """Make the message of a prior."""
+        config = info.config
+        return cls(
+            name=config.name,
+            fingerprint=info.fingerprint,
+            classes=config.classes,
+            class_names=list(config.class_names),
+            sampler=config.sampler.to_dict(),
+        )
+
+
+class ModelMessage(Message):
     """One model that is served."""
 
     name: str
@@ -439,6 +461,9 @@ class ModelMessage(_Message):
     dtype: str
     runner: str
     ready: bool
+    prior: PriorMessage | None = Field(
+        default=None, description="What POST /v1/generate generates with; null if it cannot."
+    )
 
     @classmethod
     def of(cls, name: str, info: ModelInfo, *, max_steps: int, ready: bool) -> Self:
@@ -459,10 +484,11 @@ class ModelMessage(_Message):
             dtype=info.dtype,
             runner=info.runner,
             ready=ready,
+            prior=None if info.prior is None else PriorMessage.of(info.prior),
         )
 
 
-class ModelsAnswer(_Message):
+class ModelsAnswer(Message):
     """All models that are served."""
 
     models: list[ModelMessage]

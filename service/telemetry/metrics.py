@@ -28,7 +28,7 @@ _ROW_BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 
 ENGINES: tuple[EngineKind, ...] = get_args(EngineKind)
 REFUSAL_REASONS: tuple[RefusalReason, ...] = get_args(RefusalReason)
-STAGES = ("decode_image", "queue", "encode", "sample", "encode_image")
+STAGES = ("decode_image", "queue", "encode", "generate", "sample", "encode_image")
 
 
 class EngineMetrics:
@@ -71,7 +71,7 @@ class EngineMetrics:
         )
         self.saved = instruments.counter(
             "flowmo_steps_saved",
-            "Sampler steps not made: of cancelled decodes, or by degrading.",
+            "Sampler steps not made: of cancelled decodes and generations, or by degrading.",
             ["model", "reason"],
         )
         self.queue_depth = instruments.gauge(
@@ -94,9 +94,9 @@ class EngineMetrics:
             ["model"],
         )
 
-    def observer(self, model: str) -> "ModelObserver":
-        """The observer for the engines of one model."""
-        return ModelObserver(self, model)
+    def observer(self, model: str, *, generates: bool = False) -> "ModelObserver":
+        """The observer for the engines of one model, of which one generates tokens or none does."""
+        return ModelObserver(self, model, generates=generates)
 
     def sample(self, served: "Served") -> None:
         """Set the gauges of a model whose engines are in this process."""
@@ -115,11 +115,13 @@ class ModelObserver:
     Args:
         metrics: The series of all engines.
         model: The value of the label ``model``.
+        generates: Whether the model has a generator.
     """
 
-    def __init__(self, metrics: EngineMetrics, model: str) -> None:
+    def __init__(self, metrics: EngineMetrics, model: str, *, generates: bool = False) -> None:
         self._metrics, self._model = metrics, model
-        for engine in ENGINES:  # so that every series is there from the first scrape
+        engines = [engine for engine in ENGINES if generates or engine != "generator"]
+        for engine in engines:  # so that every series is there from the first scrape
             for counter in (metrics.padding, metrics.cancelled, metrics.failed):
                 counter.inc(model, engine, by=0)
             for reason in REFUSAL_REASONS:
@@ -143,7 +145,7 @@ class ModelObserver:
     def cancelled(self, engine: EngineKind, steps_saved: int) -> None:
         """See :class:`EngineObserver`."""
         self._metrics.cancelled.inc(self._model, engine)
-        if engine == "decoder":
+        if engine != "encoder":
             self._metrics.saved.inc(self._model, "cancelled", by=steps_saved)
 
     def failed(self, engine: EngineKind, works: int, error: Exception) -> None:
@@ -179,7 +181,7 @@ class Metrics:
         )
         self._stages = self.instruments.histogram(
             "flowmo_stage_duration_seconds",
-            "Parts of a request: decode_image, queue, encode, sample, encode_image.",
+            "Parts of a request: decode_image, queue, encode, generate, sample, encode_image.",
             ["model", "stage"],
             buckets=_STAGE_BUCKETS,
         )
@@ -222,7 +224,8 @@ class Metrics:
         )
         self._cache = self.instruments.counter(
             "flowmo_cache_requests",
-            "Pictures looked up in the cache: hit, shared (was being made) or miss.",
+            "Pictures and generated tokens looked up in the cache: hit, shared (was being made) or "
+            "miss.",
             ["model", "outcome"],
         )
         self._cache_bytes = self.instruments.gauge("flowmo_cache_bytes", "Bytes of cache entries.")

@@ -10,11 +10,13 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from flowmo.service.engine.calls import Watch
+from flowmo.service.engine.calls import Call, Watch
+from flowmo.service.engine.generate_calls import GenerateWatch
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.shared_calls import SharedCall
+from flowmo.service.errors import NoPriorError
 from flowmo.service.models import Models, Served
-from flowmo.service.workers import messages
+from flowmo.service.workers import generate_messages, messages
 from flowmo.service.workers.frames import Frame, Streams
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,9 @@ class EngineServer:
                 encoded = await encoder.encode(messages.pixels_of(frame), shared.call)
                 messages.send_encoded(streams, encoded)
                 return
+            if frame.head["op"] == "generate":
+                await _generate(streams, frame, served, shared.call)
+                return
             watch = None
             if (previews := frame.head["previews"]) is not None:
                 watch = Watch(
@@ -115,6 +120,20 @@ class EngineServer:
             known = [one.info for one in now]
             await streams.drain()
             await asyncio.sleep(STATUS_SECONDS)
+
+
+async def _generate(streams: Streams, frame: Frame, served: Served, call: Call) -> None:
+    generator = served.engines.generator
+    if generator is None:
+        raise NoPriorError(f"the model {served.name!r} is served without a prior")
+    watch = None
+    if (previews := frame.head["previews"]) is not None:
+        watch = GenerateWatch(
+            on_progress=lambda progress: generate_messages.send_progress(streams, progress),
+            previews=frozenset(previews),
+        )
+    wish = generate_messages.wish_of(frame)
+    generate_messages.send_generated(streams, await generator.generate(wish, call, watch))
 
 
 def _status(served: Served) -> messages.ModelStatus:

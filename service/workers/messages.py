@@ -11,6 +11,7 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.errors import FlowMoError
 from flowmo.model.layout import PictureLayout
+from flowmo.model.prior.config import PriorConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
     Call,
@@ -21,7 +22,7 @@ from flowmo.service.engine.calls import (
     Timings,
 )
 from flowmo.service.engine.messages import CallMessage
-from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.errors import RequestError, UnavailableError
 from flowmo.service.workers.frames import Frame, Streams
@@ -80,6 +81,9 @@ class ModelStatus:
         if self.info == known:
             return {**values, "info": None}
         info = {name: getattr(self.info, name) for name in ModelInfo.__slots__}
+        prior = self.info.prior
+        if prior is not None:
+            info["prior"] = {"fingerprint": prior.fingerprint, "config": prior.config.to_dict()}
         return {**values, "info": {**info, "config": self.info.config.to_dict()}}
 
     @classmethod
@@ -88,7 +92,10 @@ class ModelStatus:
         info = known
         if (told := values["info"]) is not None:
             config = FlowMoConfig.from_dict(told["config"])
-            info = ModelInfo(**{**told, "config": config})
+            prior = told["prior"]
+            if prior is not None:
+                prior = PriorInfo(**{**prior, "config": PriorConfig.from_dict(prior["config"])})
+            info = ModelInfo(**{**told, "config": config, "prior": prior})
         return cls(**{**values, "info": info})
 
 
@@ -177,7 +184,7 @@ def send_encoded(streams: Streams, encoded: Encoded) -> None:
         "shape": encoded.tokens.ids.shape,
         "group_bits": encoded.tokens.group_bits,
         "weights": encoded.weights,
-        "timings": _timings_to_dict(encoded.timings),
+        "timings": timings_to_dict(encoded.timings),
     }
     streams.send(head, [encoded.tokens.ids])
 
@@ -188,7 +195,7 @@ def send_decoded(streams: Streams, decoded: Decoded) -> None:
         "kind": "decoded",
         "shape": decoded.pixels.shape,
         "sampler": _sampler_to_dict(decoded.sampler),
-        "timings": _timings_to_dict(decoded.timings),
+        "timings": timings_to_dict(decoded.timings),
     }
     streams.send(head, [decoded.pixels])
 
@@ -205,7 +212,7 @@ def send_progress(streams: Streams, progress: DecodeProgress) -> None:
 def encoded_of(frame: Frame) -> Encoded:
     """The result of an encoding."""
     return Encoded(
-        tokens=tokens_of(frame), weights=frame.head["weights"], timings=_timings(frame.head)
+        tokens=tokens_of(frame), weights=frame.head["weights"], timings=timings_from(frame.head)
     )
 
 
@@ -214,7 +221,7 @@ def decoded_of(frame: Frame) -> Decoded:
     return Decoded(
         pixels=pixels_of(frame),
         sampler=_sampler_from(frame.head["sampler"]),
-        timings=_timings(frame.head),
+        timings=timings_from(frame.head),
     )
 
 
@@ -237,11 +244,13 @@ def _sampler_from(values: dict[str, Any]) -> SamplerConfig:
     return SamplerConfig(**{**values, **tuples})
 
 
-def _timings_to_dict(timings: Timings) -> dict[str, Any]:
+def timings_to_dict(timings: Timings) -> dict[str, Any]:
+    """Where the time went, as JSON-safe values."""
     return {"queue": timings.queue, "run": timings.run, "steps": timings.steps}
 
 
-def _timings(head: dict[str, Any]) -> Timings:
+def timings_from(head: dict[str, Any]) -> Timings:
+    """Where the time of a message's work went."""
     values = head["timings"]
     return Timings(**{**values, "steps": tuple(values["steps"])})
 

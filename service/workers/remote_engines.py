@@ -1,6 +1,6 @@
 """The engines of one model in the engine process, as a gateway sees them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
@@ -12,11 +12,13 @@ from flowmo.service.engine.calls import (
     Watch,
 )
 from flowmo.service.engine.calls_inside import CallsInside
+from flowmo.service.engine.engines import Generator
+from flowmo.service.engine.generate_calls import Generated, GenerateOptions, GenerateWatch
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.engine.shared_calls import following, until_deadline
 from flowmo.service.errors import DeadlineExceededError
-from flowmo.service.workers import messages
+from flowmo.service.workers import generate_messages, messages
 from flowmo.service.workers.engine_link import EngineLink
 from flowmo.service.workers.frames import Frame, Streams
 from flowmo.service.workers.messages import ModelStatus
@@ -29,8 +31,15 @@ class _Calls(CallsInside):
         super().__init__()
         self.link = link
 
-    async def result(self, streams: Streams, call: Call, watch: Watch | None = None) -> Frame:
+    async def result(
+        self, streams: Streams, call: Call, report: Callable[[Frame], None] | None = None
+    ) -> Frame:
         """The answer to what has been sent; as urgent as those who come to wait for it.
+
+        Args:
+            streams: What it was sent by.
+            call: The deadline and the priority.
+            report: Is given what tells of progress.
 
         Raises:
             Exception: What the engine refused the work with.
@@ -44,8 +53,8 @@ class _Calls(CallsInside):
             while (frame := await streams.read()) is not None:
                 kind = frame.head["kind"]
                 if kind == "progress":
-                    assert watch is not None
-                    watch.on_progress(messages.progress_of(frame))
+                    assert report is not None
+                    report(frame)
                 else:
                     return frame
         raise ConnectionResetError("the engine process ended")
@@ -98,7 +107,7 @@ class RemoteDecoder:
         try:
             async with until_deadline(call), self._calls.link.connection() as streams:
                 messages.send_tokens(streams, self._model, tokens, options, call, previews)
-                frame = await self._calls.result(streams, call, watch)
+                frame = await self._calls.result(streams, call, _reporting(watch))
         except TimeoutError:
             raise DeadlineExceededError("the decode was not done by the deadline") from None
         finally:
@@ -106,6 +115,47 @@ class RemoteDecoder:
         if frame.head["kind"] == "error":
             raise messages.error_of(frame)
         return messages.decoded_of(frame)
+
+
+def _reporting(watch: Watch | None) -> Callable[[Frame], None] | None:
+    if watch is None:
+        return None
+    return lambda frame: watch.on_progress(messages.progress_of(frame))
+
+
+class RemoteGenerator:
+    """The generator in the engine process.
+
+    Args:
+        calls: The work that this gateway has given to it.
+        model: The model's number there.
+    """
+
+    def __init__(self, calls: _Calls, model: int) -> None:
+        self._calls, self._model = calls, model
+
+    async def generate(
+        self, options: GenerateOptions, call: Call, watch: GenerateWatch | None = None
+    ) -> Generated:
+        """See :meth:`GeneratorEngine.generate`."""
+        previews = None if watch is None else sorted(watch.previews)
+
+        def report(frame: Frame) -> None:
+            assert watch is not None
+            watch.on_progress(generate_messages.progress_of(frame))
+
+        self._calls.inside += 1
+        try:
+            async with until_deadline(call), self._calls.link.connection() as streams:
+                generate_messages.send_wish(streams, self._model, options, call, previews)
+                frame = await self._calls.result(streams, call, report)
+        except TimeoutError:
+            raise DeadlineExceededError("the tokens were not made by the deadline") from None
+        finally:
+            self._calls.inside -= 1
+        if frame.head["kind"] == "error":
+            raise messages.error_of(frame)
+        return generate_messages.generated_of(frame)
 
 
 class ProcessEngines:
@@ -121,6 +171,12 @@ class ProcessEngines:
         self._calls = _Calls(link)
         self.encoder = RemoteEncoder(self._calls, model)
         self.decoder = RemoteDecoder(self._calls, model)
+        self._generator = RemoteGenerator(self._calls, model)
+
+    @property
+    def generator(self) -> Generator | None:
+        """The engine that makes tokens of a class; None where the model has no prior."""
+        return None if self.info.prior is None else self._generator
 
     @property
     def _status(self) -> ModelStatus:

@@ -6,11 +6,20 @@ from tests.service.fixtures import (
     http,
     inference_model,
     other_checkpoint,
+    prior_checkpoint,
     runner,
     server,
 )
 
-__all__ = ["checkpoint", "http", "inference_model", "other_checkpoint", "runner", "server"]
+__all__ = [
+    "checkpoint",
+    "http",
+    "inference_model",
+    "other_checkpoint",
+    "prior_checkpoint",
+    "runner",
+    "server",
+]
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -2,6 +2,7 @@ import ast
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import flowmo
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import prior_preset
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,12 +40,15 @@ PUBLIC = [
     "FlowMo",
     "FlowMoConfig",
     "FlowMoError",
+    "GeneratedImage",
+    "GeneratedTokens",
     "ImageError",
     "ImageTokens",
     "InferenceModel",
     "ModelInfo",
     "NotAContainerError",
     "Preview",
+    "PriorInfo",
     "Progress",
     "Retry",
     "SamplerConfig",
@@ -51,6 +57,7 @@ PUBLIC = [
     "ServerRefusedError",
     "ServerTimeoutError",
     "TokenError",
+    "TokenGenerator",
     "Tokenizer",
     "Tokens",
     "TrainConfig",
@@ -58,6 +65,7 @@ PUBLIC = [
     "UnexpectedAnswerError",
     "__version__",
     "load",
+    "load_prior",
     "noise",
     "photograph_paths",
     "preset",
@@ -136,6 +144,12 @@ def test_documents_import_public_names_alone() -> None:
     assert imported <= set(PUBLIC)
 
 
+def generator_of(model: flowmo.InferenceModel) -> flowmo.TokenGenerator:
+    config = replace(prior_preset("prior-tiny"), tokenizer=model.fingerprint)
+    with torch.device("meta"):
+        return flowmo.TokenGenerator(Prior(config), flowmo.Tokenizer(model))
+
+
 def values() -> dict[str, object]:
     """One value of every public class that people print."""
     network = flowmo.FlowMo(flowmo.preset("tiny"))
@@ -176,6 +190,26 @@ def values() -> dict[str, object]:
         ),
         "FlowMo": network,
         "FlowMoConfig": flowmo.preset("continuous-lo"),
+        "GeneratedImage": flowmo.GeneratedImage(
+            data=bytes(30_000),
+            media_type="image/png",
+            seed=2**61,
+            steps=1000,
+            degraded_from=None,
+            decode_steps=25,
+            prior="b" * 32,
+            container=image.container(),
+            seconds=0.1,
+            request_id="a" * 32,
+        ),
+        "GeneratedTokens": flowmo.GeneratedTokens(
+            container=image.container(),
+            seed=2**61,
+            steps=1000,
+            degraded_from=None,
+            prior="b" * 32,
+            request_id="a" * 32,
+        ),
         "ImageTokens": image,
         "InferenceModel": model,
         "ModelInfo": flowmo.ModelInfo(
@@ -188,11 +222,15 @@ def values() -> dict[str, object]:
             payload_bytes=576,
         ),
         "Preview": flowmo.Preview(step=1, steps=9, data=bytes(30_000), media_type="image/png"),
+        "PriorInfo": flowmo.PriorInfo(
+            name="prior-tiny", fingerprint="b" * 32, classes=2, class_names=("cat", "dog")
+        ),
         "Progress": flowmo.Progress(step=1, steps=9),
         "Retry": flowmo.Retry(),
         "SamplerConfig": flowmo.SamplerConfig(schedule="explicit", times=times),
         "SamplerStep": steps[0],
         "Sampling": flowmo.Sampling(),
+        "TokenGenerator": generator_of(model),
         "Tokenizer": flowmo.Tokenizer(model),
         "Tokens": tokens,
         "TransformerConfig": flowmo.preset("hi").decoder,

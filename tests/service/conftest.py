@@ -4,6 +4,7 @@ from tests.service.fixtures import (
     http,
     inference_model,
     other_checkpoint,
+    prior_checkpoint,
     runner,
     server,
 )
@@ -14,6 +15,7 @@ __all__ = [
     "http",
     "inference_model",
     "other_checkpoint",
+    "prior_checkpoint",
     "runner",
     "server",
 ]

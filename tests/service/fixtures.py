@@ -10,11 +10,16 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from flowmo.cli.server_process import ServerProcess
+from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.config import FlowMoConfig, QuantizerKind, SamplerConfig, TransformerConfig
 from flowmo.model.container import Container
 from flowmo.model.inference import InferenceModel
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import PriorConfig
+from flowmo.model.prior.sampler_config import PriorSamplerConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.config import RunnerConfig
 from flowmo.service.engine.runner import Runner
@@ -59,6 +64,44 @@ def other_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("other-checkpoint"), seed=1)
 
 
+def prior_config(tokenizer: str) -> PriorConfig:
+    """A very small prior of the nano model's tokens."""
+    return PriorConfig(
+        name="nano-prior",
+        width=16,
+        depth=1,
+        heads=2,
+        mlp_width=24,
+        code_length=CONFIG.code_length,
+        token_bits=CONFIG.token_bits,
+        group_bits=CONFIG.group_bits,
+        classes=2,
+        class_names=("cat", "dog"),
+        tokenizer=tokenizer,
+        sampler=PriorSamplerConfig(steps=4),
+    )
+
+
+def save_prior(folder: Path, tokenizer: str) -> Path:
+    """A prior with random weights, so large that ids depend on seeds, classes and each other."""
+    prior = Prior(prior_config(tokenizer))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, parameter in prior.named_parameters():
+            if not name.endswith("norm.weight"):
+                parameter.normal_(0.0, 0.5, generator=generator)
+    prior.save_pretrained(folder, dtype=torch.float32)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prior_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of the tokens of ``checkpoint``."""
+    tokenizer = inspect_checkpoint(checkpoint).fingerprint
+    assert tokenizer is not None
+    return save_prior(tmp_path_factory.mktemp("prior"), tokenizer)
+
+
 @pytest.fixture(scope="session")
 def inference_model(checkpoint: Path) -> InferenceModel:
     return load_model(cpu(checkpoint))
@@ -82,9 +125,12 @@ def container(inference_model: InferenceModel) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def server(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+def server(
+    checkpoint: Path, prior_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     arguments = [
         f"--checkpoint={checkpoint}",
+        f"--prior={prior_checkpoint}",
         f"--max-body-bytes={MAX_BODY_BYTES}",
         f"--max-pixels={MAX_PIXELS}",
         "--threads=1",

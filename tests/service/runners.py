@@ -12,12 +12,14 @@ import torch
 from fastapi import FastAPI
 
 from flowmo.imaging.reading import Pixels
+from flowmo.model.prior.checkpoint import Prior
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
 from flowmo.service.engine.local import EngineSettings, LocalEngines
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, NullObserver, RefusalReason
 from flowmo.service.engine.runner import Marker, Runner
+from flowmo.service.engine.torch_generator import TorchGeneratorRunner
 from flowmo.service.http.app import create_app
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
@@ -108,6 +110,31 @@ class Gated:
         self.encoded.clear()
         self.begun.clear()
         self.entered.clear()
+
+
+class GatedPrior(TorchGeneratorRunner):
+    """The prior with a gate, an error on demand, and the rows of each batch."""
+
+    def __init__(self, prior: Prior) -> None:
+        super().__init__(prior, buckets=(1, 2, 4, 8))
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.error: Exception | None = None
+        self.fits = 8
+        self.batches: list[Sequence[int]] = []
+
+    def logits(self, ids: "Tensor", classes: Sequence[int]) -> "Tensor":
+        assert len(ids) == len(classes)
+        assert len(ids) in self.buckets
+        self.entered.set()
+        assert self.gate.wait(60)
+        if self.error is not None:
+            raise self.error
+        if len(ids) > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        self.batches.append(classes)
+        return super().logits(ids, classes)
 
 
 class Recorder(NullObserver):

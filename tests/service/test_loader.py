@@ -15,7 +15,15 @@ from flowmo.model.tokens import Tokens
 from flowmo.service.engine.config import DEFAULT_CHECKPOINT, RunnerConfig
 from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.torch_runner import TorchRunner
-from flowmo.service.loader import buckets_of, load_model, load_runner, resolve
+from flowmo.service.loader import (
+    buckets_of,
+    load_generator,
+    load_model,
+    load_prior_of,
+    load_runner,
+    resolve,
+    with_prior,
+)
 from tests.service.fixtures import CONFIG, cpu, save_model
 from tests.service.models import pictures_of, tokens_of
 from tests.service.pictures import gradient
@@ -34,6 +42,27 @@ def test_a_runner_says_what_it_serves(runner: Runner) -> None:
 
 def test_weights_decide_the_fingerprint(runner: Runner, other_checkpoint: Path) -> None:
     assert load_runner(cpu(other_checkpoint)).info.fingerprint != runner.info.fingerprint
+
+
+def test_a_prior_goes_to_the_models_whose_tokens_it_knows(
+    checkpoint: Path, other_checkpoint: Path, prior_checkpoint: Path, runner: Runner
+) -> None:
+    prior = str(prior_checkpoint)
+    models = {"other": cpu(other_checkpoint), "nano": cpu(checkpoint)}
+    assert {name: one.prior for name, one in with_prior(models, prior).items()} == {
+        "other": None,
+        "nano": prior,
+    }
+    with pytest.raises(ConfigError, match="none of the models is that: other"):
+        with_prior({"other": cpu(other_checkpoint)}, prior)
+    asked = cpu(checkpoint).model_copy(update={"prior": prior})
+    loaded = load_generator(asked, runner.info)
+    assert loaded is not None
+    assert (loaded.info.config.tokenizer, loaded.buckets) == (runner.info.fingerprint, (1, 2, 4, 8))
+    with pytest.raises(ConfigError, match="is made for the tokens of"):
+        load_prior_of(cpu(other_checkpoint).model_copy(update={"prior": prior}))
+    with pytest.raises(CheckpointError, match="where one of type prior is needed"):
+        load_generator(asked.model_copy(update={"prior": str(checkpoint)}), runner.info)
 
 
 def test_a_batch_gives_what_its_rows_give_alone(inference_model: InferenceModel) -> None:

@@ -18,6 +18,7 @@ from flowmo.cli.server_process import ServerError, ServerProcess
 from flowmo.model.container import MEDIA_TYPE
 from flowmo.model.inference import InferenceModel
 from flowmo.service.engine.runner import Runner
+from tests.service.fixtures import prior_config
 from tests.service.pictures import as_file, from_file, gradient
 from tests.service.probes import detokenize_by_socket, samples, value, wait_for
 from tests.service.runners import Gated, client_of
@@ -36,7 +37,15 @@ def test_health_and_readiness(http: httpx.Client) -> None:
 
 def test_models_are_described(http: httpx.Client, inference_model: InferenceModel) -> None:
     (model,) = http.get("/v1/models").json()["models"]
+    prior = prior_config(inference_model.fingerprint)
+    assert len(model["prior"].pop("fingerprint")) == 32
     assert model == {
+        "prior": {
+            "name": "nano-prior",
+            "classes": 2,
+            "class_names": ["cat", "dog"],
+            "sampler": prior.sampler.to_dict() | {"annealing": list(prior.sampler.annealing)},
+        },
         "name": "nano",
         "fingerprint": inference_model.fingerprint,
         "image_size": 32,
@@ -156,6 +165,7 @@ def test_the_openapi_document_covers_all_routes(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
         "/v1/tokenize",
+        "/v1/generate",
         "/v1/tokenize/batch",
         "/v1/detokenize/batch",
         "/v1/reconstruct/batch",

@@ -225,7 +225,11 @@ def test_a_server_and_a_cluster_share_one_description_of_a_model() -> None:
                 field.annotation,
                 field.metadata,
             )
-    assert set(ModelConfig.model_fields) - set(RunnerConfig.model_fields) == {"encoder", "decoder"}
+    assert set(ModelConfig.model_fields) - set(RunnerConfig.model_fields) == {
+        "encoder",
+        "decoder",
+        "generator",
+    }
 
 
 def _fields(model: type[BaseModel]) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 
@@ -14,23 +13,32 @@ from flowmo.model.errors import ContainerError, TokenError
 from flowmo.model.image_tokens import ImageTokens
 from flowmo.model.tokens import Tokens
 from flowmo.service.errors import NotReadyError, RowError, TensorError, UnknownModelError
+from flowmo.service.http.generation import generating_model
 from flowmo.service.http.job import Job
 from flowmo.service.http.oip import models
-from flowmo.service.http.oip.models import DETOKENIZE, TOKENIZE, ImageParameters, PictureParameters
+from flowmo.service.http.oip.generate import generate
+from flowmo.service.http.oip.models import (
+    DETOKENIZE,
+    GENERATE,
+    TOKENIZE,
+    ImageParameters,
+    PictureParameters,
+)
+from flowmo.service.http.oip.rows import each, errors_of
 from flowmo.service.http.oip.shared_memory import REGION
 from flowmo.service.http.oip.tensors import Parsed, Placement, Tensor, raw
 from flowmo.service.http.picture import shaped
-from flowmo.service.http.problems import INTERNAL, answer_for
 from flowmo.service.http.request_scope import WorkScope
 from flowmo.service.http.routes.shared import decode_options, received_tokens
 from flowmo.service.http.service import Service
 from flowmo.service.models import Served
 
-OUTPUTS = {TOKENIZE: ("ids", "container", "error"), DETOKENIZE: ("image", "file", "error")}
-NAMES = (TOKENIZE, DETOKENIZE)
-
-R = TypeVar("R")
-S = TypeVar("S")
+OUTPUTS = {
+    TOKENIZE: ("ids", "container", "error"),
+    DETOKENIZE: ("image", "file", "error"),
+    GENERATE: ("ids", "container", "image", "file", "error"),
+}
+NAMES = (TOKENIZE, DETOKENIZE, GENERATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,35 @@ def check_name(name: str) -> None:
     """
     if name not in NAMES:
         raise UnknownModelError(
-            f"there is no model {name[:64]!r} in this protocol; there are {TOKENIZE} and "
-            f"{DETOKENIZE}, with the models that are served as versions"
+            f"there is no model {name[:64]!r} in this protocol; there are {TOKENIZE}, {DETOKENIZE} "
+            f"and {GENERATE}, with the models that are served as versions"
         )
+
+
+def version_of(service: Service, name: str, version: str | None) -> Served:
+    """The model that is a version of one of the protocol's models; the default without a version.
+
+    Raises:
+        NoPriorError: Tokens cannot be generated with it.
+        UnknownModelError: There is no such model.
+    """
+    check_name(name)
+    if name == GENERATE:
+        return generating_model(service.models, version, None)
+    return service.models.choose(version)
+
+
+def _versions_of(service: Service, name: str) -> list[Served]:
+    return [
+        served
+        for served in service.models
+        if name != GENERATE or served.engines.generator is not None
+    ]
+
+
+def versions_of(service: Service, name: str) -> list[str]:
+    """The versions of one of the protocol's models."""
+    return [served.name for served in _versions_of(service, name)]
 
 
 def check_ready(service: Service, name: str, version: str | None) -> None:
@@ -68,8 +102,7 @@ def check_ready(service: Service, name: str, version: str | None) -> None:
         UnknownModelError: There is no such model.
         NotReadyError: It is warming up.
     """
-    check_name(name)
-    if not service.models.choose(version).engines.ready:
+    if not version_of(service, name, version).engines.ready:
         raise NotReadyError("the model is warming up")
 
 
@@ -82,7 +115,7 @@ def index_of(service: Service, *, ready: bool = False) -> list[dict[str, str]]:
     """
     found = []
     for name in NAMES:
-        for served in service.models:
+        for served in _versions_of(service, name):
             is_ready = served.engines.ready
             if is_ready or not ready:
                 state, reason = ("READY", "") if is_ready else ("LOADING", "it is warming up")
@@ -102,11 +135,12 @@ def statistics_of(
     """
     if name is not None:
         check_name(name)
-    versions = service.models if version is None else [service.models.choose(version)]
+    wanted = None if version is None else service.models.choose(version)
     return [
         service.statistics.of(one, served.name)
         for one in (NAMES if name is None else (name,))
-        for served in versions
+        for served in _versions_of(service, one)
+        if wanted in {None, served}
     ]
 
 
@@ -136,8 +170,11 @@ async def infer(
     job = Job.begin(service, scope, served, waits=True)
     try:
         placements = models.wanted_outputs(parsed.request, OUTPUTS[name])
-        run = _tokenize if name == TOKENIZE else _detokenize
-        outputs = await run(service, job, parsed, placements)
+        if name == GENERATE:
+            outputs = await generate(service, scope, job, parsed, placements)
+        else:
+            run = _tokenize if name == TOKENIZE else _detokenize
+            outputs = await run(service, job, parsed, placements)
         for tensor in outputs:
             where = placements[tensor.name]
             if where.region is not None:
@@ -190,9 +227,9 @@ async def _tokenize(
     partial = "error" in wanted
     if sent.name == "image":
         rows = models.pixels_of(sent, job.info)
-        found = await _rows(service, job, rows, job.encode, partial=partial)
+        found = await each(service, job, rows, job.encode, partial=partial)
     else:
-        found = await _rows(service, job, models.elements(sent), from_file, partial=partial)
+        found = await each(service, job, models.elements(sent), from_file, partial=partial)
     outputs: dict[str, Tensor] = {}
     if "ids" in wanted:
         config = job.info.config
@@ -205,7 +242,7 @@ async def _tokenize(
     if "container" in wanted:
         packed = [tokens.to_bytes() if isinstance(tokens, ImageTokens) else b"" for tokens in found]
         outputs["container"] = Tensor("container", (len(found),), packed)
-    outputs["error"] = _errors(service, found)
+    outputs["error"] = errors_of(service, found)
     return [outputs[name] for name in wanted]
 
 
@@ -243,7 +280,7 @@ async def _detokenize(
         return made if layout is None else shaped(made, layout, None)
 
     rows = list(zip(tokens, seeds, strict=True))
-    found = await _rows(service, job, rows, one, partial=partial)
+    found = await each(service, job, rows, one, partial=partial)
     outputs: dict[str, Tensor] = {}
     if "image" in wanted:
         size = job.info.image_size
@@ -260,58 +297,5 @@ async def _detokenize(
             for pixels in found
         ]
         outputs["file"] = Tensor("file", (len(files),), files)
-    outputs["error"] = _errors(service, found)
+    outputs["error"] = errors_of(service, found)
     return [outputs[name] for name in wanted]
-
-
-def _errors(service: Service, found: Sequence[object]) -> Tensor:
-    """For each row why there is nothing; empty where there is something."""
-    texts = []
-    for one in found:
-        if isinstance(one, Exception):
-            answer = answer_for(one)
-            service.metrics.errors.inc(answer.code)
-            detail = "an unexpected error occurred" if answer is INTERNAL else str(one)
-            texts.append(f"{answer.code}: {detail} {answer.hint}".encode())
-        else:
-            texts.append(b"")
-    return Tensor("error", (len(texts),), texts)
-
-
-async def _rows(
-    service: Service,
-    job: Job,
-    rows: Sequence[S],
-    work: Callable[[S], Awaitable[R]],
-    *,
-    partial: bool,
-) -> list[R | Exception]:
-    """Do ``work`` for the rows, as many at once as the engines have room for.
-
-    Args:
-        service: The parts that all routes share.
-        job: What does the work.
-        rows: What is worked on.
-        work: Makes the result of one row.
-        partial: Whether the error of a row is its result, and not the request's end.
-
-    Raises:
-        TensorError: There are too many rows.
-        RowError: A row failed.
-    """
-    limit = service.settings.max_items
-    if len(rows) > limit:
-        raise TensorError(f"{len(rows)} rows came, at most {limit} are taken at once")
-
-    async def fed(row: S) -> R | Exception:
-        try:
-            return await service.feed.run(job.call, lambda: work(row))
-        except Exception as error:  # noqa: BLE001  (this row's outcome)
-            return error
-
-    results = await asyncio.gather(*map(fed, rows))
-    if not partial:
-        for index, result in enumerate(results):
-            if isinstance(result, Exception):
-                raise RowError(index, result)
-    return results

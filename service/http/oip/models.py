@@ -1,4 +1,4 @@
-"""What the protocol's two models take and give, and the options among a request's parameters."""
+"""What the protocol's models take and give, and the options among a request's parameters."""
 
 from collections.abc import Collection
 from typing import Any, Literal, TypeVar
@@ -14,6 +14,7 @@ from flowmo.model.config import FlowMoConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
+from flowmo.service.http.generate_wire import GenerationOptions
 from flowmo.service.http.json_bodies import field_problems
 from flowmo.service.http.oip.shared_memory import OFFSET, REGION, SIZE
 from flowmo.service.http.oip.tensors import (
@@ -26,7 +27,7 @@ from flowmo.service.http.oip.tensors import (
 )
 from flowmo.service.http.wire import FitOptions, QualityOptions, SamplingOptions
 
-TOKENIZE, DETOKENIZE = "tokenize", "detokenize"
+TOKENIZE, DETOKENIZE, GENERATE = "tokenize", "detokenize", "generate"
 PLATFORM = "flowmo"
 # Parameters of the protocol and of Triton's client that ask for nothing here.
 _IGNORED = {"binary_data_output", "priority", "timeout", "sequence_id", "sequence_start"} | {
@@ -39,6 +40,12 @@ O = TypeVar("O", bound=BaseModel)  # noqa: E741  (options)
 
 class PictureParameters(SamplingOptions, QualityOptions):
     """Parameters of detokenize."""
+
+    format: ImageFormat = Field(default="png", description="Of the output file.")
+
+
+class GenerateParameters(GenerationOptions, QualityOptions):
+    """Parameters of generate."""
 
     format: ImageFormat = Field(default="png", description="Of the output file.")
 
@@ -84,10 +91,12 @@ def metadata(name: str, info: ModelInfo, versions: list[str]) -> dict[str, Any]:
         ("file", BYTES, [-1]),
         ("error", BYTES, [-1]),
     )
-    seed = ("seed", "INT64", [-1])
+    seed, class_ = ("seed", "INT64", [-1]), ("class", BYTES, [-1])
+    mask = ("mask", "UINT8", [-1, config.code_length])
     inputs, outputs = {
         TOKENIZE: ([image, file], [ids, container, error]),
         DETOKENIZE: ([ids, container, seed], [image, file, error]),
+        GENERATE: ([class_, seed, ids, mask], [ids, container, image, file, error]),
     }[name]
 
     def described(tensors: list[tuple[str, str, list[int]]]) -> list[dict[str, Any]]:

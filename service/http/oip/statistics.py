@@ -9,7 +9,7 @@ from typing import Any
 _PARTS = {
     "queue": ("queue",),
     "compute_input": ("decode_image",),
-    "compute_infer": ("encode", "sample"),
+    "compute_infer": ("encode", "generate", "sample"),
     "compute_output": ("encode_image",),
 }
 

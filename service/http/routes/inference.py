@@ -1,6 +1,6 @@
-"""The Open Inference Protocol, version 2: ``tokenize`` and ``detokenize`` as models.
+"""The Open Inference Protocol, version 2: ``tokenize``, ``detokenize`` and ``generate`` as models.
 
-A version of either is a model that is served; no version is the default one.
+A version of each is a model that is served; no version is the default one.
 """
 
 from typing import Annotated, Any
@@ -16,11 +16,12 @@ from flowmo.service.http.bodies import BINARY, JSON, media_type_of, parse_aside,
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.oip import models
 from flowmo.service.http.oip.infer import (
-    check_name,
     check_ready,
     index_of,
     region_reader,
     statistics_of,
+    version_of,
+    versions_of,
 )
 from flowmo.service.http.oip.infer import infer as run_inference
 from flowmo.service.http.oip.tensors import InferAnswer, InferRequest, encode, parse
@@ -111,9 +112,8 @@ async def model_metadata(
     service: ServiceOf, name: str, version: str | None = None
 ) -> dict[str, Any]:
     """The tensors of a model, and its versions: the models that are served."""
-    check_name(name)
-    served = service.models.choose(version)
-    return models.metadata(name, served.engines.info, [s.name for s in service.models])
+    served = version_of(service, name, version)
+    return models.metadata(name, served.engines.info, versions_of(service, name))
 
 
 @router.get("/models/{name}/ready", dependencies=[AUTHORIZED], responses=_ERRORS)
@@ -150,9 +150,8 @@ async def infer(
     A row that fails fails the request, unless the output `error` is asked for: then the others
     come, and it says what became of each.
     """
-    check_name(name)
+    served = version_of(service, name, version)
     media_type_of(request)  # a compressed body is refused
-    served = service.models.choose(version)
     owner = request.scope["state"].get("key")
     with service.admit(request) as scope:
         body = await read_body(request, service.settings.body_seconds)
@@ -180,8 +179,7 @@ async def infer(
 )
 async def model_config(service: ServiceOf, name: str, version: str | None = None) -> dict[str, Any]:
     """The tensors of a row, and how many rows a request may have."""
-    check_name(name)
-    info = service.models.choose(version).engines.info
+    info = version_of(service, name, version).engines.info
     return models.configuration(name, info, service.settings.max_items)
 
 

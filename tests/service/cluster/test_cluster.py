@@ -47,10 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
+def cluster(checkpoint: Path, prior_checkpoint: Path, folder: Path) -> Iterator[ServerProcess]:
     keys = folder / "keys.toml"
     keys.write_text(f'[team]\nsha256 = "{digest_of(KEY)}"\n')
-    path = write_config(folder, two_gateways(checkpoint))
+    config = two_gateways(checkpoint)
+    config["models"]["nano"] |= {"prior": str(prior_checkpoint), "generator": {"num_cpus": 0.1}}
+    path = write_config(folder, config)
     # Relative to the folder of the command, which is not that of the gateways.
     arguments = ["--ray-config", str(path), f"--api-keys-file={os.path.relpath(keys)}"]
     with ServerProcess(arguments, log=folder / "server.log", start_seconds=240) as process:
@@ -125,6 +127,23 @@ def test_a_picture_of_many_tiles_is_as_in_one_process(
         )
         assert one.shape == other.shape == ((20, 100, 3) if "region" in params else (32, 192, 3))
         assert (np.abs(one.astype(int) - other) <= 1).mean() >= 0.999
+
+
+def test_a_generation_is_as_in_one_process(ray_http: httpx.Client, http: httpx.Client) -> None:
+    models = [client.get("/v1/models").json()["models"][0] for client in (ray_http, http)]
+    assert models[0]["prior"] == models[1]["prior"]
+    wish: dict[str, str | int] = {"class": "dog", "seed": 4, "count": 2}
+    made = [client.post("/v1/generate", params=wish).json() for client in (ray_http, http)]
+    assert made[0] == made[1]
+    streamed: dict[str, str | int] = {"class": "dog", "seed": 4, "stream": True, "previews": 2}
+    events = [
+        [line for line in client.post("/v1/generate", params=streamed).text.splitlines() if line]
+        for client in (ray_http, http)
+    ]
+    names = [[line for line in one if line.startswith("event:")] for one in events]
+    assert names[0] == names[1]
+    last = [json.loads(one[-1].removeprefix("data: ")) for one in events]
+    assert last[0]["container"] == last[1]["container"]
 
 
 def families(text: str, prefix: str) -> dict[str, str]:

@@ -47,6 +47,21 @@ def deployments(config: ClusterConfig) -> dict[str, Any]:
     return found
 
 
+def test_a_model_with_a_prior_has_a_deployment_of_generators() -> None:
+    values = config().model_dump()
+    values["models"]["b"] |= {
+        "prior": "prior/",
+        "generator": {"min_replicas": 1, "max_replicas": 3, "target_backlog_seconds": 2.0},
+    }
+    found = deployments(ClusterConfig.model_validate(values))
+    assert found.keys() - deployments(config()).keys() == {"generator-b"}
+    scaling = found["generator-b"]._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
+    # The gateway's items leave room in the queue of whichever engine has fewest replicas.
+    share = ClusterConfig.model_validate(values).gateway_settings().max_queued_requests
+    assert share == config().gateway_settings().max_queued_requests // 2
+
+
 def test_ray_holds_what_gateways_admit_and_no_more() -> None:
     cluster = config(100, max_concurrent_requests=50)
     found = deployments(cluster)

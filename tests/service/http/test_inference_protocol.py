@@ -26,9 +26,17 @@ SQUARE = gradient(32, 32)
 
 @pytest.fixture(scope="module")
 def two(
-    checkpoint: Path, other_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    checkpoint: Path,
+    other_checkpoint: Path,
+    prior_checkpoint: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ServerProcess]:
-    arguments = [f"--model=first={checkpoint}", f"--model=other={other_checkpoint}", "--threads=1"]
+    arguments = [
+        f"--model=first={checkpoint}",
+        f"--model=other={other_checkpoint}",
+        f"--prior={prior_checkpoint}",
+        "--threads=1",
+    ]
     log = tmp_path_factory.mktemp("oip") / "server.log"
     with ServerProcess(arguments, log=log) as process:
         yield process
@@ -293,3 +301,31 @@ def test_any_request_is_answered(
         assert answer.status_code < 500, answer.text
         if not answer.is_success:
             assert isinstance(answer.json()["error"], str)
+
+
+def test_the_version_with_a_prior_generates(triton: Any, plain: httpx.Client) -> None:
+    shown = triton.get_model_metadata("generate")
+    assert shown["versions"] == ["first"]
+    assert [one["name"] for one in shown["inputs"]] == ["class", "seed", "ids", "mask"]
+    with pytest.raises(InferenceServerException, match="no-prior"):
+        triton.get_model_metadata("generate", "other")
+    inputs = [elements("class", b"dog", b"", b"1"), tensor("seed", np.array([5, 6, 5]), "INT64")]
+    outputs = [InferRequestedOutput(name) for name in ("ids", "container", "image", "file")]
+    parameters = {"steps": 3, "decode_steps": 2}
+    made = triton.infer("generate", inputs, outputs=outputs, parameters=parameters)
+    ids = made.as_numpy("ids")
+    assert (ids[0] == ids[2]).all()
+    assert (ids[0] != ids[1]).any()
+    assert (Container.from_bytes(made.as_numpy("container")[1]).tokens.ids == ids[1]).all()
+    answer = plain.post("/v1/generate", json={"class": "dog", "seed": 5, "steps": 3})
+    assert answer.json()["items"][0]["tokens"]["ids"] == [ids[0].tolist()]
+    assert (from_file(made.as_numpy("file")[0]) == made.as_numpy("image")[0]).all()
+
+    mask = np.zeros((1, 16), np.uint8)
+    mask[0, :8] = 1
+    kept = [tensor("ids", ids[:1], "INT32"), tensor("mask", mask, "UINT8")]
+    edited = triton.infer("generate", kept, parameters={"seed": 9}).as_numpy("ids")
+    assert (edited[0, :8] == ids[0, :8]).all()
+    assert (edited[0] != ids[0]).any()
+    with pytest.raises(InferenceServerException, match="ids and mask go together"):
+        triton.infer("generate", kept[:1])

@@ -58,7 +58,7 @@ def test_every_operation_keeps_what_the_document_promises(server: ServerProcess)
         except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  (all of them are reported at once)
             wrong.append(f"{operation.label}: {error}")
     assert not wrong, "\n\n".join(wrong)
-    assert len(asked) == 34
+    assert len(asked) == 35
 
 
 def test_its_examples_are_answered(http: httpx.Client) -> None:
@@ -70,7 +70,7 @@ def test_its_examples_are_answered(http: httpx.Client) -> None:
             answer = http.post(path.replace("{name}", "detokenize"), json=example["value"])
             assert answer.status_code == 200, (path, answer.text)
             asked.add(path)
-    assert len(asked) == 7
+    assert len(asked) == 8
 
 
 def test_each_error_has_an_example_of_its_form(http: httpx.Client) -> None:

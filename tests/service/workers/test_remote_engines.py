@@ -1,8 +1,11 @@
 """What a gateway's engines promise, over a real local socket in front of an engine of the test."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +16,7 @@ from flowmo.imaging.reading import Pixels
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.layout import PictureLayout
+from flowmo.model.prior.checkpoint import Prior
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.calls import (
     Call,
@@ -23,8 +27,12 @@ from flowmo.service.engine.calls import (
     Timings,
     Watch,
 )
+from flowmo.service.engine.generate_calls import GenerateOptions, GenerateProgress, GenerateWatch
+from flowmo.service.engine.local import LocalEngines
 from flowmo.service.engine.model_info import ModelInfo
+from flowmo.service.engine.runner import Runner
 from flowmo.service.engine.shared_calls import SharedCall, following
+from flowmo.service.engine.torch_generator import TorchGeneratorRunner
 from flowmo.service.errors import (
     DeadlineExceededError,
     NotReadyError,
@@ -53,6 +61,7 @@ class Scripted:
 
     def __init__(self) -> None:
         self.encoder = self.decoder = self
+        self.generator = None
         self.calls: list[Call] = []
         self.options: list[DecodeOptions] = []
         self.gate = asyncio.Event()
@@ -267,3 +276,54 @@ def test_an_engine_that_dies_is_a_503_that_says_when_and_the_next_one_is_found(
             await main()
 
     asyncio.run(within())
+
+
+def test_a_generation_is_the_same_as_in_one_process(
+    tmp_path: Path, runner: Runner, prior_checkpoint: Path
+) -> None:
+    prior = Prior.from_pretrained(prior_checkpoint)
+    config = prior.config
+
+    async def main() -> None:
+        engine = LocalEngines(
+            runner, runner, generator=TorchGeneratorRunner(prior, buckets=(1, 2, 4))
+        )
+        engine.start()
+        await until(lambda: engine.ready)
+        async with (
+            asyncio.timeout(60),
+            connected(tmp_path / "engine.sock", engine) as (engines, _),
+        ):
+            assert engines.info == engine.info
+            assert engines.generator is not None
+            assert engine.generator is not None
+            edit = GenerateOptions(
+                class_number=1,
+                seed=2**61,
+                sampler=replace(config.sampler, temperature=1 / 3),
+                known=TOKENS,
+                kept=np.arange(48) % 3 == 0,
+            )
+            seen: list[GenerateProgress] = []
+            watch = GenerateWatch(on_progress=seen.append, previews=frozenset({2}))
+            made = await engines.generator.generate(edit, Call(), watch)
+            wanted = await engine.generator.generate(edit)
+            assert (made.tokens, made.sampler, made.prior) == (
+                wanted.tokens,
+                wanted.sampler,
+                prior.fingerprint(),
+            )
+            assert [(one.step, one.tokens is not None) for one in seen] == [
+                (1, False), (2, True), (3, False), (4, False),
+            ]  # fmt: skip
+            with pytest.raises(ConfigError, match="classes are 0 ... 2"):
+                await engines.generator.generate(replace(edit, class_number=9), Call())
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_a_gateway_does_not_load_torch() -> None:
+    code = "import sys, flowmo.service.workers.gateway_process; print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"

@@ -1,24 +1,28 @@
-"""What the decoder's next tick makes."""
+"""What the next tick of an engine of steps makes."""
+
+from typing import Any, Generic, TypeVar
 
 from flowmo.service.engine.calls import Batching
-from flowmo.service.engine.decode_work import DecodeWork
 from flowmo.service.engine.fairness import FairQueue
 from flowmo.service.engine.schedule import BucketTimes, choose, whole
+from flowmo.service.engine.step_work import StepWork
+
+W = TypeVar("W", bound=StepWork[Any])
 
 
-class DecodeBatches:
-    """Chooses from the decodes that are inside; used under their engine's lock.
+class StepBatches(Generic[W]):
+    """Chooses from the work that is inside; used under its engine's lock.
 
     Args:
-        works: The decodes.
-        batching: See :class:`DecoderEngine`.
+        works: The work.
+        batching: See :class:`StepEngine`.
     """
 
-    def __init__(self, works: FairQueue[DecodeWork], batching: Batching) -> None:
+    def __init__(self, works: FairQueue[W], batching: Batching) -> None:
         self._works, self._batching = works, batching
-        self._cohort: list[DecodeWork] = []  # of batching other than by step
+        self._cohort: list[W] = []  # of batching other than by step
 
-    def next(self, times: BucketTimes) -> tuple[list[DecodeWork], int]:
+    def next(self, times: BucketTimes) -> tuple[list[W], int]:
         """What the next tick makes, and its bucket; nothing if nothing is inside.
 
         A picture comes once for each tile.
@@ -38,13 +42,13 @@ class DecodeBatches:
         works.give(jobs)
         return jobs, tick.bucket
 
-    def _candidates(self, times: BucketTimes) -> list[DecodeWork]:
+    def _candidates(self, times: BucketTimes) -> list[W]:
         """The work that may be in the next tick, in its order.
 
         A picture comes once for each tile that is ready.
         """
         if self._batching == "step":
-            candidates, rows = list[DecodeWork](), 0
+            candidates, rows = list[W](), 0
             for work in self._works.order():
                 candidates.append(work)
                 rows += work.ready_rows
