@@ -171,8 +171,7 @@ class PriorTask(Task[Prior, TokenBatch, TokenRows, PriorDraws]):
             return
         tokens, numbers = self._tokens, self._held_out
         if config.validation.paths:
-            tokens = TokenDataset.open(config.validation.paths)
-            tokens.prior_config(config.model)  # which refuses those of another tokenizer
+            tokens = TokenDataset.open(config.validation.paths).judging(config.model)
             count = min(config.validation.count, tokens.images)
             spaced = np.linspace(0, tokens.images - 1, count).round().astype(np.int64)
             numbers = spaced * tokens.times
