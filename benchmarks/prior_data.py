@@ -11,6 +11,7 @@ tokenize-dataset` takes both (benchmarks/results/prior-tiny).
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -43,13 +44,13 @@ SQUARES = 8
 _SMALLEST = 0.25  # of the shorter side
 
 
-def labels_of(manifest: dict[str, list[list[int]]]) -> dict[str, str]:
+def labels_of(manifest: dict[str, Any]) -> dict[str, str]:
     """The kind of each crop by its file's name.
 
     Args:
         manifest: That of a data set of crops.
     """
-    pictures = [dict(one)["package"] for one in manifest["pictures"]]
+    pictures = [one["package"] for one in manifest["pictures"]]
     return {
         f"{number:06}.webp": KINDS[pictures[crop[0]]]
         for number, crop in enumerate(manifest["crops"])

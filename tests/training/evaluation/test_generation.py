@@ -89,6 +89,7 @@ def test_figures_are_those_of_the_samples_however_they_are_cut(
     (sampler,) = one.samplers
     drawn = draw_pictures(prior, decoder, one.classes(range(10)), seeds=range(10), sampler=sampler)
     expected = measure_generated([drawn], reference, one.networks)
+    report = None
     for rank in (2, 1, 0):  # rank 0 waits for the others
         report = evaluate_generation(
             one, reference, tmp_path / "three", ranks=Ranks(rank=rank, world=3)
