@@ -57,57 +57,6 @@ if len(configs) > 1:
 """
 
 
-# A process that forks one child a kill, since importing torch takes longer than such a run.
-_KILLED = f"""{ARM}
-import io, json, random, sys
-from rich.console import Console
-from flowmo import training
-from flowmo.training.libraries import library
-from flowmo.training.loop.trainer import train
-
-library("torchmetrics.functional.image")  # for validation, once for all children
-killed, straight = (training.TrainConfig.from_dict(data) for data in json.loads(sys.argv[1]))
-generator = random.Random(0)
-for attempt in range(int(sys.argv[2]) + 2):
-    last = attempt > int(sys.argv[2])
-    child = os.fork()
-    if child == 0:
-        if attempt < int(sys.argv[2]):
-            arm(generator.randrange(1, int(sys.argv[3])))
-        train(straight if last else killed, resume=True, console=Console(file=io.StringIO()))
-        os._exit(0)
-    generator.random()
-    status = os.waitpid(child, 0)[1]
-    print("killed" if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), flush=True)
-"""
-
-
-def run_killed(
-    killed: AnyTrainConfig, straight: AnyTrainConfig, *, kills: int, within: int
-) -> list[str]:
-    """A run that is killed again and again and then ends, and one that never was.
-
-    Args:
-        killed: It is begun anew after each kill.
-        straight: The other.
-        kills: How often it is tried.
-        within: Each kill hits one of so many first operations on files.
-
-    Returns:
-        What became of each attempt: ``killed`` or an exit status; the last two are to the end.
-    """
-    configs = json.dumps([killed.to_dict(), straight.to_dict()])
-    result = subprocess.run(
-        [sys.executable, "-c", _KILLED, configs, str(kills), str(within)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.split()
-
-
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as probe:
