@@ -7,9 +7,10 @@
 writes prior.json, generated.png and completed.png. Bits are of held-out ids: cross-entropy by the
 share of ids that is masked, over all rows of --held-out (mirror images left out), beside models
 without context that are counted on --train: one distribution for all ids, one for each of the D/G
-slots of a token, one for each of the N places (half an occurrence added to each id). Pictures:
-seeds 0 ..., classes in turn; below them the tokenizer's own reconstructions of the held-out rows
-that --held-out spreads evenly, and what comes of half of their tokens in four orders of chance.
+slots of a token, one for each of the N places (half an occurrence added to each id). generated.png
+has a row a class, in the classes' order, by the prior's own sampler; completed.png held-out
+pictures as the tokenizer gives them back, and below three pictures of each from half of its tokens,
+each time other ones.
 """
 
 import argparse
@@ -35,7 +36,8 @@ from flowmo.training.prior_pictures import decode_ids, draw_pictures
 from flowmo.training.tasks.prior_validation import MASK_RATES, PriorValidator
 
 _ADDED = 0.5
-_ROWS, _COMPLETIONS = 8, 4
+_GENERATED = 4  # a class
+_COMPLETED, _COMPLETIONS = 6, 3
 _PAD = 4
 
 
@@ -94,18 +96,18 @@ def generated(prior: Prior, decoder: InferenceModel, out: Path) -> None:
     classes = range(max(prior.config.classes, 1))
     rows = []
     for one in classes:
-        seeds = range(_ROWS * one, _ROWS * (one + 1))
-        rows.append(list(draw_pictures(prior, decoder, [one] * _ROWS, seeds=seeds)))
+        seeds = range(_GENERATED * one, _GENERATED * (one + 1))
+        rows.append(list(draw_pictures(prior, decoder, [one] * _GENERATED, seeds=seeds)))
     _grid(rows, out)
 
 
 def completed(prior: Prior, decoder: InferenceModel, rows: TokenRows, out: Path) -> None:
-    """Reconstructions of held-out pictures, and four of each from half of its tokens.
+    """Reconstructions of held-out pictures, and three of each from half of its tokens.
 
     Whole tokens are kept, not ids: half of the K tokens, chosen at random.
     """
     config = prior.config
-    chosen = np.linspace(0, len(rows.ids) - 1, _ROWS).round().astype(int).tolist()
+    chosen = np.linspace(0, len(rows.ids) - 1, _COMPLETED).round().astype(int).tolist()
     ids, labels = rows.ids[chosen], rows.labels[chosen]
     classes = torch.where(labels < 0, config.null_class, labels).tolist()
     lines = [list(decode_ids(decoder, ids, range(len(ids))))]
@@ -158,15 +160,23 @@ def main() -> None:
     prior.config.check_tokenizer(decoder.fingerprint)
     train, held = (_rows(one, prior.config) for one in (options.train, options.held_out))
     options.out.mkdir(parents=True, exist_ok=True)
+    # As training validates; the pictures, too, since float32 takes three times as long.
+    with torch.autocast("cpu", torch.bfloat16):
+        _write(prior, decoder, train, held, options.out)
+
+
+def _write(
+    prior: Prior, decoder: InferenceModel, train: TokenRows, held: TokenRows, out: Path
+) -> None:
     report = {
         "prior": {"fingerprint": prior.fingerprint(), **prior.config.to_dict()},
         "parameters": sum(one.numel() for one in prior.parameters()),
         **measure(prior, train, held),
         "environment": environment(),
     }
-    write_json(options.out / "prior.json", report)
-    generated(prior, decoder, options.out / "generated.png")
-    completed(prior, decoder, held, options.out / "completed.png")
+    write_json(out / "prior.json", report)
+    generated(prior, decoder, out / "generated.png")
+    completed(prior, decoder, held, out / "completed.png")
 
 
 if __name__ == "__main__":
