@@ -13,6 +13,8 @@ PANELS = (
     ("sample_mse",),
     ("perceptual", "sample_perceptual", "teacher_perceptual"),
     ("sample_psnr", "validation_psnr"),
+    ("cross_entropy", *(f"validation_cross_entropy_at_{rate}" for rate in (10, 50, 90, 100))),
+    ("accuracy", *(f"validation_accuracy_at_{rate}" for rate in (10, 50, 90, 100))),
 )
 
 

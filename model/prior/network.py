@@ -197,7 +197,8 @@ def _by_bits(config: PriorConfig, deviation: float, generator: torch.Generator) 
     bits = torch.arange(config.group_bits)
     signs_VG = 1.0 - 2.0 * ((torch.arange(config.vocabulary)[:, None] >> bits) & 1)
     vectors_GW = _normal((config.group_bits, config.width), deviation, generator)
-    return signs_VG @ vectors_GW * config.group_bits**-0.5
+    total: Tensor = signs_VG @ vectors_GW * config.group_bits**-0.5
+    return total
 
 
 def _by_token_and_slot(config: PriorConfig, deviation: float, generator: torch.Generator) -> Tensor:
@@ -212,7 +213,7 @@ def _by_token_and_slot(config: PriorConfig, deviation: float, generator: torch.G
     total = torch.zeros(config.length, config.width)
     for part in parts:
         total += _normal((int(part.max()) + 1, config.width), deviation, generator)[part]
-    return total * len(parts) ** -0.5
+    return total.mul_(len(parts) ** -0.5)
 
 
 def _kind(name: str) -> Literal["matrix", "scale", "bias"]:

@@ -176,7 +176,9 @@ class PriorSubject:
         except CheckpointError as error:
             self.missing["pictures"] = f"the tokenizer is not there: {error}"
             return False
-        save_picture(sampler.draw(self.model).pixels, path)
+        drawn = sampler.draw(self.model).pixels
+        assert drawn is not None
+        save_picture(drawn, path)
         return True
 
     def fingerprints(self, report: dict[str, Any]) -> list[str]:
