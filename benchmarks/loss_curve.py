@@ -40,7 +40,7 @@ def draw(path: Path, out: Path) -> None:
         if names == ("flow",):
             axis.set_yscale("log")
         axis.set_xlabel("step")
-        axis.legend()
+        axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -75,9 +75,10 @@ def baselines(train: Tensor, held: Tensor, config: PriorConfig) -> dict[str, dic
     }
 
 
-def _rows(folder: Path, config: PriorConfig) -> TokenRows:
+def _rows(folder: Path, config: PriorConfig, *, mirrored: bool = False) -> TokenRows:
     dataset = TokenDataset.open([str(folder)]).judging(config)
-    return dataset.rows(range(0, dataset.images * dataset.times, dataset.times))
+    step = 1 if mirrored else dataset.times
+    return dataset.rows(range(0, dataset.images * dataset.times, step))
 
 
 def _grid(rows: list[list[Tensor]], out: Path) -> None:
@@ -123,8 +124,8 @@ def completed(prior: Prior, decoder: InferenceModel, rows: TokenRows, out: Path)
     _grid(lines, out)
 
 
-def measure(prior: Prior, train: TokenRows, held: TokenRows) -> dict[str, Any]:
-    """The figures of prior.json, bits an id."""
+def measure(prior: Prior, train: TokenRows, counted: TokenRows, held: TokenRows) -> dict[str, Any]:
+    """The figures of prior.json, bits an id; ``counted`` are ``train`` and the mirror images."""
     found = PriorValidator(held, device=torch.device("cpu")).measure(prior)
     # What it knows better of rows that it has seen is learned by heart.
     places = np.linspace(0, len(train.ids) - 1, _SEEN).round().astype(int).tolist()
@@ -143,12 +144,12 @@ def measure(prior: Prior, train: TokenRows, held: TokenRows) -> dict[str, Any]:
         }
     return {
         "held_out_rows": len(held.ids),
-        "train_rows": len(train.ids),
+        "train_rows": len(counted.ids),
         "id_bits": prior.config.group_bits,
         "bits": found["cross_entropy"] / math.log(2),
         "accuracy": found["accuracy"],
         "by_masked_share": by_rate,
-        "without_context": baselines(train.ids, held.ids, prior.config),
+        "without_context": baselines(counted.ids, held.ids, prior.config),
     }
 
 
@@ -165,24 +166,28 @@ def main() -> None:
     decoder = load_inference_model(options.tokenizer, device="cpu", halves=("decoder",))
     prior.config.check_tokenizer(decoder.fingerprint)
     train, held = (_rows(one, prior.config) for one in (options.train, options.held_out))
+    counted = _rows(options.train, prior.config, mirrored=True)
     options.out.mkdir(parents=True, exist_ok=True)
     # As training validates; the pictures, too, since float32 takes three times as long.
     with torch.autocast("cpu", torch.bfloat16):
-        _write(prior, decoder, train, held, options.out)
+        _write(prior, decoder, (train, counted, held), options.out)
 
 
 def _write(
-    prior: Prior, decoder: InferenceModel, train: TokenRows, held: TokenRows, out: Path
+    prior: Prior,
+    decoder: InferenceModel,
+    rows: tuple[TokenRows, TokenRows, TokenRows],
+    out: Path,
 ) -> None:
     report = {
         "prior": {"fingerprint": prior.fingerprint(), **prior.config.to_dict()},
         "parameters": sum(one.numel() for one in prior.parameters()),
-        **measure(prior, train, held),
+        **measure(prior, *rows),
         "environment": environment(),
     }
     write_json(out / "prior.json", report)
     generated(prior, decoder, out / "generated.png")
-    completed(prior, decoder, held, out / "completed.png")
+    completed(prior, decoder, rows[2], out / "completed.png")
 
 
 if __name__ == "__main__":
