@@ -13,6 +13,8 @@ PANELS = (
     ("sample_mse",),
     ("perceptual", "sample_perceptual", "teacher_perceptual"),
     ("sample_psnr", "validation_psnr"),
+    ("cross_entropy", *(f"validation_cross_entropy_at_{rate}" for rate in (10, 50, 90, 100))),
+    ("accuracy", *(f"validation_accuracy_at_{rate}" for rate in (10, 50, 90, 100))),
 )
 
 
@@ -38,7 +40,7 @@ def draw(path: Path, out: Path) -> None:
         if names == ("flow",):
             axis.set_yscale("log")
         axis.set_xlabel("step")
-        axis.legend()
+        axis.legend(fontsize=7)
         axis.grid(alpha=0.3)
     figure.tight_layout()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What a run of stage 1A costs, counted by running its loss on tensors that hold nothing.
+"""What a run of stage 1A, or of a prior, costs: its loss on tensors that hold nothing.
 
 A step is recorded on fake tensors: no memory, no data and no GPU are needed, and what is counted is
 what the code does, recomputation included.
@@ -18,13 +18,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from flowmo.model.attention import Form, attention_form
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import PriorConfig
 from flowmo.model.recomputation import KEPT_OPERATORS
-from flowmo.training.config import TrainConfig
+from flowmo.training.config import AnyTrainConfig, TrainConfig
+from flowmo.training.data.tokens.dataset import TokenRows
 from flowmo.training.errors import LibraryError
 from flowmo.training.loop.step import autocast
 from flowmo.training.perceptual.losses import perceptual_network
 from flowmo.training.tasks.flow import Draws
 from flowmo.training.tasks.pretrain import stage_1a
+from flowmo.training.tasks.prior import PriorDraws, PriorTask
 
 # A value and its gradient, Adam's two moments, the average: float32.
 _BYTES_A_PARAMETER = {"weights": 4, "gradients": 4, "adam": 8, "average": 4}
@@ -32,7 +36,7 @@ _BYTES_A_PARAMETER = {"weights": 4, "gradients": 4, "adam": 8, "average": 4}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingCost:
-    """A step of stage 1A on each of several GPUs with whole copies of the weights.
+    """A step of a run on each of several GPUs with whole copies of the weights.
 
     Attributes:
         parameters: The parameters of the model.
@@ -59,39 +63,37 @@ class TrainingCost:
         return sum(self.memory.values())
 
 
-def training_cost(config: TrainConfig, *, gpus: int = 1) -> TrainingCost:
-    """Count what a run of stage 1A costs.
+def training_cost(config: AnyTrainConfig, *, gpus: int = 1) -> TrainingCost:
+    """Count what a run of stage 1A or of a prior costs.
 
     Args:
-        config: The run, of the task ``pretrain``.
+        config: The run, of the task ``pretrain`` or ``prior``. A prior that has met no tokens is
+            counted with the sizes and classes of its preset.
         gpus: Processes of ``parallel=ddp``, a GPU each.
 
     Raises:
         ConfigError: The run is of another task, or the batch cannot be cut like this.
     """
-    if config.task != "pretrain":
-        raise ConfigError(f"costs are counted for the task 'pretrain', got {config.task!r}")
+    if config.task not in ("pretrain", "prior"):
+        raise ConfigError(
+            f"costs are counted for the tasks 'pretrain' and 'prior', got {config.task!r}"
+        )
     if gpus < 1 or config.batch_size % (gpus * config.accumulation):
         raise ConfigError(
             f"GPUs x accumulation must divide batch_size, got {gpus} x {config.accumulation} and "
             f"{config.batch_size}"
         )
     micro_batch = config.batch_size // (gpus * config.accumulation)
-    network, uncounted = None, None
-    try:
-        network = perceptual_network(
-            replace(config.perceptual, weights="random"), torch.device("cpu")
-        )
-    except LibraryError as error:
-        uncounted = f"the perceptual network is not counted: {error}"
-    one, two = (_kept_bytes(config, network, images) for images in (1, 2))
+    run = _PriorRun(config) if config.task == "prior" else _TokenizerRun(config)
+    network = run.network
+    one, two = (_kept_bytes(run, images) for images in (1, 2))
     each = two - one
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _model(config)
+        model = run.model()
         parameters = sum(parameter.numel() for parameter in model.parameters())
         # The backward pass, which may compute attention again, must find it in the same form.
         with FlopCounterMode(display=False) as counter, attention_form("explicit"):
-            _loss(config, model, network, 1, form="explicit").backward()
+            run.loss(model, 1, form="explicit").backward()
     memory = {name: size * parameters for name, size in _BYTES_A_PARAMETER.items()}
     if network is not None:
         frozen = (*network.parameters(), *network.buffers())
@@ -104,14 +106,14 @@ def training_cost(config: TrainConfig, *, gpus: int = 1) -> TrainingCost:
         memory=memory | {"casts": casts, "activations": each * micro_batch},
         flops=counter.get_total_flops() * config.batch_size,
         steps=config.steps,
-        uncounted=uncounted,
+        uncounted=run.uncounted,
     )
 
 
-def _kept_bytes(config: TrainConfig, network: nn.Module | None, images: int) -> int:
+def _kept_bytes(run: "_TokenizerRun | _PriorRun", images: int) -> int:
     """Bytes of what a micro-batch keeps, without what is there anyway: the parameters."""
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = _model(config)
+        model = run.model()
         counted = {_storage(parameter): 0 for parameter in model.parameters()}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -122,7 +124,7 @@ def _kept_bytes(config: TrainConfig, network: nn.Module | None, images: int) -> 
 
         held: list[Tensor] = []  # so that no storage's place is taken by another
         with saved_tensors_hooks(keep, lambda tensor: tensor), _KeptOutputs(keep):
-            loss = _loss(config, model, network, images, form="fused")
+            loss = run.loss(model, images, form="fused")
         del loss
     return sum(counted.values())
 
@@ -154,28 +156,67 @@ def _storage(tensor: Tensor) -> int:
     return place
 
 
-def _model(config: TrainConfig) -> FlowMo:
-    model = FlowMo(config.model).train()
-    for half in (model.encoder, model.decoder):
-        half.recompute = config.recompute == "blocks"
-    return model
+class _TokenizerRun:
+    """Stage 1A, on images of zeros."""
+
+    def __init__(self, config: Any) -> None:
+        self.config: TrainConfig = config
+        self.network: nn.Module | None = None
+        self.uncounted: str | None = None
+        try:
+            self.network = perceptual_network(
+                replace(config.perceptual, weights="random"), torch.device("cpu")
+            )
+        except LibraryError as error:
+            self.uncounted = f"the perceptual network is not counted: {error}"
+
+    def model(self) -> FlowMo:
+        model = FlowMo(self.config.model).train()
+        for half in (model.encoder, model.decoder):
+            half.recompute = self.config.recompute == "blocks"
+        return model
+
+    def loss(self, model: Any, images: int, *, form: Form) -> Tensor:
+        """The loss of a micro-batch of so many images."""
+        config = self.config
+        device, size = torch.device("cpu"), config.model.image_size
+        code = (images, config.model.code_length, config.model.token_bits)
+        draws = Draws(
+            t=torch.full((images,), 0.5),
+            noise=torch.zeros(images, 3, size, size),
+            keep=torch.ones(images, dtype=torch.bool),
+            posterior=torch.zeros(code) if config.model.quantizer == "gaussian" else None,
+            place=torch.zeros(images, 2) if config.perceptual.window > 0 else None,
+        )
+        pictures = torch.zeros(images, 3, size, size)
+        with attention_form(form), autocast(config.precision, device):
+            return stage_1a(
+                model, pictures, draws, config.losses, self.network, options=config.perceptual
+            ).total
 
 
-def _loss(
-    config: TrainConfig, model: FlowMo, network: nn.Module | None, images: int, *, form: Form
-) -> Tensor:
-    """The loss of a micro-batch of so many images."""
-    device, size = torch.device("cpu"), config.model.image_size
-    code = (images, config.model.code_length, config.model.token_bits)
-    draws = Draws(
-        t=torch.full((images,), 0.5),
-        noise=torch.zeros(images, 3, size, size),
-        keep=torch.ones(images, dtype=torch.bool),
-        posterior=torch.zeros(code) if config.model.quantizer == "gaussian" else None,
-        place=torch.zeros(images, 2) if config.perceptual.window > 0 else None,
-    )
-    pictures = torch.zeros(images, 3, size, size)
-    with attention_form(form), autocast(config.precision, device):
-        return stage_1a(
-            model, pictures, draws, config.losses, network, options=config.perceptual
-        ).total
+class _PriorRun:
+    """A prior, on ids of zeros of which none is masked: what is masked changes no cost."""
+
+    network: None = None
+    uncounted: None = None
+
+    def __init__(self, config: Any) -> None:
+        self.config: TrainConfig[PriorConfig] = config
+
+    def model(self) -> Prior:
+        return Prior(self.config.model).train()
+
+    def loss(self, model: Any, images: int, *, form: Form) -> Tensor:
+        """The loss of a micro-batch of so many rows."""
+        sizes, device = self.config.model, torch.device("cpu")
+        ids = torch.zeros(images, sizes.length, dtype=torch.int64)
+        rows = TokenRows(ids, torch.zeros(images, dtype=torch.int64))
+        draws = PriorDraws(
+            rates=torch.zeros(images),
+            scores=torch.zeros(images, sizes.length),
+            hidden=torch.zeros(images, dtype=torch.bool),
+        )
+        task = PriorTask(self.config, device)
+        with attention_form(form), autocast(self.config.precision, device):
+            return task.objective(model, rows, draws).total

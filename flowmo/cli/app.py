@@ -14,6 +14,7 @@ from flowmo.cli.cost import cost_command
 from flowmo.cli.demo import demo_command
 from flowmo.cli.doctor import doctor_command
 from flowmo.cli.evaluate import evaluate_command
+from flowmo.cli.evaluate_generation import evaluate_generation_command
 from flowmo.cli.experiment_tables import experiment_app
 from flowmo.cli.fetch import fetch_command
 from flowmo.cli.framework import Commands, examples
@@ -141,6 +142,13 @@ _add(
     "evaluate",
     evaluate_command,
     "flowmo evaluate checkpoints/tiny --data photos/ --out evaluation --against codec:webp",
+)
+_add(
+    _TRAIN,
+    "evaluate-generation",
+    evaluate_generation_command,
+    "flowmo evaluate-generation runs/prior/best --tokenizer runs/lo/export "
+    "--reference VIRTUAL_imagenet256_labeled.npz --out generation --temperature 0.9,1,1.1",
 )
 _add(
     _TRAIN,

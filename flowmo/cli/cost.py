@@ -40,7 +40,9 @@ def cost_command(
     ] = "bfloat16",
     train: Annotated[
         str | None,
-        typer.Option(help="Recipe of a training run of stage 1A, instead of a model to serve."),
+        typer.Option(
+            help="Recipe of a run of stage 1A or of a prior, instead of a model to serve."
+        ),
     ] = None,
     gpus: Annotated[int, typer.Option(help="GPUs that train, with --train.", min=1)] = 8,
     assignments: Annotated[

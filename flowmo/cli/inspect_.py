@@ -119,11 +119,16 @@ def _checkpoint_report(
 ) -> tuple[dict[str, Any], str | None]:
     from math import prod
 
+    from flowmo.model import registry
     from flowmo.model.checkpoint import inspect_checkpoint, load_weights
     from flowmo.model.fingerprint import compute_fingerprint
     from flowmo.model.hub import resolve_checkpoint
+    from flowmo.model.prior.checkpoint import PRIOR_TYPE
 
-    info = inspect_checkpoint(resolve_checkpoint(target, preset=preset))
+    folder = resolve_checkpoint(target, preset=preset)
+    if registry.model_type(folder) == PRIOR_TYPE:
+        return _prior_report(folder, verify=verify)
+    info = inspect_checkpoint(folder)
     sizes = {name: prod(shape) for name, shape in info.shapes.items()}
     halves = {
         half: sum(size for name, size in sizes.items() if name.startswith(f"{half}."))
@@ -143,17 +148,45 @@ def _checkpoint_report(
     problem = None
     if verify:
         found = compute_fingerprint(info.config, load_weights(info))
-        # Nothing stored is nothing to contradict: the weights then name the model.
-        report["fingerprint_computed"] = found
-        report["fingerprint_verified"] = (
-            None if info.fingerprint is None else (info.fingerprint == found)
-        )
-        if report["fingerprint_verified"] is False:
-            problem = (
-                f"config.json names the fingerprint {info.fingerprint}, the weights give {found}; "
-                f"one of them was changed or damaged: get the checkpoint again, or save it anew"
-            )
+        report, problem = _verified(report, found)
     return report | {"config": info.config.to_dict()}, problem
+
+
+def _prior_report(folder: Path, *, verify: bool) -> tuple[dict[str, Any], str | None]:
+    from math import prod
+
+    from flowmo.model.prior.checkpoint import Prior, inspect_prior
+
+    info = inspect_prior(folder)
+    report: dict[str, Any] = {
+        "kind": "prior",
+        "path": str(info.folder),
+        "name": info.config.name,
+        "tokenizer": info.config.tokenizer,
+        "parameters": {"total": sum(prod(shape) for shape in info.shapes.values())},
+        "dtype": info.dtype,
+        "bytes": info.size,
+        "files": len(info.files),
+        "fingerprint": info.fingerprint,
+    }
+    problem = None
+    if verify:
+        report, problem = _verified(report, Prior.from_pretrained(folder).fingerprint())
+    return report | {"config": info.config.to_dict()}, problem
+
+
+def _verified(report: dict[str, Any], found: str) -> tuple[dict[str, Any], str | None]:
+    """A report with the fingerprint that the weights give, and what is wrong with it."""
+    stored = report["fingerprint"]
+    # Nothing stored is nothing to contradict: the weights then name the model.
+    verified = None if stored is None else stored == found
+    problem = None
+    if verified is False:
+        problem = (
+            f"config.json names the fingerprint {stored}, the weights give {found}; "
+            f"one of them was changed or damaged: get the checkpoint again, or save it anew"
+        )
+    return report | {"fingerprint_computed": found, "fingerprint_verified": verified}, problem
 
 
 def _preset_of(config: "FlowMoConfig") -> str | None:

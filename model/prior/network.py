@@ -4,6 +4,8 @@ Shape legend: B rows, N ids an image, L = N + 1 places with the class first, W w
 C head dimension, V = 2^G ids.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -155,30 +157,63 @@ def initialize(network: PriorNetwork, *, seed: int) -> None:
 
     Matrices are normal with deviation 0.02 at width 1024 and in proportion to 1 / sqrt(width), cut
     off at two deviations; those that end a residual branch are smaller by sqrt(2 depth), so that
-    the depth does not decide how large x becomes.
+    the depth does not decide how large x becomes. Ids that have bits in common begin alike, and so
+    do places of one token, of one slot of the tokens, and of one row or column where K is a square
+    (docs/decisions/0029).
 
     Args:
         network: Its weights are replaced, where they are.
         seed: The seed.
     """
     generator = torch.Generator().manual_seed(seed)
-    branch = (2 * network.config.depth) ** -0.5
-    deviation = INITIAL_DEVIATION * (PUBLISHED_WIDTH / network.config.width) ** 0.5
+    config = network.config
+    branch = (2 * config.depth) ** -0.5
+    deviation = INITIAL_DEVIATION * (PUBLISHED_WIDTH / config.width) ** 0.5
     for name, parameter in sorted(network.named_parameters()):
         kind = _kind(name)
         if kind == "matrix":
-            values = torch.empty(parameter.shape)
-            nn.init.trunc_normal_(
-                values,
-                std=deviation,
-                a=-2 * deviation,
-                b=2 * deviation,
-                generator=generator,
-            )
+            values = _normal(parameter.shape, deviation, generator)
+            if name == "ids.weight":
+                values[: config.vocabulary] += _by_bits(config, deviation, generator)
+                values[: config.vocabulary] *= 0.5**0.5
+            elif name == "positions.weight":
+                values[1:] = _by_token_and_slot(config, deviation, generator)
             ends_branch = name.endswith((".attention.out.weight", ".mlp.fall.weight"))
             parameter.copy_(values * (branch if ends_branch else 1.0))
         else:
             parameter.fill_(1.0 if kind == "scale" else 0.0)
+
+
+def _normal(shape: Sequence[int], deviation: float, generator: torch.Generator) -> Tensor:
+    values = torch.empty(*shape)
+    nn.init.trunc_normal_(
+        values, std=deviation, a=-2 * deviation, b=2 * deviation, generator=generator
+    )
+    return values
+
+
+def _by_bits(config: PriorConfig, deviation: float, generator: torch.Generator) -> Tensor:
+    """[V, W]: a sum of one vector a bit, with the bit's sign."""
+    bits = torch.arange(config.group_bits)
+    signs_VG = 1.0 - 2.0 * ((torch.arange(config.vocabulary)[:, None] >> bits) & 1)
+    vectors_GW = _normal((config.group_bits, config.width), deviation, generator)
+    total: Tensor = signs_VG @ vectors_GW * config.group_bits**-0.5
+    return total
+
+
+def _by_token_and_slot(config: PriorConfig, deviation: float, generator: torch.Generator) -> Tensor:
+    """[N, W]: a sum of vectors of the token, its slot, and its row and column."""
+    places = torch.arange(config.length)
+    tokens, slots = places // config.ids_per_token, places % config.ids_per_token
+    parts = [tokens, slots]
+    side = math.isqrt(config.code_length)
+    if side * side == config.code_length:
+        # The tokens may be a grid; a prior is not told, and learns it where they are not.
+        parts += [tokens // side, tokens % side]
+    total = torch.zeros(config.length, config.width)
+    for part in parts:
+        total += _normal((int(part.max()) + 1, config.width), deviation, generator)[part]
+    return total.mul_(len(parts) ** -0.5)
 
 
 def _kind(name: str) -> Literal["matrix", "scale", "bias"]:

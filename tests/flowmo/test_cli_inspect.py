@@ -19,6 +19,8 @@ from flowmo import (
     preset,
 )
 from flowmo.cli.inspect_ import inspect_command
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import PriorConfig
 from tests.model.checkpoints import CONFIG, made_model, made_state
 
 app = typer.Typer()
@@ -149,6 +151,20 @@ def test_changed_weights_are_found(checkpoint: Path) -> None:
     quick = inspect(checkpoint, "--no-verify", "--json")
     assert quick.exit_code == 0
     assert "fingerprint_verified" not in json.loads(quick.stdout)
+
+
+def test_a_prior_tells_what_it_is_and_whose_tokens_it_knows(tmp_path: Path) -> None:
+    config = PriorConfig(
+        name="micro", width=16, depth=1, heads=2, mlp_width=16, code_length=4, token_bits=6,
+        group_bits=3, tokenizer="ab" * 16,
+    )  # fmt: skip
+    prior = Prior(config)
+    fingerprint = prior.save_pretrained(tmp_path)
+    report = json.loads(inspect(tmp_path, "--json").stdout)
+    assert (report["kind"], report["name"], report["tokenizer"]) == ("prior", "micro", "ab" * 16)
+    assert report["parameters"] == {"total": sum(one.numel() for one in prior.parameters())}
+    assert report["fingerprint"] == report["fingerprint_computed"] == fingerprint
+    test_changed_weights_are_found(tmp_path)
 
 
 def test_a_preset_is_recognised_whatever_it_is_called(tmp_path: Path) -> None:

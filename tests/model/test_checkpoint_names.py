@@ -121,7 +121,7 @@ def worker(workers: tuple[Worker, Worker]) -> Worker:
 
 
 def test_the_shipped_model_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert list(shipped_checkpoints()) == ["tiny"]
+    assert list(shipped_checkpoints()) == ["prior-tiny", "tiny"]
     folder = resolve_checkpoint("tiny")
     assert inspect_checkpoint(folder).config.name == "tiny"
     assert FlowMo.from_pretrained("tiny").config.name == "tiny"

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
-from flowmo.training.config import AnyTrainConfig, TrainConfig
+from flowmo.training.config import AnyTrainConfig
 
 
 class Process:
@@ -169,7 +169,7 @@ def tensors_of(config: AnyTrainConfig) -> dict[str, torch.Tensor]:
     return load_checkpoint(checkpoint_folders(Path(config.output))[-1]).tensors()
 
 
-def assert_same(a: TrainConfig, b: TrainConfig) -> None:
+def assert_same(a: AnyTrainConfig, b: AnyTrainConfig) -> None:
     """Two runs have the same log and the same state, bit by bit."""
     assert log_of(a) == log_of(b)
     one, other = tensors_of(a), tensors_of(b)
@@ -177,7 +177,7 @@ def assert_same(a: TrainConfig, b: TrainConfig) -> None:
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
-def assert_near(a: TrainConfig, b: TrainConfig) -> None:
+def assert_near(a: AnyTrainConfig, b: AnyTrainConfig) -> None:
     """Two short runs differ by rounding alone, which grows from step to step.
 
     A step moves a weight by up to 1e-3; what is wrong differs by as much.

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from flowmo.training.config import (
+    AnyTrainConfig,
     DataConfig,
     LossWeights,
     OptimizerConfig,
@@ -70,6 +71,6 @@ def later_stage(config: TrainConfig, checkpoint: Path, **changes: object) -> Tra
     return start_from(replace(config, **values), str(checkpoint))  # type: ignore[arg-type]
 
 
-def quiet(config: TrainConfig, *, resume: bool = False) -> TrainResult:
+def quiet(config: AnyTrainConfig, *, resume: bool = False) -> TrainResult:
     """Train without a word."""
     return train(config, resume=resume, console=Console(file=io.StringIO()))

@@ -14,12 +14,14 @@ from flowmo.model.attention import attention_form
 from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.prior.checkpoint import Prior
 from flowmo.training.config import OptimizerConfig, PerceptualConfig, TrainConfig
 from flowmo.training.config.run import Recompute
 from flowmo.training.cost import training_cost
 from flowmo.training.loop.generators import Generators
 from flowmo.training.loop.step import autocast
 from flowmo.training.perceptual.losses import perceptual_network
+from flowmo.training.recipes import recipe
 from flowmo.training.tasks.flow import GENERATORS, draw
 from flowmo.training.tasks.mup import initialize
 from flowmo.training.tasks.pretrain import PretrainTask, stage_1a
@@ -134,6 +136,18 @@ def test_the_command_says_memory_time_and_days() -> None:
     assert memory.pop("all") == sum(memory.values())
     assert report["fits"]
     assert report["days"] == pytest.approx(report["steps"] * report["step_floor_seconds"] / 86_400)
+
+
+def test_a_priors_operations_are_the_formula() -> None:
+    config = recipe("prior-tiny")
+    config = replace(config, model=replace(config.model, depth=2, code_length=16))
+    sizes, cost = config.model, training_cost(config)
+    width, places = sizes.width, sizes.length + 1  # the class is a place, too
+    linears = places * sizes.depth * (4 * width**2 + 3 * width * sizes.mlp_width)
+    attention = 2 * places**2 * width * sizes.depth
+    readout = sizes.length * (width**2 + width * sizes.vocabulary)
+    assert cost.flops == 3 * 2 * config.batch_size * (linears + attention + readout)
+    assert cost.parameters == sum(one.numel() for one in Prior(sizes).parameters())
 
 
 def test_what_cannot_be_counted_is_refused() -> None:

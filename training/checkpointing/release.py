@@ -4,9 +4,10 @@
         README.md                    model card with the hub's metadata
         training.json                the run's config
         metrics.json                 held-out figures, and the evaluation's if there is one
-        pictures.png                 held-out photographs and what comes back
+        pictures.png                 held-out photographs and what comes back; of a prior what it
+                                     draws, if the run names the tokenizer that decodes
 
-The folder appears whole or not at all.
+The folder appears whole or not at all. What is said of a model is its type's (:mod:`.subjects`).
 """
 
 import json
@@ -18,20 +19,11 @@ import torch
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
 
-from flowmo.imaging.tensors import to_images
-from flowmo.model import registry
-from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.files import replacing_folder
-from flowmo.model.flowmo import FlowMo
-from flowmo.model.sampler import noise
 from flowmo.training.checkpointing.checkpoint import checkpoint_folders, load_checkpoint
-from flowmo.training.checkpointing.model_card import TEMPLATE, facts, figures
-from flowmo.training.config import TrainConfig, ValidationConfig
-from flowmo.training.data.held_out import HELD_OUT_SHA256
-from flowmo.training.data.pictures import held_out_pictures
-from flowmo.training.loop.samples import grid, save_picture
-from flowmo.training.tasks.validation import Validator
+from flowmo.training.checkpointing.subjects import Subject, subject_of
+from flowmo.training.config import TrainConfig
 
 Which = Literal["best", "export", "auto"]
 
@@ -74,7 +66,8 @@ def release(
         licence: The licence of the weights, by its SPDX name in lower case as the hub has it.
         data_note: what the images are, in words for the card.
         source: where users will find it, such as ``owner/name``; ``out`` by default.
-        evaluation: ``report.json`` of ``flowmo evaluate``, whose figures join the card.
+        evaluation: ``report.json`` of ``flowmo evaluate``, or for a prior of ``flowmo
+            evaluate-generation``, whose figures join the card.
 
     Raises:
         CheckpointError: the run has no such weights.
@@ -85,43 +78,35 @@ def release(
         raise ConfigError(f"{out} exists and is no release; choose a folder that is not there yet")
     checkpoint = load_checkpoint(checkpoint_folders(run)[-1])
     config = TrainConfig.from_dict(checkpoint.config)
-    # Cards and held-out figures are those of a tokenizer; another model is refused here.
-    model = registry.load(chosen, expected=FlowMo, dtype=torch.float32)
-    info = inspect_checkpoint(chosen)
-    # A release is in bf16, and its figures are those of what is released.
-    for parameter in model.parameters():
-        parameter.data = parameter.data.bfloat16().float()
-    fingerprint = model.fingerprint()
-    validator = Validator(
-        config.validation, size=model.config.image_size, device=torch.device("cpu")
-    )
-    metrics = validator.measure(model)
-    report = _report(evaluation, fingerprint)
+    subject = subject_of(chosen, config)
+    report = _report(evaluation, subject)
     with replacing_folder(out) as folder:
-        model.save_pretrained(folder, dtype=torch.bfloat16)
+        subject.model.save_pretrained(folder, dtype=torch.bfloat16)
         _write_json(folder / "training.json", checkpoint.config)
         _write_json(
             folder / "metrics.json",
-            {"held_out": metrics, "missing": validator.missing, "evaluation": report},
+            {"held_out": subject.metrics, "missing": subject.missing, "evaluation": report},
         )
-        _draw(model, config.validation, folder / "pictures.png")
+        drawn = subject.draw(folder / "pictures.png")
         card = ModelCard.from_template(
-            ModelCardData(
-                library_name="flowmo-serve",
-                license=licence,
-                tags=["image-tokenizer", "image-compression", "flowmo"],
-            ),
-            template_str=TEMPLATE,
-            title=title or f"FlowMo {info.config.name}",
+            ModelCardData(library_name="flowmo-serve", license=licence, tags=subject.tags),
+            template_str=subject.template,
+            title=title or subject.title,
             source=source or out.name,
-            figures=figures(metrics, config.validation, report),
+            figures=subject.figures(report),
+            drawn=drawn,
             which=words,
-            fingerprint=fingerprint,
+            fingerprint=subject.fingerprint,
             data_note="" if data_note is None else f" ({data_note})",
-            **facts(info, config, checkpoint.progress),
+            **subject.facts(checkpoint.progress),
         )
         card.save(folder / "README.md")
-    return Release(folder=out, fingerprint=fingerprint, metrics=metrics, missing=validator.missing)
+    return Release(
+        folder=out,
+        fingerprint=subject.fingerprint,
+        metrics=subject.metrics,
+        missing=subject.missing,
+    )
 
 
 def push(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
@@ -163,29 +148,18 @@ def _weights(run: Path, which: Which) -> tuple[Path, str]:
     return run / chosen, words
 
 
-@torch.no_grad()
-def _draw(model: FlowMo, config: ValidationConfig, path: Path) -> None:
-    pictures = held_out_pictures(config.paths, model.config.image_size, limit=len(HELD_OUT_SHA256))
-    images = to_images(pictures)
-    start = noise(range(len(images)), tuple(images.shape[1:]))
-    came = model.decode(model.quantize(model.encode(images)), start=start)
-    save_picture(grid(images, came), path)
-
-
-def _report(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
+def _report(path: Path | None, subject: Subject) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no report of `flowmo evaluate`: {error}") from error
-    methods = report.get("methods", {}) if isinstance(report, dict) else {}
-    described = [method["method"].get("fingerprint") for method in methods.values()]
-    if fingerprint not in described:
+        raise ConfigError(f"{path} is no report of {subject.evaluated_by}: {error}") from error
+    described = subject.fingerprints(report) if isinstance(report, dict) else []
+    if subject.fingerprint not in described:
         raise ConfigError(
-            f"{path} is not of these weights: it has the fingerprints "
-            f"{[came for came in described if came]}, they have {fingerprint}; evaluate the same "
-            f"folder"
+            f"{path} is not of these weights: it has the fingerprints {described}, they have "
+            f"{subject.fingerprint}; evaluate the same folder with {subject.evaluated_by}"
         )
     assert isinstance(report, dict)
     return report

@@ -6,7 +6,7 @@ the pictures themselves as ``arr_0``, uint8 [N, S, S, 3], for precision and reca
 """
 
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -191,33 +191,73 @@ def measure_generated(
         EvaluationError: There is no InceptionV3, the reference lacks statistics, or there are fewer
             than two pictures.
     """
+    check_reference(reference)
+    features = (adm_features(networks, levels) for levels in samples)
+    return measure_features(
+        features, reference, lambda: manifold(reference, networks), on_progress=on_progress
+    )
+
+
+def check_reference(reference: AdmStatistics) -> None:
+    """Check that there is something to compare with.
+
+    Raises:
+        EvaluationError: It lacks statistics.
+    """
     if absent := [name for name in _STATISTICS if name not in reference.of]:
         raise EvaluationError(
             f"the reference has no {' and '.join(_STATISTICS[absent[0]])}: make a file with "
             f"`flowmo statistics IMAGES --out FILE.npz`, or take one of ADM's"
         )
+
+
+def manifold(reference: AdmStatistics, networks: Networks) -> Tensor | None:
+    """Features [N, 2048] of a reference's pictures; None where it has none.
+
+    Raises:
+        EvaluationError: There is no InceptionV3.
+    """
+    if reference.pictures is None:
+        return None
+    batches = batches_of(reference.pictures)
+    return torch.cat([adm_features(networks, batch)[INCEPTION] for batch in batches])
+
+
+def measure_features(
+    parts: Iterable[Mapping[str, Tensor]],
+    reference: AdmStatistics,
+    real: Callable[[], Tensor | None],
+    *,
+    on_progress: Callable[[int], None] = lambda _: None,
+) -> Generated:
+    """Compare features of generated pictures with a reference.
+
+    Args:
+        parts: What :func:`adm_features` gave of the generated pictures, batch by batch.
+        reference: What to compare with; checked by :func:`check_reference`.
+        real: Gives :func:`manifold`'s features of the reference.
+        on_progress: Is notified of how many pictures are done.
+
+    Raises:
+        EvaluationError: There are fewer than two pictures.
+    """
     moments: dict[str, Moments] = {}
     kept: list[Tensor] = []
     score, count = InceptionScore(), 0
-    for levels in samples:
-        found = adm_features(networks, levels)
+    for found in parts:
         for name in _STATISTICS:
             add_to(moments, name, Moments.of(found[name]))
         kept.append(found[INCEPTION])
         score.add(found[LOGITS])
-        count += len(levels)
+        count += len(found[INCEPTION])
         on_progress(count)
     if count < 2:
         raise EvaluationError(f"statistics need at least two generated pictures, got {count}")
     distances = {
         name: frechet(reference.of[name], moments[name].statistics()) for name in _STATISTICS
     }
-    near = None
-    if reference.pictures is not None:
-        real = torch.cat(
-            [adm_features(networks, b)[INCEPTION] for b in batches_of(reference.pictures)]
-        )
-        near = precision_recall(real, torch.cat(kept))
+    of_real = real()
+    near = None if of_real is None else precision_recall(of_real, torch.cat(kept))
     return Generated(
         pictures=count,
         gfid=distances[INCEPTION],
@@ -239,3 +279,12 @@ def adm_features(networks: Networks, levels: Tensor) -> dict[str, Tensor]:
         why = networks.missing.get(INCEPTION, "it was left out (--inception none)")
         raise EvaluationError(f"all these figures rest on InceptionV3: {why}")
     return found
+
+
+def check_inception(networks: Networks) -> None:
+    """Find out before hours of work whether there is an InceptionV3.
+
+    Raises:
+        EvaluationError: There is none, and why.
+    """
+    adm_features(networks, torch.full((1, 3, 64, 64), 128, dtype=torch.uint8))

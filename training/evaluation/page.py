@@ -72,36 +72,42 @@ def page(
         *(f'<p class="note">{escape(caveat)}</p>' for caveat in report["caveats"]),
         "<h2>Figures</h2>",
         _figures(report["methods"]),
-        _soft(
+        soft(
             "↑ more is better, ↓ less is better; – was not computed. The figures of every picture "
             "are in pictures.csv."
         ),
         "<h2>The first pictures</h2>",
-        _soft(
+        soft(
             "Shown as lossy WebP of at most 256 pixels; the figures are those of the exact pixels."
         ),
         *_grid(shown, rows, first),
         "<h2>Worst and best by PSNR</h2>",
         *(_extremes(name, shown[name], each) for name, each in rows.items()),
         "<h2>Protocol</h2>",
-        _list(report["protocol"]),
+        definitions(report["protocol"]),
         "<h2>Methods</h2>",
-        _list({name: _settings(m["method"]) for name, m in report["methods"].items()}),
+        definitions({name: _settings(m["method"]) for name, m in report["methods"].items()}),
         "<h2>Networks' weights</h2>",
-        _list(report["networks"]),
+        definitions(report["networks"]),
         "<h2>Environment</h2>",
-        _list(report["environment"]),
+        definitions(report["environment"]),
     ]
+    return document(f"Evaluation of {', '.join(report['methods'])}", parts)
+
+
+def document(title: str, parts: Sequence[str]) -> str:
+    """A whole page of parts in HTML under a title."""
     body = "\n".join(parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>Evaluation</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>Evaluation of {escape(', '.join(report['methods']))}</h1>\n{body}\n</body>\n</html>\n"
+        f"<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
     )
 
 
-def _soft(text: str) -> str:
+def soft(text: str) -> str:
+    """A paragraph that stands back."""
     return f'<p class="soft">{escape(text)}</p>'
 
 
@@ -117,7 +123,7 @@ def _figures(methods: Mapping[str, Mapping[str, Any]]) -> str:
     lines = []
     for name, method in methods.items():
         cells = "".join(
-            f"<td>{_number(method.get(key), digits)}</td>" for key, _, digits in columns
+            f"<td>{rounded_text(method.get(key), digits)}</td>" for key, _, digits in columns
         )
         lines.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
     return (
@@ -126,7 +132,8 @@ def _figures(methods: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _number(value: float | None, digits: int) -> str:
+def rounded_text(value: float | None, digits: int) -> str:
+    """A figure, or a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
@@ -138,9 +145,9 @@ def _grid(shown: Shown, rows: Mapping[str, Sequence[Row]], first: int) -> list[s
         if not having:
             continue
         row = by_number[having[0]][number]
-        figures = [_figure(shown[having[0]][number][0], f"{number}: {_short(row.name)}")]
+        figures = [figure(shown[having[0]][number][0], f"{number}: {_short(row.name)}")]
         figures += [
-            _figure(shown[name][number][1], _caption(name, by_number[name][number]))
+            figure(shown[name][number][1], _caption(name, by_number[name][number]))
             for name in having
         ]
         lines.append(f'<div class="row">{"".join(figures)}</div>')
@@ -154,8 +161,8 @@ def _extremes(method: str, shown: Mapping[int, tuple[bytes, bytes]], rows: Seque
         figures = []
         for row in chosen:
             original, came = shown[row.number]
-            figures.append(_figure(original, f"{row.number}: {_short(row.name)}"))
-            figures.append(_figure(came, _caption(title, row)))
+            figures.append(figure(original, f"{row.number}: {_short(row.name)}"))
+            figures.append(figure(came, _caption(title, row)))
         lines.append(f'<div class="row">{"".join(figures)}</div>')
     opened = " open" if method.startswith("flowmo") else ""
     return f"<details{opened}><summary>{escape(method)}</summary>{''.join(lines)}</details>"
@@ -163,7 +170,7 @@ def _extremes(method: str, shown: Mapping[int, tuple[bytes, bytes]], rows: Seque
 
 def _caption(title: str, row: Row) -> str:
     size = "" if row.size is None else f", {row.size} B"
-    return f"{title}: {_number(row.psnr, 1)} dB{size}"
+    return f"{title}: {rounded_text(row.psnr, 1)} dB{size}"
 
 
 def _short(name: str) -> str:
@@ -171,7 +178,8 @@ def _short(name: str) -> str:
     return name.rsplit(":", 1)[-1].rsplit("/", 1)[-1] or name.rstrip(":").rsplit("/", 1)[-1]
 
 
-def _figure(webp: bytes, caption: str) -> str:
+def figure(webp: bytes, caption: str) -> str:
+    """A WebP file with a caption."""
     data = base64.b64encode(webp).decode("ascii")
     text = escape(caption)
     return (
@@ -184,7 +192,8 @@ def _settings(values: Mapping[str, Any]) -> str:
     return "; ".join(f"{key}: {value}" for key, value in values.items())
 
 
-def _list(values: Mapping[str, Any]) -> str:
+def definitions(values: Mapping[str, Any]) -> str:
+    """Names and what they stand for."""
     items = "".join(
         f"<dt>{escape(str(key))}</dt><dd>{escape(str(value))}</dd>" for key, value in values.items()
     )

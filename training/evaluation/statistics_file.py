@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from flowmo.training.data.pictures import PictureList
-from flowmo.training.evaluation.adm import AdmStatistics, adm_features, write_statistics
+from flowmo.training.evaluation.adm import AdmStatistics, check_inception, write_statistics
 from flowmo.training.evaluation.errors import EvaluationError
 from flowmo.training.evaluation.extractors import SPATIAL
 from flowmo.training.evaluation.networks import Networks
@@ -53,7 +51,7 @@ def make_statistics(
             images, weights or settings.
     """
     store = Store(work)
-    adm_features(networks, _grey())  # before hours of reading
+    check_inception(networks)
     store.open(
         {
             "protocol": f"statistics, {protocol.name} {VERSION}",
@@ -100,7 +98,3 @@ def make_statistics(
         ),
     )
     return count
-
-
-def _grey() -> Tensor:
-    return torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)

@@ -18,6 +18,7 @@ from flowmo.imaging.tensors import as_levels, psnr_of_images, to_levels, to_mode
 from flowmo.model.config import SamplerConfig
 from flowmo.model.files import replacing_file
 from flowmo.model.inference import InferenceModel
+from flowmo.model.prior.sampler_config import PriorSamplerConfig
 from flowmo.model.sampler import count_forwards
 from flowmo.training.errors import DataError
 from flowmo.training.perceptual.metrics import PairDistance
@@ -173,7 +174,7 @@ def _goodness(point: Point, by: Literal["psnr", "distance"]) -> float:
     return -point.distance
 
 
-def set_default(checkpoint: Path, sampler: SamplerConfig) -> None:
+def set_default(checkpoint: Path, sampler: SamplerConfig | PriorSamplerConfig) -> None:
     """Make a sampler a checkpoint folder's own; its weights are not touched.
 
     Raises:

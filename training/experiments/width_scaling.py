@@ -72,9 +72,15 @@ def width_scaling(
 
     Raises:
         InterruptedExperiment: a signal stopped training; the same call goes on.
-        EvaluationError: no widths, or an evaluation of other settings.
+        EvaluationError: no widths, the recipe trains no tokenizer, or an evaluation of other
+            settings.
         ConfigError: a width that the heads do not divide.
     """
+    if not isinstance(config.model, FlowMoConfig):
+        raise EvaluationError(
+            f"width-scaling widens the decoder of a tokenizer, and the task {config.task!r} trains "
+            f"none; name a recipe such as fewer-params"
+        )
     if not widths:
         raise EvaluationError("width-scaling needs at least one width")
     runs = {

@@ -70,8 +70,6 @@ class PriorTask(Task[Prior, TokenBatch, TokenRows, PriorDraws]):
 
     config: TrainConfig[PriorConfig]
 
-    _tokens: TokenDataset
-    _held_out: NDArray[np.int64]
     _validator: PriorValidator | None = None
     _samples: SampleGrid | None = None
 
@@ -142,19 +140,11 @@ class PriorTask(Task[Prior, TokenBatch, TokenRows, PriorDraws]):
         at most a tenth of them.
         """
         config = self.config
-        self._tokens = tokens = TokenDataset.open(config.data.paths)
+        tokens = TokenDataset.open(config.data.paths)
         images = np.arange(tokens.images)
-        held = np.empty(0, dtype=np.int64)
-        if config.validation.interval and not config.validation.paths:
-            count = min(config.validation.count, tokens.images // 10)
-            if count < 1:
-                raise ConfigError(
-                    f"{tokens.images} images are too few to hold some out for validation; name "
-                    f"other tokens in validation.paths, or set validation.interval=0"
-                )
-            held = np.linspace(0, tokens.images - 1, count).round().astype(np.int64)
-            report(f"{count} of {tokens.images} images are held out for validation")
-        self._held_out = held * tokens.times
+        held = _held_out_images(config, tokens)
+        if len(held):
+            report(f"{len(held)} of {tokens.images} images are held out for validation")
         kept = np.setdiff1d(images, held)
         rows = (kept[:, None] * tokens.times + np.arange(tokens.times)).flatten()
         return TrainingTokens(tokens, rows, seed=config.seed, batch_size=config.batch_size)
@@ -169,14 +159,7 @@ class PriorTask(Task[Prior, TokenBatch, TokenRows, PriorDraws]):
             )
         if not config.validation.interval:
             return
-        tokens, numbers = self._tokens, self._held_out
-        if config.validation.paths:
-            tokens = TokenDataset.open(config.validation.paths)
-            tokens.prior_config(config.model)  # which refuses those of another tokenizer
-            count = min(config.validation.count, tokens.images)
-            spaced = np.linspace(0, tokens.images - 1, count).round().astype(np.int64)
-            numbers = spaced * tokens.times
-        self._validator = PriorValidator(tokens.rows(numbers.tolist()), device=self.device)
+        self._validator = held_out_validator(config, device=self.device)
 
     def inputs(self, batch: TokenBatch) -> TokenRows:
         """Ids and classes on the device."""
@@ -239,3 +222,37 @@ class PriorTask(Task[Prior, TokenBatch, TokenRows, PriorDraws]):
         """Cross-entropy is better when lower."""
         score = super().score(values)
         return -score if self.config.validation.metric == "cross_entropy" else score
+
+
+def _held_out_images(config: TrainConfig[PriorConfig], tokens: TokenDataset) -> NDArray[np.int64]:
+    """The numbers of those of ``data.paths`` that are validated on; none with other paths."""
+    if not config.validation.interval or config.validation.paths:
+        return np.empty(0, dtype=np.int64)
+    count = min(config.validation.count, tokens.images // 10)
+    if count < 1:
+        raise ConfigError(
+            f"{tokens.images} images are too few to hold some out for validation; name other "
+            f"tokens in validation.paths, or set validation.interval=0"
+        )
+    return np.linspace(0, tokens.images - 1, count).round().astype(np.int64)
+
+
+def held_out_validator(config: TrainConfig[PriorConfig], *, device: torch.device) -> PriorValidator:
+    """What judges a run's prior: the images that it holds out, without their mirror images.
+
+    Args:
+        config: The run, with a model that has met its tokens.
+        device: Where to compute.
+
+    Raises:
+        DataError: The tokens are missing or damaged.
+        ConfigError: They are another tokenizer's, or there are too few.
+    """
+    if not config.validation.paths:
+        tokens = TokenDataset.open(config.data.paths)
+        held = _held_out_images(config, tokens)
+    else:
+        tokens = TokenDataset.open(config.validation.paths).judging(config.model)
+        count = min(config.validation.count, tokens.images)
+        held = np.linspace(0, tokens.images - 1, count).round().astype(np.int64)
+    return PriorValidator(tokens.rows((held * tokens.times).tolist()), device=device)

@@ -1,13 +1,11 @@
-"""Pictures of what a prior draws, decoded by its tokenizer."""
+"""The sample grids of a prior's run."""
 
 import torch
 
-from flowmo.imaging.tensors import to_levels
 from flowmo.model.loading import check_has_tokens, load_inference_model
 from flowmo.model.prior.checkpoint import Prior
 from flowmo.model.prior.config import PriorConfig
-from flowmo.model.quantizer import ids_to_signs
-from flowmo.model.sampler import noise
+from flowmo.training.prior_pictures import draw_pictures
 from flowmo.training.tasks.task import Samples
 
 
@@ -35,18 +33,12 @@ class SampleGrid:
         config.check_tokenizer(self._decoder.fingerprint)
         self._classes = [i % max(config.classes, 1) for i in range(count)]
 
-    @torch.no_grad()
     def draw(self, model: Prior) -> Samples:
         """Pictures by the prior's own sampler, decoded with the tokenizer's."""
-        config, seeds = model.config, range(len(self._classes))
-        ids = model.generate(self._classes, seeds=seeds)
-        tokens = ids.unflatten(1, (config.code_length, config.ids_per_token))
-        signs = ids_to_signs(tokens, config.group_bits)
-        side = self._decoder.config.image_size
-        images = self._decoder.decode(signs, start=noise(seeds, (3, side, side)))
-        row = torch.cat(list(to_levels(images)), dim=2)  # side by side
+        levels = draw_pictures(model, self._decoder, self._classes, seeds=range(len(self._classes)))
+        row = torch.cat(list(levels), dim=2)  # side by side
         return Samples(
-            pixels=row.permute(1, 2, 0).contiguous().cpu().numpy(),
+            pixels=row.permute(1, 2, 0).contiguous().numpy(),
             name="generated",
-            status=f"drew {len(images)} pictures",
+            status=f"drew {len(levels)} pictures",
         )

@@ -1,20 +1,32 @@
 """A release is a checkpoint that loads, with a card that says what it is."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from typer.testing import CliRunner
 
 from flowmo.cli import app
+from flowmo.model import registry
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.loading import load_inference_model
+from flowmo.model.prior.checkpoint import Prior
 from flowmo.training.checkpointing.release import push, release
-from flowmo.training.config import TrainConfig
+from flowmo.training.config import (
+    AnyTrainConfig,
+    PriorTrainConfig,
+    TrainConfig,
+    ValidationConfig,
+)
+from tests.model.checkpoints import CONFIG, save_random
 from tests.training.students import pupil_config, quiet
+from tests.training.tokens import prior_run, write_tokens
 
 
 @pytest.fixture(scope="module")
@@ -130,3 +142,74 @@ def test_a_release_is_pushed_in_one_commit(
     monkeypatch.setattr(HfApi, "create_repo", refused)
     with pytest.raises(CheckpointError, match="us/pupil cannot be written to: no route"):
         push(written.folder, "us/pupil")
+
+
+@pytest.fixture(scope="module")
+def prior_config(tmp_path_factory: pytest.TempPathFactory) -> AnyTrainConfig:
+    folder = tmp_path_factory.mktemp("prior")
+    tokenizer = save_random(folder / "tokenizer", CONFIG, seed=0)
+    fingerprint = load_inference_model(tokenizer, device="cpu").fingerprint
+    ids, labels = np.random.default_rng(0).integers(0, 8, (40, 4)), np.arange(40) % 2
+    sizes = {"code_length": 2, "token_bits": 6, "group_bits": 3, "tokenizer": fingerprint}
+    config = prior_run(
+        write_tokens(folder / "tokens", ids, labels, **sizes),
+        folder / "run",
+        steps=2,
+        prior=PriorTrainConfig(tokenizer=str(tokenizer)),
+        validation=ValidationConfig(interval=2, count=4, metric="cross_entropy"),
+        sample_count=3,
+    )
+    quiet(config)
+    return config
+
+
+def test_a_priors_release_loads_and_its_card_says_what_it_is(
+    prior_config: AnyTrainConfig, tmp_path: Path
+) -> None:
+    run, report = Path(prior_config.output), tmp_path / "report.json"
+    best = registry.load(run / "best", expected=Prior)
+    figures = {"pictures": 64, "gfid": 12.5, "sfid": 7.25, "inception_score": 3.5}
+    samplers = {"temperature 1": figures | {"precision": None, "recall": None}}
+    report.write_text(json.dumps({"prior": best.fingerprint(), "samplers": samplers}))
+    out = tmp_path / "prior"
+    arguments = [str(run), str(out), "--license", "cc0-1.0", "--evaluation", str(report)]
+    result = CliRunner().invoke(app, ["release", *arguments])
+    assert result.exit_code == 0, result.output
+    released = registry.load(out, expected=Prior)
+    assert released.fingerprint() == best.fingerprint()
+    card = ModelCard.load(out / "README.md")
+    logged = json.loads((run / "log.jsonl").read_text().splitlines()[-1])
+    # The log has the float32 average, the release its bfloat16 form.
+    found = json.loads((out / "metrics.json").read_text())["held_out"]["cross_entropy_at_50"]
+    assert found == pytest.approx(logged["validation_cross_entropy_at_50"], rel=0.05)
+    bits = found / math.log(2)
+    for words in (
+        "4 ids of 3 bits of an image, of 2 classes (a, b)",
+        f"`{released.config.tokenizer}`",
+        f"`{released.fingerprint()}`",
+        "class_number('a')",
+        f"| held-out ids, 50 % masked | cross-entropy (bits an id) | {bits:.3f} |",
+        "| 64 generated pictures, temperature 1 | gFID | 12.5 |",
+        "pictures.png",
+    ):
+        assert words in card.text
+    with Image.open(out / "pictures.png") as picture:
+        assert picture.size == (3 * CONFIG.image_size, CONFIG.image_size)
+    # Another prior's figures do not join it.
+    report.write_text(json.dumps({"prior": "ab" * 16, "samplers": samplers}))
+    with pytest.raises(ConfigError, match="not of these weights: it has .*abab.*evaluate-generat"):
+        release(run, tmp_path / "other", evaluation=report)
+
+
+def test_a_prior_is_released_without_what_is_gone(
+    prior_config: AnyTrainConfig, tmp_path: Path
+) -> None:
+    gone = Path(prior_config.data.paths[0])
+    moved = gone.rename(tmp_path / "moved")
+    try:
+        written = release(Path(prior_config.output), tmp_path / "out")
+    finally:
+        moved.rename(gone)
+    assert written.metrics == {}
+    assert "held-out tokens are not there" in written.missing["cross_entropy"]
+    assert (tmp_path / "out" / "pictures.png").exists()

@@ -110,6 +110,11 @@ def test_the_published_parameter_counts_are_those_of_the_decoders_width() -> Non
     assert widened(preset("small"), 768).decoder == preset("small").decoder
     with pytest.raises(ConfigError, match="width 100 must be divisible by heads 12"):
         widened(preset("small"), 100)
+    # Of a prior's recipe it says so, instead of looking for a decoder.
+    options = ["--train", "tokens", "--recipe", "prior-tiny", "--out", "widths"]
+    result = CliRunner().invoke(app, ["experiment", "width-scaling", *options])
+    assert result.exit_code == 1
+    assert "the task 'prior' trains none" in result.stderr
 
 
 def test_widths_are_trained_once_and_evaluated(

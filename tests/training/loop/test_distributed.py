@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -21,6 +22,7 @@ from flowmo.training.loop.mesh import Mesh, open_mesh
 from flowmo.training.loop.trainer import Trainer, train
 from tests.training.processes import Processes, assert_near, assert_same, log_of
 from tests.training.students import quiet
+from tests.training.tokens import prior_run, write_tokens
 
 Build = Callable[..., TrainConfig]
 
@@ -74,7 +76,7 @@ def test_any_number_of_processes_gives_the_numbers_of_one(
 
 
 def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_path: Path) -> None:
-    """Recomputed chains, a teacher, and bfloat16 shards that at least run."""
+    """Recomputed chains, a teacher, a prior, and bfloat16 shards that at least run."""
     first = run_config(output=str(tmp_path / "first"), steps=1)
     quiet(first)
     base = replace(
@@ -97,11 +99,30 @@ def test_later_stages_give_the_same_numbers_in_shards(run_config: Build, tmp_pat
         runs.append(replace(base, task=task, output=output, losses=weights, **changes))
     sharded = [replace(run, output=f"{run.output}-sharded", parallel="fsdp") for run in runs]
     low = replace(sharded[0], output=str(tmp_path / "bf16"), precision="bf16")
-    group = Processes([*sharded, low], tmp_path / "group")
-    assert group.finish() == ["finished 2"] * 3
-    for alone, shards in zip(runs, sharded, strict=True):
+    ids = np.random.default_rng(0).integers(0, 4, (40, 2))
+    tokens = write_tokens(tmp_path / "tokens", ids, np.arange(40) % 2)
+    prior = prior_run(
+        tokens,
+        tmp_path / "prior",
+        steps=2,
+        log_interval=1,
+        optimizer=replace(base.optimizer, weight_decay=0.1),
+        validation=ValidationConfig(interval=2, count=4, metric="cross_entropy"),
+    )
+    copies, shards = (
+        replace(prior, output=f"{prior.output}-{parallel}", parallel=parallel)
+        for parallel in ("ddp", "fsdp")
+    )
+    group = Processes([*sharded, copies, shards, low], tmp_path / "group")
+    assert group.finish() == ["finished 2"] * 5
+    for alone, several in (
+        (runs[0], sharded[:1]),
+        (runs[1], sharded[1:]),
+        (prior, [copies, shards]),
+    ):
         quiet(replace(alone, accumulation=2))
-        assert_near(shards, alone)
+        for each in several:
+            assert_near(each, alone)
     for line, expected in zip(log_of(low), log_of(runs[0]), strict=True):
         assert line["flow"] == pytest.approx(expected["flow"], rel=0.05)
 

@@ -3,6 +3,7 @@
 import io
 import itertools
 import json
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.lib.format import open_memmap
 from rich.console import Console
 from torch import Tensor
 
@@ -19,13 +19,12 @@ from flowmo.model import registry
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.loading import load_inference_model
 from flowmo.model.prior.checkpoint import Prior
-from flowmo.model.prior.config import PriorConfig, prior_preset
+from flowmo.model.prior.config import prior_preset
 from flowmo.training.config import (
     AnyTrainConfig,
     DataConfig,
     OptimizerConfig,
     PriorTrainConfig,
-    TrainConfig,
     ValidationConfig,
 )
 from flowmo.training.data.tokens.dataset import TokenDataset
@@ -37,9 +36,9 @@ from flowmo.training.tasks.prior import PriorTask
 from flowmo.training.tasks.prior_validation import MASK_RATES, validation_masks
 from flowmo.training.tasks.registry import start_from
 from tests.model.checkpoints import CONFIG, save_random
-from tests.training.processes import tensors_of
+from tests.training.processes import Processes, assert_same, tensors_of
+from tests.training.tokens import TOKENIZER, prior_run, write_tokens
 
-TOKENIZER = "ab" * 16
 LENGTH, VALUES = 2, 4
 
 FIRST = torch.tensor([[0.7, 0.1, 0.1, 0.1], [0.05, 0.05, 0.4, 0.5]])  # by class
@@ -55,28 +54,6 @@ def joint() -> Tensor:
     return p
 
 
-def write_tokens(folder: Path, ids: np.ndarray, labels: np.ndarray, **changes: Any) -> Path:
-    """A data set as `flowmo tokenize-dataset` writes it."""
-    folder.mkdir(parents=True)
-    mapped = open_memmap(folder / "ids.npy", mode="w+", dtype=np.uint16, shape=ids.shape)
-    mapped[:] = ids
-    mapped.flush()
-    np.save(folder / "labels.npy", labels.astype(np.int32))
-    record = {
-        "format_version": 1,
-        "tokenizer": TOKENIZER,
-        "code_length": 1,
-        "token_bits": 4,
-        "group_bits": 2,
-        "classes": 2,
-        "class_names": ["a", "b"],
-        "flips": False,
-        "rows": len(ids),
-    }
-    (folder / "dataset.json").write_text(json.dumps(record | changes))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     generator = np.random.default_rng(0)
@@ -85,31 +62,6 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     states = [generator.choice(len(STATES), p=p[label] / p[label].sum()) for label in labels]
     folder = tmp_path_factory.mktemp("tokens") / "train"
     return write_tokens(folder, STATES.numpy()[states], labels)
-
-
-def config(tokens: Path, output: Path, **changes: object) -> TrainConfig[PriorConfig]:
-    model = PriorConfig(
-        name="micro", width=32, depth=2, heads=2, mlp_width=64, code_length=1, token_bits=1,
-        group_bits=1,
-    )  # fmt: skip
-    values: dict[str, Any] = {
-        "task": "prior",
-        "model": model,
-        "data": DataConfig(paths=(str(tokens),)),
-        "optimizer": OptimizerConfig(learning_rate=3e-3, schedule="linear"),
-        "prior": PriorTrainConfig(label_smoothing=0.0),
-        "output": str(output),
-        "steps": 6,
-        "batch_size": 8,
-        "precision": "float32",
-        "device": "cpu",
-        "ema_ramp": True,
-        "log_interval": 2,
-        "sample_interval": 0,
-        "checkpoint_interval": 0,
-        "tensorboard": False,
-    }
-    return TrainConfig(**(values | changes))
 
 
 def run(one: AnyTrainConfig, *, resume: bool = False) -> TrainResult:
@@ -129,7 +81,7 @@ def true_cross_entropy(ids: Tensor, labels: Tensor) -> Iterator[float]:
 
 def test_it_learns_a_known_distribution(tokens: Path, tmp_path: Path) -> None:
     """Within 5 % of the true entropy, 10 % at each of the few masks of one rate."""
-    one = config(
+    one = prior_run(
         tokens,
         tmp_path / "run",
         steps=300,
@@ -177,40 +129,80 @@ def test_resuming_is_exact_and_parts_of_a_batch_add_up(tokens: Path, tmp_path: P
         "validation": ValidationConfig(interval=2, count=16, metric="accuracy"),
         "optimizer": OptimizerConfig(learning_rate=3e-3, weight_decay=0.1),
     }
-    whole = config(tokens, tmp_path / "whole", **options)
+    whole = prior_run(tokens, tmp_path / "whole", **options)
     run(whole)
-    parts = config(tokens, tmp_path / "parts", **options)
+    parts = prior_run(tokens, tmp_path / "parts", **options)
     run(replace(parts, steps=3))
     run(parts, resume=True)
     one, other = tensors_of(whole), tensors_of(parts)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
-    split = config(tokens, tmp_path / "split", accumulation=4, **options)
+    split = prior_run(tokens, tmp_path / "split", accumulation=4, **options)
     run(split)
     for name, tensor in tensors_of(split).items():
         if name.startswith("model."):
             assert torch.allclose(tensor, one[name], atol=1e-5), name
 
 
+def test_killed_in_any_file_operation_it_goes_on_identically(tokens: Path, tmp_path: Path) -> None:
+    one = prior_run(
+        tokens,
+        tmp_path / "killed",
+        steps=12,
+        checkpoint_interval=2,
+        keep_best=True,
+        validation=ValidationConfig(interval=3, count=16, metric="cross_entropy"),
+    )
+    straight = replace(one, output=str(tmp_path / "straight"))
+    for fatal in (20, 45):  # of some 70 operations from the start, and of fewer from where it was
+        killed = Processes([one], tmp_path / f"killed-{fatal}", size=1, fatal=fatal)
+        assert killed.wait() == [-signal.SIGKILL]
+    ended = Processes([one, straight], tmp_path / "ended", size=1)
+    assert ended.finish() == ["finished 12", "finished 12"]
+    assert_same(one, straight)
+
+
+def test_it_is_judged_on_tokens_with_some_of_its_classes_or_none(
+    tokens: Path, tmp_path: Path
+) -> None:
+    """Held-out tokens are numbered by themselves: their class 0 is the prior's class 1."""
+    ids = STATES.numpy()[[0, 5, 5]]
+    of_b = write_tokens(tmp_path / "b", ids, np.array([0, 0, -1]), classes=1, class_names=["b"])
+    model = TokenDataset.open([str(tokens)]).prior_config(prior_preset("prior-tiny"))
+    assert TokenDataset.open([str(of_b)]).judging(model).labels.tolist() == [1, 1, -1]
+    none = write_tokens(tmp_path / "none", ids, np.full(3, -1), classes=0, class_names=[])
+    one = prior_run(
+        tokens,
+        tmp_path / "run",
+        steps=2,
+        validation=ValidationConfig(interval=2, count=3, metric="accuracy", paths=(str(of_b),)),
+    )
+    run(one)
+    assert TokenDataset.open([str(none)]).judging(model).labels.tolist() == [-1] * 3
+    strange = write_tokens(tmp_path / "c", ids, np.zeros(3), classes=1, class_names=["c"])
+    with pytest.raises(ConfigError, match="has classes that the prior .* does not: c; give it"):
+        TokenDataset.open([str(strange)]).judging(model)
+
+
 def test_a_run_is_bound_to_its_tokens(tokens: Path, tmp_path: Path) -> None:
-    first = run(config(tokens, tmp_path / "run"))
+    first = run(prior_run(tokens, tmp_path / "run"))
     ids, labels = np.zeros((20, LENGTH)), np.full(20, -1)
     other = write_tokens(tmp_path / "other", ids, labels, tokenizer="cd" * 16)
     with pytest.raises(CheckpointError, match="of another model; different are model.tokenizer"):
-        run(replace(config(other, tmp_path / "run"), steps=8), resume=True)
-    begun = start_from(config(other, tmp_path / "next"), str(first.export))
+        run(replace(prior_run(other, tmp_path / "run"), steps=8), resume=True)
+    begun = start_from(prior_run(other, tmp_path / "next"), str(first.export))
     with pytest.raises(ConfigError, match="made for the tokens of abab.* are of the tokenizer cdc"):
         run(begun)
-    begun = start_from(config(tokens, tmp_path / "next"), str(first.export))
+    begun = start_from(prior_run(tokens, tmp_path / "next"), str(first.export))
     exported = registry.load(first.export, expected=Prior, dtype=torch.float32)
     built = PriorTask(PriorTask.complete(begun), torch.device("cpu")).build_model()
     assert built.fingerprint() == exported.fingerprint()
     unlabelled = write_tokens(tmp_path / "none", ids, labels, classes=0, class_names=[])
-    result = run(config(unlabelled, tmp_path / "unlabelled", steps=1))
+    result = run(prior_run(unlabelled, tmp_path / "unlabelled", steps=1))
     assert registry.load(result.export, expected=Prior).config.classes == 0
 
 
 def test_what_does_not_fit_is_refused(tokens: Path, tmp_path: Path) -> None:
-    one = config(tokens, tmp_path / "run")
+    one = prior_run(tokens, tmp_path / "run")
     with pytest.raises(DataError, match="write them with `flowmo tokenize-dataset"):
         run(replace(one, data=DataConfig()))
     with pytest.raises(DataError, match="holds no tokens: there is no dataset.json; write some"):
@@ -245,7 +237,7 @@ def test_samples_are_decoded_by_the_tokenizer_and_by_no_other(tmp_path: Path) ->
         "sample_count": 3,
         "steps": 2,
     }
-    run(config(data, tmp_path / "run", **options))
+    run(prior_run(data, tmp_path / "run", **options))
     (picture,) = (tmp_path / "run" / "samples").glob("*.png")
     from PIL import Image
 
@@ -253,4 +245,4 @@ def test_samples_are_decoded_by_the_tokenizer_and_by_no_other(tmp_path: Path) ->
         assert opened.size == (3 * CONFIG.image_size, CONFIG.image_size)
     wrong = write_tokens(tmp_path / "wrong", ids, labels, **sizes)
     with pytest.raises(ConfigError, match=f"these are of the tokenizer {fingerprint}"):
-        run(config(wrong, tmp_path / "refused", **options))
+        run(prior_run(wrong, tmp_path / "refused", **options))

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowmo.model.errors import ConfigError
 from flowmo.model.prior.config import PriorConfig, for_tokens
 from flowmo.training.data.tokens.parts import (
     DATASET_FILE,
@@ -117,6 +118,37 @@ class TokenDataset:
         """
         fields = {name: self.record[name] for name in _ALIKE}
         return for_tokens(config, **fields | {"class_names": tuple(fields["class_names"])})
+
+    def judging(self, config: PriorConfig) -> "TokenDataset":
+        """These rows with the numbers that a prior's classes have, for it to be judged on.
+
+        Held-out images have few of the classes, and may have none: then no class is given.
+
+        Args:
+            config: The prior, with the classes that it was trained on.
+
+        Raises:
+            ConfigError: The tokens are of another tokenizer, or have classes that it knows nothing
+                of.
+        """
+        names = tuple(self.record["class_names"])
+        same = (self.record["classes"], names) == (config.classes, config.class_names)
+        if self.record["classes"] and not same:
+            if not names or (unknown := sorted(set(names) - set(config.class_names))):
+                raise ConfigError(
+                    f"{self.folders[0]} has classes that the prior {config.name!r} does not: "
+                    f"{', '.join(unknown) if names else 'ones without names'}; give it labels "
+                    f"by name of {', '.join(config.class_names) or 'no classes'}, or none"
+                )
+            # The last is what -1 finds.
+            numbers = np.array([*(config.class_names.index(one) for one in names), -1], np.int32)
+            return replace(self, labels=numbers[self.labels])._of(config)
+        return self._of(config)
+
+    def _of(self, config: PriorConfig) -> "TokenDataset":
+        own = {"classes": config.classes, "class_names": config.class_names}
+        for_tokens(config, **{name: self.record[name] for name in _ALIKE} | own)
+        return self
 
     def rows(self, numbers: Sequence[int]) -> TokenRows:
         """Some rows, as the prior takes them."""
