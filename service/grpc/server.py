@@ -181,8 +181,7 @@ class InferenceServicer:
                 raise
             finally:
                 seconds = time.perf_counter() - begin
-                status = str(told.status)
-                self._service.metrics.requests.observe("POST", route, status, value=seconds)
+                self._service.metrics.request("POST", route, told.status, seconds)
                 logs.log_answer(
                     method="POST",
                     path=route,
