@@ -218,6 +218,10 @@ class Metrics:
             "Requests by API key: admitted, limited, or unknown (without a key's name).",
             ["key", "outcome"],
         )
+        self.quota_alone = self.instruments.counter(
+            "flowmo_quota_counted_alone",
+            "Requests and pictures counted by this gateway alone: the quota store did not answer.",
+        )
         self._tiles = self.instruments.histogram(
             "flowmo_picture_tiles",
             "Tiles of encoded and decoded pictures.",
