@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
 
+from tests.k8s import flows
 from tests.k8s.manifests import Manifest, Pods, of_kind, pods, quantity, selects
 
 PULL_SECRET = "flowmo-registry"
@@ -76,6 +78,42 @@ def priorities(manifests: list[Manifest]) -> Iterator[str]:
     for owner, value in values.items():
         if owner.startswith(_UPKEEP) and value >= min(serving, default=value + 1):
             yield f"{owner}: what can wait is not below what serves"
+
+
+def quotas(manifests: list[Manifest]) -> Iterator[str]:
+    """Whoever counts in a store reaches it, and all that let requests in count in the same."""
+    told: dict[str, str] = {}
+    for found in pods(manifests):
+        store = _store_of(found)
+        lets_in = found.owner == "Deployment/flowmo" or found.labels.get("part") == "gateway"
+        if store or lets_in:
+            told[found.owner] = store
+    if not any(told.values()):
+        return
+    for found in pods(manifests):
+        if found.owner in told:
+            yield from _is_counted(manifests, found, urlsplit(told[found.owner]))
+    if len(set(told.values())) > 1:
+        yield f"gateways count in different stores: {told}"
+
+
+def _store_of(found: Pods) -> str:
+    variables = [one for c in found.containers for one in c.get("env", ())]
+    return next((one["value"] for one in variables if one["name"] == "FLOWMO_QUOTA_STORE"), "")
+
+
+def _is_counted(manifests: list[Manifest], found: Pods, url: SplitResult) -> Iterator[str]:
+    if url.path in {"", "/", "/0"}:
+        yield f"{found.owner}: {url.geturl() or 'no store'}: database 0 is Ray's own"
+    port = url.port or 6379
+    behind = flows.behind(manifests, url.hostname or "", port)
+    if not behind:
+        yield f"{found.owner}: {url.hostname} is no Service with a pod behind it"
+    for target in behind:
+        if not flows.reaches(manifests, found, target, port):
+            yield f"{found.owner} does not reach {target.owner}"
+    if not flows.reaches(manifests, found, flows.Namespace("kube-system"), 53, "UDP"):
+        yield f"{found.owner} cannot ask for the name {url.hostname}"
 
 
 def canary(manifests: list[Manifest]) -> Iterator[str]:
@@ -199,4 +237,4 @@ def namespaces(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{kind}/{metadata['name']} is in {metadata.get('namespace')}, and not in {own}"
 
 
-RULES = (digests, pull_secrets, priorities, canary, namespaces)
+RULES = (digests, pull_secrets, priorities, quotas, canary, namespaces)

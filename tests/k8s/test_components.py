@@ -28,7 +28,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], l
 
     @functools.cache
     def rendered(overlay: str, component: str) -> list[Manifest]:
-        manifests = compose(tmp_path_factory.mktemp("composed"), overlay, component)
+        beside = ["redis"] if (overlay, component) == (SINGLE, "quotas") else []
+        manifests = compose(tmp_path_factory.mktemp("composed"), overlay, *beside, component)
         if component == "digests":  # as an overlay's `images: [{name: …, digest: …}]` does
             for found in pods(manifests):
                 for container in found.containers:
@@ -44,6 +45,8 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], l
         *((overlay, one) for overlay in (H100, SINGLE)
           for one in ("digests", "pull-secret", "priorities")),
         (SINGLE, "canary"),
+        (SINGLE, "quotas"),
+        (H100, "quotas"),
     ],
 )  # fmt: skip
 def test_with_a_component_every_rule_is_kept(
@@ -65,6 +68,16 @@ def test_with_a_component_every_rule_is_kept(
          "spec.validationActions", ["Audit"], "refuses nothing"),
         ("digests", SINGLE, "digests", "Namespace/flowmo", "metadata.name", "other",
          "refuses nothing in other"),
+        ("quotas", SINGLE, "quotas", "NetworkPolicy/flowmo-redis-quotas", "spec.ingress", [],
+         "does not reach StatefulSet/flowmo-redis"),
+        ("quotas", SINGLE, "quotas", "NetworkPolicy/flowmo-quotas", "spec.egress.1", GONE,
+         "cannot ask for the name"),
+        ("quotas", SINGLE, "quotas", "Service/flowmo-redis", "metadata.name", "redis",
+         "flowmo-redis is no Service"),
+        ("quotas", H100, "quotas", RAY, f"{GROUPS}.0.template.spec.containers.0.env.2.value",
+         "redis://flowmo-redis:6379/0", "database 0 is Ray's"),
+        ("quotas", H100, "quotas", RAY, f"{GROUPS}.1.template.spec.containers.0.env.1",
+         {"name": "FLOWMO_QUOTA_STORE", "value": "redis://flowmo-redis:6379/2"}, "different"),
         ("namespaces", SINGLE, "canary", ROUTE, "metadata.namespace", GONE, "is in None"),
         ("pull_secrets", H100, "pull-secret", RAY, f"{HEAD}.template.spec.imagePullSecrets", GONE,
          "head: pulls with nothing"),

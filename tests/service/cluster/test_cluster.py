@@ -180,6 +180,7 @@ def test_rules_and_dashboards_hold_on_ray(
         assert recorded() - names <= {
             "flowmo:pictures_failed:rate5m",
             "flowmo:keys_unknown:rate5m",
+            "flowmo:quota_counted_alone:rate5m",
             # No GPU.
             "flowmo:gpus:count",
             "flowmo:cost:per_picture1h",
