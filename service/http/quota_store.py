@@ -147,7 +147,13 @@ class QuotaStore:
                 answer = await self._spend(keys=keys, args=arguments)
         except _errors() as error:
             self._lost(error)
+            if place is not None:
+                self.leave(key, place)  # it may have been counted without an answer
             return False
+        except asyncio.CancelledError:
+            if place is not None:
+                self.leave(key, place)
+            raise
         if not answer:
             if self._away_until:
                 self._away_until = 0.0
@@ -181,14 +187,12 @@ class QuotaStore:
         await self._redis.aclose()
 
     def _lost(self, error: BaseException) -> None:
-        self._away_until = time.monotonic() + AWAY_SECONDS
         self._alone()
-        logger.error(
-            "the quota store does not answer, and this gateway counts alone for %g s: %s: %s",
-            AWAY_SECONDS,
-            type(error).__name__,
-            error,
-        )
+        now = time.monotonic()
+        if now >= self._away_until:  # and not for each of those that asked at the same time
+            text = "the quota store does not answer, and this gateway counts alone for %g s: %s: %s"
+            logger.error(text, AWAY_SECONDS, type(error).__name__, error)
+        self._away_until = now + AWAY_SECONDS
 
 
 class StoredUsage(Usage):

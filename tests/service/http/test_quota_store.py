@@ -135,6 +135,31 @@ def test_places_are_shared_and_those_of_a_gateway_that_died_are_free_later(folde
     asyncio.run(main())
 
 
+def test_a_client_that_leaves_while_the_store_is_asked_keeps_no_place(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = entry(concurrency=1, steps=7)
+
+    async def main() -> None:
+        async with store_of(folder) as store:
+            spend, counted = store._spend, asyncio.Event()
+
+            async def slow(keys: list[str], args: list[str | float]) -> None:
+                await spend(keys=keys, args=args)
+                counted.set()
+                await asyncio.Event().wait()  # the answer is on its way
+
+            monkeypatch.setattr(store, "_spend", slow)
+            asking = asyncio.create_task(refusal(store.usage("team", one)))
+            await counted.wait()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        async with store_of(folder) as other:
+            assert await refusal(other.usage("team", one)) is None
+
+    asyncio.run(main())
+
+
 def test_a_store_that_is_away_refuses_nobody_and_gateways_count_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
