@@ -100,7 +100,9 @@ class Settings(RunnerConfig, BaseSettings):
         default="",
     )
     quota_store_password_file: Path | None = setting(
-        Panel.NETWORK, "A file with the password of the quota store.", default=None
+        Panel.NETWORK,
+        "A file with the password of the quota store, where its URL has none.",
+        default=None,
     )
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False

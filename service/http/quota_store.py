@@ -85,7 +85,7 @@ class QuotaStore:
 
     Args:
         url: ``redis://HOST:PORT/DATABASE``, ``rediss://…`` with TLS, or ``unix:///PATH``.
-        password_file: A file with the password; the URL's own, or none, without it.
+        password_file: A file with the password, where the URL has none of its own.
         inside_seconds: The longest time that a request can be inside. The place of one whose
             gateway has died is free after it.
         alone: Called each time that something is counted without the store.
@@ -261,16 +261,16 @@ def _connect(url: str, password_file: Path | None) -> "Redis":
             "quota_store is set, and the client of Redis is not installed; install it with "
             "pip install 'flowmo-serve[redis]', or unset it"
         ) from None
-    options: dict[str, str] = {}
+    password = None
     if password_file is not None:
         try:
-            options["password"] = password_file.read_text(encoding="utf-8").strip()
+            password = password_file.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(f"{password_file} cannot be read: {error.strerror}") from None
     try:
         return Redis.from_url(
             url,
-            **options,
+            password=password,
             socket_timeout=ANSWER_SECONDS,
             socket_connect_timeout=ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 1),  # once, for a connection that has ended meanwhile

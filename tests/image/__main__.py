@@ -175,6 +175,7 @@ def check_ray(container: Container, folder: Path) -> str:
 
 def _probe(container: Container, command: Sequence[str], log: Path) -> str:
     """Ask as the kubelet does, every 5 s until the answer is yes; how that went."""
+    said = ""
     for attempt in range(1, _PROBE_ATTEMPTS + 1):
         began = time.monotonic()
         # The shell's own word, and wget's, of what is the matter.
