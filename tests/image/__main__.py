@@ -59,8 +59,8 @@ def check_contents(root: Path, container: Container) -> str:
 
 def check_commands(container: Container, folder: Path) -> str:
     """The other things that the one image is for: training, evaluation, export, Ray, the doctor."""
-    modules = "ray.serve, ray.train, torchvision, torchmetrics, onnx, onnxruntime, s3fs, redis.asyncio"
-    modules += ", flowmo.training, flowmo.deploy.tensorrt"
+    modules = "ray.serve, ray.train, torchvision, torchmetrics, onnx, onnxruntime, s3fs"
+    modules += ", redis.asyncio, flowmo.training, flowmo.deploy.tensorrt"
     # torchvision of another build than torch's needs what tests/site declares; not in an image.
     if _torchvision_is_alone():
         modules = modules.replace("torchvision, torchmetrics, ", "")
