@@ -2,7 +2,7 @@
 #
 #   docker build -t flowmo-serve .                                        GPUs
 #   docker build -t flowmo-serve:cpu --build-arg BASE=python:3.12-slim \
-#     --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd .    without TensorRT
+#     --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,redis,zstd .    without TensorRT
 #
 # TensorRT's libraries come from its vendor's index, not from PyPI; TENSORRT_INDEX names a mirror of it.
 #
@@ -20,7 +20,7 @@ RUN if ! command -v python3 >/dev/null; then \
     fi
 
 FROM python AS requirements
-ARG EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd,tensorrt
+ARG EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,redis,zstd,tensorrt
 ARG TENSORRT_INDEX
 COPY pyproject.toml tools/dependencies.py /
 # Asks that index first, and says what to do if it does not answer.

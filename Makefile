@@ -50,7 +50,7 @@ setup: $(DEVELOPMENT)
 # by the tests what is missing.
 tools:
 	@if ! { command -v promtool && command -v amtool && command -v haproxy \
-		&& command -v chromium; } >/dev/null \
+		&& command -v chromium && command -v redis-server; } >/dev/null \
 		&& command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
 		echo "installing $$(tr '\n' ' ' <apt-packages.txt)"; \
 		apt-get update -qq; \

@@ -68,6 +68,7 @@ class Prometheus:
             f"--storage.tsdb.path={self._folder / 'data'}",
             f"--web.listen-address={address}",
             "--log.level=warn",
+            "--enable-feature=exemplar-storage",
         ]
         with (self._folder / "prometheus.log").open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603
@@ -113,6 +114,16 @@ class Prometheus:
         """
         return self._ask("/api/v1/query_range", query=expression, start=start, end=end, step=step)
 
+    def exemplar_traces(self, series: str) -> set[str]:
+        """The ids of the traces that series of the last hour lead to.
+
+        Args:
+            series: PromQL that selects them.
+        """
+        now = time.time()
+        found = self._ask("/api/v1/query_exemplars", query=series, start=now - 3600, end=now)
+        return {one["labels"]["trace_id"] for entry in found for one in entry["exemplars"]}
+
     def rule_problems(self) -> dict[str, str]:
         """What went wrong with rules, by their name; empty if all are well."""
         answer = self._client.get("/api/v1/rules").raise_for_status().json()
@@ -123,7 +134,8 @@ class Prometheus:
         answer = self._client.post(path, data=params).json()
         if answer["status"] != "success":
             raise PrometheusError(f"{params['query']}: {answer['error']}")
-        result: list[dict[str, Any]] = answer["data"]["result"]
+        data = answer["data"]
+        result: list[dict[str, Any]] = data if isinstance(data, list) else data["result"]
         return result
 
     def _wait(self) -> None:

@@ -33,7 +33,7 @@ trap finish EXIT
 
 say "the image, and a cluster that has it"
 docker build -t "$IMAGE" --build-arg BASE=python:3.12-slim \
-    --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd .
+    --build-arg EXTRAS=serve,train,train-ray,export,grpc,tracing,s3,gcs,redis,zstd .
 kind create cluster --name "$CLUSTER" --wait 120s
 kind load docker-image "$IMAGE" --name "$CLUSTER"
 

@@ -94,6 +94,16 @@ class Settings(RunnerConfig, BaseSettings):
         "API keys as NAME:SHA256,NAME:SHA256; in addition to the file's.",
         default="",
     )
+    quota_store: str = setting(
+        Panel.NETWORK,
+        "The URL of a Redis in which gateways count the use of keys together (docs/access.md).",
+        default="",
+    )
+    quota_store_password_file: Path | None = setting(
+        Panel.NETWORK,
+        "A file with the password of the quota store, where its URL has none.",
+        default=None,
+    )
     allow_anonymous: bool = setting(
         Panel.NETWORK, "Listen beyond this machine although anybody may ask.", default=False
     )

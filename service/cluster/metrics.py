@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.serve import metrics
 
-from flowmo.service.telemetry.instruments import Counter, Gauge, Histogram
+from flowmo.service.telemetry.instruments import Counter, Exposition, Gauge, Histogram
 
 
 class RayInstruments:
@@ -25,9 +25,9 @@ class RayInstruments:
         """See :meth:`Instruments.histogram`."""
         return _Histogram(metrics.Histogram(name, text, list(buckets), _keys(labels)), labels)
 
-    def render(self) -> bytes:
+    def render(self, accept: str = "") -> Exposition:  # noqa: ARG002
         """Nothing: the agent of each node exports the series."""
-        return b""
+        return Exposition(b"", "text/plain")
 
 
 def _keys(labels: Sequence[str]) -> Any:
@@ -70,7 +70,12 @@ class _Histogram(_Labelled):
         super().__init__(labels)
         self._histogram = histogram
 
-    def observe(self, *labels: str, value: float) -> None:
+    def observe(
+        self,
+        *labels: str,
+        value: float,
+        trace: str | None = None,  # noqa: ARG002  (Ray has no exemplars)
+    ) -> None:
         self._histogram.observe(value, self._tags(labels))
 
     def make(self, *labels: str) -> None:

@@ -97,6 +97,7 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.queue_depth.set(self._name, to=self._engine.queue_depth)
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
             self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
+            self._metrics.gpu_memory.sample()
             self._metrics.fallback.set(self._name, to=self.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 

@@ -136,7 +136,7 @@ class InferenceServicer:
         async def behave(data: bytes, context: Any) -> bytes:
             with self._observed(name, context) as told:
                 try:
-                    with self._caller(context, told, is_public=is_public) as caller:
+                    async with self._caller(context, told, is_public=is_public) as caller:
                         message = await _read(kind, data)
                         answer: bytes = (await method(message, caller)).SerializeToString()
                         return answer
@@ -150,7 +150,7 @@ class InferenceServicer:
         """Infer one request after the other; what is wrong with one ends none of the others."""
         with self._observed("ModelStreamInfer", context) as told:
             try:
-                with self._caller(context, told) as caller:
+                async with self._caller(context, told) as caller:
                     async for data in requests:
                         yield await self._streamed(data, caller)
             except Exception as error:  # noqa: BLE001
@@ -182,8 +182,7 @@ class InferenceServicer:
                 raise
             finally:
                 seconds = time.perf_counter() - begin
-                status = str(told.status)
-                self._service.metrics.requests.observe("POST", route, status, value=seconds)
+                self._service.metrics.request("POST", route, told.status, seconds)
                 logs.log_answer(
                     method="POST",
                     path=route,
@@ -194,8 +193,10 @@ class InferenceServicer:
                     headers={},
                 )
 
-    @contextmanager
-    def _caller(self, context: Any, told: "_Told", *, is_public: bool = False) -> Iterator[Caller]:
+    @asynccontextmanager
+    async def _caller(
+        self, context: Any, told: "_Told", *, is_public: bool = False
+    ) -> AsyncIterator[Caller]:
         headers, local = _headers(context), _is_local(context.peer())
         remaining: float | None = context.time_remaining()
         if is_public:
@@ -203,7 +204,7 @@ class InferenceServicer:
             return
         kind, _, key = headers.get("authorization", "").partition(" ")
         presented = key.strip() if kind.lower() == "bearer" else None
-        with let_in(self._keyring, self._service, presented, is_local=local) as name:
+        async with let_in(self._keyring, self._service, presented, is_local=local) as name:
             told.key = name
             yield Caller(name, headers, told.request_id, local, remaining)
 

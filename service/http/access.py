@@ -1,8 +1,8 @@
 """Who may use a route: a dependency that runs before a request is admitted or its body read."""
 
 import ipaddress
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -34,17 +34,18 @@ async def authorized(
     keyring: Keyring = request.app.state.keyring
     service: Service = request.app.state.service
     presented = None if credentials is None else credentials.credentials
-    with let_in(keyring, service, presented, is_local=is_local(request.scope)) as name:
+    local = is_local(request.scope)
+    async with let_in(keyring, service, presented, is_local=local) as name:
         if name is not None:
             request.scope["state"]["key"] = name
             request.scope["state"]["usage"] = keyring.usage_of(name)
         yield
 
 
-@contextmanager
-def let_in(
+@asynccontextmanager
+async def let_in(
     keyring: Keyring, service: Service, presented: str | None, *, is_local: bool
-) -> Iterator[str | None]:
+) -> AsyncIterator[str | None]:
     """Hold what a request's key may use while the block runs, however the request came.
 
     Args:
@@ -61,10 +62,10 @@ def let_in(
         RateLimitedError: As of :func:`authorized`.
     """
     metrics = service.metrics
-    with ExitStack() as held:
+    async with AsyncExitStack() as held:
         try:
             check_anonymous(keyring, service, is_local=is_local)
-            name = held.enter_context(keyring.enter(presented))
+            name = await held.enter_async_context(keyring.enter(presented))
         except UnauthorizedError:
             metrics.keys.inc("", "unknown")
             raise

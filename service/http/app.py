@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from flowmo.service.http.keys import KeyEntry, Keyring, Usage, read_text
 from flowmo.service.http.middleware import BodyLimit, RequestContext, request_id_of
 from flowmo.service.http.openapi import describe
 from flowmo.service.http.problems import ANSWERS, Answer, answer_for, problem_response
+from flowmo.service.http.quota_store import quota_store
 from flowmo.service.http.routes import (
     batches,
     generate,
@@ -70,13 +71,16 @@ def create_app(
         form: Whether this is one of several gateways, to which others give their models.
         cancel_elsewhere: Cancels requests that came to other gateways.
         usage: Makes what counts the use of a key, given its name and limits; this process counts
-            for itself without it.
+            for itself without it. A quota store in the settings takes its place.
 
     Raises:
         KeysError: The API keys cannot be read.
+        ConfigError: The quota store in the settings cannot be used.
     """
     settings = settings or Settings()
-    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file, usage)
+    store = quota_store(settings, metrics.quota_alone.inc)
+    counted = store.usage if store else usage
+    keyring = Keyring(read_text(settings.api_keys), settings.api_keys_file, counted)
     limiter = AdmissionLimiter(settings.max_concurrent_requests, settings.max_concurrent_bytes)
 
     async def reload() -> None:
@@ -88,6 +92,7 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         models.start()
         async with AsyncExitStack() as around:
+            await around.enter_async_context(store or nullcontext())
             if form is Form.CLUSTER:
                 await around.enter_async_context(service.sampling())
             if form is Form.WORKERS:

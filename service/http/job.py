@@ -117,7 +117,7 @@ class Job:
         """
         size = self.info.image_size
         layout = layout or PictureLayout(width=size, height=size, tile_size=size)
-        self._scope.compute(pictures=layout.tiles)
+        await self._scope.spend(pictures=layout.tiles)
         call = self._scope.call
         tiles = await encode_tiles(
             pixels,
@@ -296,7 +296,7 @@ class Job:
             tiles = 1
             own = replace(options, weights=self.fingerprint, region=None)
             tokens = tokens.tile(0)  # as the engine takes a square
-        self._scope.compute(pictures=tiles, steps=tiles * options.sampler.steps)
+        await self._scope.spend(pictures=tiles, steps=tiles * options.sampler.steps)
 
         async def decode(call: Call) -> Decoded:
             return await self.engines.decoder.decode(tokens, own, call, watch)

@@ -21,8 +21,8 @@ import re
 import secrets
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -172,6 +172,31 @@ class Usage:
             if rate is not None
         }
 
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Let a request in while the block runs, wherever that is counted.
+
+        Raises:
+            RateLimitedError: The request is one too many, now.
+        """
+        self.take()
+        try:
+            yield
+        finally:
+            self.leave()
+
+    async def spend(self, *, pictures: int = 1, steps: int = 0) -> None:
+        """Count a picture that is about to be computed, wherever that is counted.
+
+        Args:
+            pictures: See :meth:`compute`.
+            steps: See :meth:`compute`.
+
+        Raises:
+            RateLimitedError: The picture is one too many, now; after ``retry_after`` it is not.
+        """
+        self.compute(pictures=pictures, steps=steps)
+
     def take(self) -> None:
         """Let a request in, until :meth:`leave`.
 
@@ -210,13 +235,36 @@ class Usage:
             default=(0.0, "", 0.0),
         )
         if seconds:
-            verb = "send" if what == "requests" else "have computed"
-            raise RateLimitedError(
-                f"this key may {verb} {rate:g} {what} a second",
-                retry_after=max(1, math.ceil(seconds)),
-            )
+            raise limited(what, rate, seconds)
         for allowance, _, cost in used:
             allowance.level -= cost
+
+
+def limited(what: str, rate: float, seconds: float) -> RateLimitedError:
+    """What a key is told that has used up a rate.
+
+    Args:
+        what: The name of the rate.
+        rate: What comes in a second.
+        seconds: Until there is enough of it.
+    """
+    verb = "send" if what == "requests" else "have computed"
+    return RateLimitedError(
+        f"this key may {verb} {rate:g} {what} a second", retry_after=max(1, math.ceil(seconds))
+    )
+
+
+def usage_id(name: str, entry: KeyEntry) -> bytes:
+    """What the use of a key is found by; with other limits it is counted anew.
+
+    Args:
+        name: The key's name.
+        entry: Its limits.
+
+    Returns:
+        16 bytes.
+    """
+    return hashlib.sha256(f"{name}\n{entry.model_dump_json()}".encode()).digest()[:16]
 
 
 class Keyring:
@@ -252,8 +300,8 @@ class Keyring:
         """Whether requests need a key."""
         return bool(self._fixed) or self._path is not None
 
-    @contextmanager
-    def enter(self, presented: str | None) -> Iterator[str | None]:
+    @asynccontextmanager
+    async def enter(self, presented: str | None) -> AsyncIterator[str | None]:
         """Let a request in while the block runs.
 
         Args:
@@ -271,12 +319,8 @@ class Keyring:
             return
         self._look()
         name = self.name_of(presented)
-        usage = self._users[name]
-        usage.take()
-        try:
+        async with self._users[name].held():
             yield name
-        finally:
-            usage.leave()
 
     def name_of(self, presented: str | None) -> str:
         """The name of a key.

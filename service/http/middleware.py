@@ -16,12 +16,13 @@ from flowmo.service.errors import BodyTooLargeError
 from flowmo.service.http.admission import Admission
 from flowmo.service.telemetry import logs
 from flowmo.service.telemetry.metrics import Metrics
-from flowmo.service.telemetry.tracing import in_trace
+from flowmo.service.telemetry.tracing import in_trace, record_stages
 
 REQUEST_ID_HEADER = "X-Request-ID"
 REQUEST_ID = r"[A-Za-z0-9._:-]{1,128}"
 _REQUEST_ID = re.compile(REQUEST_ID)
 _ADMISSION = "admission"
+_UPLOAD_SECONDS = "upload_seconds"
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 # How long an answered client may go on sending before the connection is cut.
@@ -86,7 +87,10 @@ class RequestContext:
                 # The template, never the path: a stranger must not be able to make new series.
                 route = getattr(scope.get("route"), "path", "unmatched")
                 seconds = time.perf_counter() - begin
-                self._metrics.requests.observe(method, route, str(status), value=seconds)
+                self._metrics.request(method, route, status, seconds)
+                upload = scope["state"].get(_UPLOAD_SECONDS)
+                if upload is not None:
+                    self._metrics.upload(route, upload)
                 logs.log_answer(
                     method=method,
                     path=scope["path"],
@@ -96,6 +100,7 @@ class RequestContext:
                     key=scope["state"].get("key"),
                     headers=answer,
                     problem=scope["state"].get("problem"),
+                    upload_seconds=upload,
                 )
 
 
@@ -166,9 +171,11 @@ class _Body:
         self._declared = declared_bytes(headers) or 0
         self._seen = 0
         self._begun = False
+        self._began = time.perf_counter()
         # A client that asks first, with Expect, has not sent anything until somebody reads.
         self._asks_first = headers.get("expect", "").lower() == "100-continue"
         self._complete = not self._declared and "transfer-encoding" not in headers
+        self._is_timed = False
 
     @property
     def is_coming(self) -> bool:
@@ -195,6 +202,12 @@ class _Body:
             admission.arrived(len(message.get("body", b"")))
             if self._complete:
                 admission.complete()
+        if self._complete and self._seen and not self._is_timed:
+            self._is_timed = True
+            if message["type"] == "http.request":  # and not a client that left
+                seconds = time.perf_counter() - self._began
+                self._scope["state"][_UPLOAD_SECONDS] = seconds
+                record_stages({"upload": seconds})
         return message
 
     async def discard(self) -> None:

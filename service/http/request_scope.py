@@ -29,10 +29,10 @@ class WorkScope:
     resources: ExitStack
     usage: Usage | None = None
 
-    def compute(self, *, pictures: int = 1, steps: int = 0) -> None:
-        """Count what is about to be computed; see :meth:`Usage.compute`."""
+    async def spend(self, *, pictures: int = 1, steps: int = 0) -> None:
+        """Count what is about to be computed; see :meth:`Usage.spend`."""
         if self.usage is not None:
-            self.usage.compute(pictures=pictures, steps=steps)
+            await self.usage.spend(pictures=pictures, steps=steps)
 
     def __enter__(self) -> Self:
         return self

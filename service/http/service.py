@@ -25,6 +25,7 @@ from flowmo.service.http.picture import Picture
 from flowmo.service.http.request_scope import RequestScope, WorkScope
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
+from flowmo.service.telemetry.instruments import Exposition
 from flowmo.service.telemetry.metrics import Metrics
 
 SAMPLE_SECONDS = 5.0
@@ -181,10 +182,10 @@ class Service:
         pixels = max(size * (4 * size + 1) for size in sizes)
         return self.settings.max_items * (max(self._tile_values, pixels) + 1)
 
-    def render_metrics(self) -> bytes:
-        """All series as they are now, in Prometheus' text format."""
+    def render_metrics(self, accept: str = "") -> Exposition:
+        """All series as they are now, in the format that a scraper's ``Accept`` asks for."""
         self.metrics.sample(self.models, self.limiter)
-        return self.metrics.render()
+        return self.metrics.render(accept)
 
     @asynccontextmanager
     async def sampling(self, period: float = SAMPLE_SECONDS) -> AsyncIterator[None]:

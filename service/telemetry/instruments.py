@@ -4,19 +4,33 @@ Names follow Prometheus: base units, ``_total`` added to counters by whoever exp
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
     ProcessCollector,
     disable_created_metrics,
-    generate_latest,
 )
 from prometheus_client import Counter as PrometheusCounter
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client import Histogram as PrometheusHistogram
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    """All series as a scraper reads them.
+
+    Attributes:
+        body: The series as text.
+        content_type: The format of the text, for the header of the same name.
+    """
+
+    body: bytes
+    content_type: str
 
 
 class Counter(Protocol):
@@ -47,8 +61,15 @@ class Gauge(Protocol):
 class Histogram(Protocol):
     """A distribution of values."""
 
-    def observe(self, *labels: str, value: float) -> None:
-        """Count a value in a series, named by the values of its labels."""
+    def observe(self, *labels: str, value: float, trace: str | None = None) -> None:
+        """Count a value in a series.
+
+        Args:
+            labels: The values of the histogram's labels.
+            value: The value.
+            trace: The id of a trace that shows where the value comes from; kept as the exemplar of
+                the value's bucket where whoever holds the series can.
+        """
         ...
 
     def make(self, *labels: str) -> None:
@@ -73,8 +94,13 @@ class Instruments(Protocol):
         """Make a histogram whose buckets have these upper edges."""
         ...
 
-    def render(self) -> bytes:
-        """All series in Prometheus' text format; empty if they are read elsewhere."""
+    def render(self, accept: str = "") -> Exposition:
+        """All series; none if they are read elsewhere.
+
+        Args:
+            accept: The scraper's header ``Accept``. With ``application/openmetrics-text`` the
+                answer is in that format, which has exemplars, and else in Prometheus' own.
+        """
         ...
 
 
@@ -106,9 +132,29 @@ class PrometheusInstruments:
             PrometheusHistogram(name, text, labels, buckets=buckets, registry=self._registry)
         )
 
-    def render(self) -> bytes:
-        """All series in Prometheus' text format."""
-        return generate_latest(self._registry)
+    def render(self, accept: str = "") -> Exposition:
+        """See :meth:`Instruments.render`."""
+        return expose(self._registry, accept)
+
+
+def expose(registry: CollectorRegistry, accept: str) -> Exposition:
+    """Write what a registry has in the format that a scraper asks for.
+
+    Args:
+        registry: Has the series.
+        accept: The scraper's header ``Accept``.
+    """
+    # The library's own choice fails on a version that is no number, and repeats any that is.
+    if any(_is_openmetrics(entry) for entry in accept.split(",")):
+        return Exposition(generate_openmetrics(registry), OPENMETRICS)  # type: ignore[no-untyped-call]
+    return Exposition(generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _is_openmetrics(entry: str) -> bool:
+    """Whether an entry of ``Accept`` is OpenMetrics in the one version that is written."""
+    media_type, *parameters = (part.strip().lower() for part in entry.split(";"))
+    versions = [p.removeprefix("version=") for p in parameters if p.startswith("version=")]
+    return media_type == "application/openmetrics-text" and versions in ([], ["1.0.0"])
 
 
 class _Counter:
@@ -134,8 +180,9 @@ class _Histogram:
     def __init__(self, histogram: PrometheusHistogram) -> None:
         self._histogram = histogram
 
-    def observe(self, *labels: str, value: float) -> None:
-        (self._histogram.labels(*labels) if labels else self._histogram).observe(value)
+    def observe(self, *labels: str, value: float, trace: str | None = None) -> None:
+        series = self._histogram.labels(*labels) if labels else self._histogram
+        series.observe(value, None if trace is None else {"trace_id": trace})
 
     def make(self, *labels: str) -> None:
         if labels:

@@ -58,6 +58,7 @@ def log_answer(
     key: str | None,
     headers: Mapping[str, str],
     problem: str | None = None,
+    upload_seconds: float | None = None,
 ) -> None:
     """Write the access log's line of one request.
 
@@ -70,6 +71,7 @@ def log_answer(
         key: The name of the API key; None without one.
         headers: The headers of the answer.
         problem: The code of the problem that the answer is; None if it is none.
+        upload_seconds: The time until the request's body was whole; None if none was read.
     """
     level = logging.DEBUG if route in _QUIET_ROUTES else logging.INFO
     if not access.isEnabledFor(level):
@@ -82,6 +84,8 @@ def log_answer(
         "duration_ms": round(seconds * 1e3, 2),
         "outcome": problem or ("failed" if status >= HTTPStatus.BAD_REQUEST else "ok"),
     }
+    if upload_seconds is not None:
+        fields["upload_ms"] = round(upload_seconds * 1e3, 2)
     if key is not None:
         fields["key"] = key
     if "flowmo-model" in headers:

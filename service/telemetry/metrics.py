@@ -11,7 +11,9 @@ from flowmo.model.layout import PictureLayout
 from flowmo.service.engine.observer import EngineKind, RefusalReason
 from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import CacheOutcome
-from flowmo.service.telemetry.instruments import Instruments
+from flowmo.service.telemetry.gpu_memory import GpuMemory
+from flowmo.service.telemetry.instruments import Exposition, Instruments
+from flowmo.service.telemetry.tracing import exemplar_trace
 
 if TYPE_CHECKING:
     from flowmo.service.models import Models, Served
@@ -39,6 +41,7 @@ class EngineMetrics:
     """
 
     def __init__(self, instruments: Instruments) -> None:
+        self.gpu_memory = GpuMemory(instruments)
         self.steps = instruments.histogram(
             "flowmo_step_duration_seconds",
             "One batch of the decoder: a sampler step of each picture in it.",
@@ -101,6 +104,7 @@ class EngineMetrics:
     def sample(self, served: "Served") -> None:
         """Set the gauges of a model whose engines are in this process."""
         name, engines = served.name, served.engines
+        self.gpu_memory.sample()
         self.queue_depth.set(name, to=engines.waiting)
         self.backlog.set(name, to=engines.backlog_seconds)
         self.busy.set(name, to=engines.busy_seconds)
@@ -170,7 +174,7 @@ class Metrics:
     def __init__(self, instruments: Instruments, *, engines_elsewhere: bool = False) -> None:
         self.instruments, self._engines_elsewhere = instruments, engines_elsewhere
         self.engines = EngineMetrics(self.instruments)
-        self.requests = self.instruments.histogram(
+        self._requests = self.instruments.histogram(
             "flowmo_request_duration_seconds",
             "From the request's first byte to the answer's last.",
             ["method", "route", "status"],
@@ -178,6 +182,12 @@ class Metrics:
         )
         self.errors = self.instruments.counter(
             "flowmo_errors", "Requests answered with a problem, by its code.", ["code"]
+        )
+        self._uploads = self.instruments.histogram(
+            "flowmo_upload_duration_seconds",
+            "From a request's headers to its body's last byte.",
+            ["route"],
+            buckets=_STAGE_BUCKETS,
         )
         self._stages = self.instruments.histogram(
             "flowmo_stage_duration_seconds",
@@ -210,6 +220,10 @@ class Metrics:
             "Requests by API key: admitted, limited, or unknown (without a key's name).",
             ["key", "outcome"],
         )
+        self.quota_alone = self.instruments.counter(
+            "flowmo_quota_counted_alone",
+            "Requests and pictures counted by this gateway alone: the quota store did not answer.",
+        )
         self._tiles = self.instruments.histogram(
             "flowmo_picture_tiles",
             "Tiles of encoded and decoded pictures.",
@@ -235,9 +249,9 @@ class Metrics:
         self._requests_inside = self._cached_bytes = 0
         self._shown: dict[str, tuple[str, ...]] = {}
 
-    def render(self) -> bytes:
-        """All series in Prometheus' text format."""
-        return self.instruments.render()
+    def render(self, accept: str = "") -> Exposition:
+        """All series; see :meth:`Instruments.render`."""
+        return self.instruments.render(accept)
 
     @contextmanager
     def in_flight(self) -> Iterator[None]:
@@ -248,10 +262,25 @@ class Metrics:
         finally:
             self._requests_inside -= 1
 
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count an answered request.
+
+        Args:
+            method: The HTTP method, of those that are known.
+            route: The template of the route, never the path.
+            status: The status of the answer; 499 is a client that left.
+            seconds: The time from the request's first byte to the answer's last.
+        """
+        self._requests.observe(method, route, str(status), value=seconds, trace=exemplar_trace())
+
+    def upload(self, route: str, seconds: float) -> None:
+        """Count the body of a request, which took ``seconds`` to arrive."""
+        self._uploads.observe(route, value=seconds, trace=exemplar_trace())
+
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Count one stage of a request, which took ``seconds``."""
         assert stage in STAGES, stage
-        self._stages.observe(model, stage, value=seconds)
+        self._stages.observe(model, stage, value=seconds, trace=exemplar_trace())
 
     def picture(self, model: str, layout: PictureLayout) -> None:
         """Count a picture that goes to an engine."""

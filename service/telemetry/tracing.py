@@ -80,6 +80,16 @@ def trace_id() -> str | None:
     return f"{span.trace_id:032x}" if span.is_valid else None
 
 
+def exemplar_trace() -> str | None:
+    """The id of the current trace if it is recorded, so that whoever follows it finds something.
+
+    A client that sends ``traceparent`` says whether it records; without its trace, and without an
+    endpoint that spans are exported to, there is nothing to follow.
+    """
+    span = trace.get_current_span().get_span_context()
+    return f"{span.trace_id:032x}" if span.is_valid and span.trace_flags.sampled else None
+
+
 def record_stages(stages: Mapping[str, float], **attributes: str | int) -> None:
     """Record the spans of stages that have just ended, one after the other.
 

@@ -9,12 +9,17 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, values
+from prometheus_client import CollectorRegistry, ProcessCollector, values
 from prometheus_client import Gauge as PrometheusGauge
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from flowmo.service.telemetry.instruments import Gauge, PrometheusInstruments
+from flowmo.service.telemetry.instruments import (
+    Exposition,
+    Gauge,
+    PrometheusInstruments,
+    expose,
+)
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 # A model takes requests when all gateways say so; what is served, and what runs, is so once.
@@ -56,12 +61,12 @@ class SharedInstruments(PrometheusInstruments):
             )
         )
 
-    def render(self) -> bytes:
-        """All series in Prometheus' text format; those of processes with the label ``process``."""
+    def render(self, accept: str = "") -> Exposition:
+        """All series, those of processes with the label ``process``; exemplars are not kept."""
         registry = CollectorRegistry()
         MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
         registry.register(_Processes(self._folder))
-        return generate_latest(registry)
+        return expose(registry, accept)
 
 
 def forget_process(folder: Path, name: str) -> None:

@@ -7,7 +7,6 @@ all processes.
 """
 
 import fcntl
-import hashlib
 import mmap
 import os
 import struct
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flowmo.service.http.keys import KeyEntry, KeysError, Usage
+from flowmo.service.http.keys import KeyEntry, KeysError, Usage, usage_id
 
 _ID_BYTES = 16
 _RATES = ("requests", "pictures", "steps")
@@ -67,8 +66,7 @@ class UsageTable:
         Raises:
             KeysError: There have been too many keys since the start.
         """
-        text = f"{name}\n{entry.model_dump_json()}".encode()
-        return SharedUsage(entry, self, hashlib.sha256(text).digest()[:_ID_BYTES])
+        return SharedUsage(entry, self, usage_id(name, entry))
 
     def load(self, row: int, usage: Usage) -> None:
         """Set what a key has used to what all gateways have counted; the lock is held."""

@@ -45,9 +45,8 @@ def test_every_alert_is_seen_to_fire_and_not_to_fire() -> None:
     for path in TESTS:
         for scenario in yaml.safe_load(path.read_text())["tests"]:
             for check in scenario.get("promql_expr_test", ()):
-                match = re.search(r'ALERTS\{alertname="(\w+)"', check["expr"])
-                assert match
-                fires[bool(check["exp_samples"])].add(match[1])
+                if match := re.search(r'ALERTS\{alertname="(\w+)"', check["expr"]):
+                    fires[bool(check["exp_samples"])].add(match[1])
     assert fires[True] == fires[False] == rules("alert").keys()
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = "serve,train,train-ray,export,grpc,tracing,s3,gcs,zstd"
+EXTRAS = "serve,train,train-ray,export,grpc,tracing,s3,gcs,redis,zstd"
 IMAGE = "localhost/flowmo-serve:image-test"
 _BASE = "localhost/debian:image-test"
 

@@ -15,6 +15,9 @@ mount --bind "$ROOT" "$ROOT"
 mount -t tmpfs -o mode=1777,size=2g tmpfs "$ROOT/tmp"
 mount -t proc proc "$ROOT/proc"
 mount --rbind /dev "$ROOT/dev"
+# Every runtime gives a container this file, in which localhost is.
+touch "$ROOT/etc/hosts"
+mount --bind /etc/hosts "$ROOT/etc/hosts"
 mount -o remount,bind,ro "$ROOT"
 exec "$@"
 """
@@ -70,7 +73,10 @@ class Container:
         user, _, group = str(self._configuration["User"]).partition(":")
         folder = self._configuration.get("WorkingDir") or "/"
         enter = [sys.executable, "-c", _ENTER, str(self._root), user, group or user, folder]
-        with output.open("wb") as file:
+        output.unlink(missing_ok=True)
+        with output.open("ab") as file:
+            # As runtimes give it: the user's own, so that its processes may open it again by /proc.
+            os.fchown(file.fileno(), int(user), int(group or user))
             return subprocess.Popen(
                 ["unshare", "--mount", "bash", "-c", _MOUNTS, "bash", *enter, *command],
                 env={

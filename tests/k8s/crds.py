@@ -7,7 +7,9 @@ megabyte of others' text for each version. An API server drops a field that a de
 have without a word; here it is an error.
 """
 
+import functools
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,13 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
-from tests.k8s.manifests import K8S, OVERLAYS, Manifest, render
+from tests.k8s.manifests import K8S, OVERLAYS, Manifest, compose, render
+
+_WITH_COMPONENTS = (
+    ("single", "canary"),
+    ("single", "keda"),
+    ("overlays/h100", "incremental-upgrade"),
+)
 
 
 def definitions(paths: list[Path]) -> Iterator[tuple[str, Manifest]]:
@@ -97,6 +105,17 @@ def problems(manifests: list[Manifest], definition: Manifest) -> Iterator[str]:
             yield f"{manifest['kind']}: {'.'.join(map(str, error.absolute_path))}: {error.message}"
 
 
+@functools.cache
+def everything() -> list[tuple[str, list[Manifest]]]:
+    """Overlays, and what components add to one, by name."""
+    made = [(overlay, render(K8S / overlay)) for overlay in OVERLAYS]
+    for overlay, component in _WITH_COMPONENTS:
+        with tempfile.TemporaryDirectory() as folder:
+            manifests = compose(Path(folder), overlay, component)
+        made.append((f"{overlay} with {component}", manifests))
+    return made
+
+
 def main(arguments: list[str]) -> int:
     """The command; 1 if something is refused, or nothing could be validated."""
     if not arguments:
@@ -106,8 +125,7 @@ def main(arguments: list[str]) -> int:
     try:
         for name, definition in definitions([Path(text) for text in arguments]):
             kind = definition["spec"]["names"]["kind"]
-            for overlay in OVERLAYS:
-                manifests = render(K8S / overlay)
+            for overlay, manifests in everything():
                 count = sum(manifest["kind"] == kind for manifest in manifests)
                 found = list(problems(manifests, definition))
                 failed = failed or bool(found)

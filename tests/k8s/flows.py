@@ -140,7 +140,7 @@ def _of_the_head(
         yield "operator", Namespace("kuberay-system"), head, "dashboard", "TCP"
         address = spec["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"]
         name, _, number = address.partition(":")
-        for target in _behind(manifests, name, int(number)):
+        for target in behind(manifests, name, int(number)):
             yield "Redis", head, target, int(number), "TCP"
 
 
@@ -183,7 +183,7 @@ def _fronts(
             yield "edge", edge, worker, "serve", "TCP"
 
 
-def _behind(manifests: list[Manifest], name: str, port: int) -> list[Pods]:
+def behind(manifests: list[Manifest], name: str, port: int) -> list[Pods]:
     """The pods of a Service's port."""
     for service in of_kind(manifests, "Service"):
         numbers = [one["port"] for one in service["spec"]["ports"]]
@@ -199,7 +199,7 @@ def services(manifests: list[Manifest]) -> Iterator[str]:
     if spec is not None:
         address = spec["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"]
         name, _, number = address.partition(":")
-        if not number.isdigit() or not _behind(manifests, name, int(number)):
+        if not number.isdigit() or not behind(manifests, name, int(number)):
             yield f"Redis: {address} is no Service with a pod behind it"
     for found in pods(manifests):
         for container in found.containers:

@@ -36,7 +36,7 @@ def compose(folder: Path, overlay: str, *components: str) -> list[Manifest]:
     up = "/".join([".."] * len(folder.resolve().parts[1:]))
     named = ", ".join(f"{up}{K8S}/components/{name}" for name in components)
     (folder / "kustomization.yaml").write_text(
-        f"resources: [{up}{K8S}/{overlay}]\ncomponents: [{named}]\n"
+        f"namespace: flowmo\nresources: [{up}{K8S}/{overlay}]\ncomponents: [{named}]\n"
     )
     return render(folder)
 

@@ -199,7 +199,7 @@ def _open(rule: Manifest, found: Pods) -> Iterator[str]:
 
 def _is_own(peer: Manifest) -> bool:
     labels = peer.get("podSelector", {}).get("matchLabels", {})
-    return "namespaceSelector" not in peer and labels.get("app") == "flowmo"
+    return "namespaceSelector" not in peer and labels.get("app") in {"flowmo", "flowmo-single"}
 
 
 def _of_ours(manifests: list[Manifest]) -> Iterator[Manifest]:

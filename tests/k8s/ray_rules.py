@@ -16,6 +16,8 @@ from tests.k8s.manifests import Manifest, cpus, of_kind, pods, ray_service, serv
 _LABEL = re.compile(r"^([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?$")
 # Seconds that a Ray node lives after SIGTERM, whatever the pod's grace is.
 _RAY_DRAIN = 30
+# An annotation of a cluster that is not for production.
+_UPDATES = "flowmo-serve/updates"
 _LEAVING = ["python3", "-m", "flowmo.service.cluster.leaving"]
 
 
@@ -282,13 +284,14 @@ def capacity(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def redundancy(manifests: list[Manifest]) -> Iterator[str]:
-    """Where strangers may not ask, it is production: two of each kind, on pods of their own."""
+    """Two of each kind, on pods of their own, unless it says that updates may interrupt."""
     spec = ray_service(manifests)
     if spec is None:
         return
-    parsed = _cluster_config(serve_config(manifests))
-    if parsed.gateway_settings().api_keys_file is None:
+    (service,) = of_kind(manifests, "RayService")
+    if service["metadata"].get("annotations", {}).get(_UPDATES) == "interrupt":
         return
+    parsed = _cluster_config(serve_config(manifests))
     deployments = {"gateway": parsed.gateway}
     for name, model in parsed.models.items():
         deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}

@@ -28,7 +28,7 @@ METRICS = pod_rules.metric_names((ROOT / "docs" / "metrics.md").read_text(encodi
 ROUTES = {route.path for route in health.router.routes if isinstance(route, APIRoute)}
 CONSTRAINTS = (ROOT / "constraints.txt").read_text(encoding="utf-8")
 # Kinds of operators, which Kubernetes' schemas do not know. The first has rules of its own here.
-FOREIGN = {"RayService", "PodMonitor", "PrometheusRule"}
+FOREIGN = {"RayService", "PodMonitor", "PrometheusRule", "Rollout", "AnalysisTemplate", "HTTPRoute"}
 Rule = Callable[[list[Manifest]], Iterator[str]]
 
 
@@ -123,6 +123,9 @@ SCALER = "HorizontalPodAutoscaler/flowmo"
         (ray_rules.redundancy, H100, RAY, "spec.serveConfigV2",
          serve(models__lo__decoder__min_replicas=1), "decoder-lo: one replica"),
         (ray_rules.redundancy, H100, RAY, f"{GROUPS}.1.minReplicas", 1, "encoder: one pod"),
+        (ray_rules.redundancy, H100, RAY, "spec.serveConfigV2",
+         serve(settings__api_keys_file=None, gateway__min_replicas=1), "gateway: one replica"),
+        (ray_rules.redundancy, CPU, RAY, "metadata.annotations", {}, "gateway: one replica"),
         (ray_rules.config, H100, RAY, f"{GROUPS}.2.template.spec.containers.0.env", [],
          "decoder: its proxy answers in plain text"),
         (schemas, SINGLE, DEPLOYMENT, "spec.replica", 2, "replica"),

@@ -264,8 +264,9 @@ def test_an_ingress_leads_to_the_edge_with_tls(tmp_path: Path) -> None:
     assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
 
 
-def test_slices_for_encoders_keep_every_rule() -> None:
-    manifests = render(K8S / "overlays" / "h100-mig")
+@pytest.mark.parametrize("kind", ["mig", "mps"])
+def test_slices_and_shares_for_encoders_keep_every_rule(kind: str) -> None:
+    manifests = render(K8S / "overlays" / f"h100-{kind}")
     assert [text for rule in RULES for text in rule(manifests)] == []
     sliced, whole = serve_config(manifests), serve_config(render(K8S / H100))
     encoder = sliced["applications"][0]["args"]["models"]["lo"]["encoder"]

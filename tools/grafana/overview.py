@@ -57,6 +57,7 @@ OVERVIEW = Dashboard(
                         for share in (0.5, 0.95, 0.99)
                     ],
                     limits=(1, 1),
+                    exemplars=True,
                 ),
                 Panel(
                     title="Latency by route, p95",
@@ -76,6 +77,18 @@ OVERVIEW = Dashboard(
                     unit="s",
                     queries=[Query(mean("flowmo_stage_duration_seconds", "stage"), "{{stage}}")],
                     stacked=True,
+                ),
+                Panel(
+                    title="Uploads, p95",
+                    description="From a request's headers to its body's last byte: slow clients "
+                    "and networks.",
+                    unit="s",
+                    queries=[
+                        Query(
+                            quantile(0.95, "flowmo_upload_duration_seconds", "route"), "{{route}}"
+                        )
+                    ],
+                    exemplars=True,
                 ),
             ],
         ),

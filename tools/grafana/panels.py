@@ -58,6 +58,7 @@ class Panel:
         limits: values from which on it is drawn as bad, yellow and red.
         most: end of the axis, where there is a natural one.
         stacked: whether series are drawn on top of each other.
+        exemplars: whether points that lead to a trace are drawn beside them.
     """
 
     title: str
@@ -69,6 +70,7 @@ class Panel:
     limits: tuple[float, float] | None = None
     most: float | None = None
     stacked: bool = False
+    exemplars: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -217,6 +219,7 @@ def _panel(panel: Panel, number: int, box: dict[str, int]) -> dict[str, Any]:
                 "expr": query.expression,
                 "legendFormat": query.legend,
                 "format": "heatmap" if panel.kind == "heatmap" else "time_series",
+                **({"exemplar": True} if panel.exemplars else {}),
             }
             for index, query in enumerate(panel.queries)
         ],

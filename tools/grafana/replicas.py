@@ -1,6 +1,6 @@
 """Ray's replicas, and the GPUs of the machines."""
 
-from tools.grafana.expressions import rate, series
+from tools.grafana.expressions import rate, series, total
 from tools.grafana.panels import Dashboard, Panel, Query, Row, Unit
 
 _SERVE = '{job=~"$job", application="flowmo"}'
@@ -38,6 +38,34 @@ REPLICAS = Dashboard(
     title="FlowMo: replicas and GPUs",
     description="Replicas on Ray, how they scale, and what their GPUs do.",
     rows=[
+        Row(
+            title="Cost",
+            panels=[
+                Panel(
+                    title="GPUs",
+                    description="That processes of the service hold memory on.",
+                    unit="short",
+                    queries=[Query('flowmo:gpus:count{job=~"$job"}', "{{job}}", needs="gpu")],
+                ),
+                Panel(
+                    title="Cost of a picture",
+                    description="Of one that is encoded or decoded, over an hour, in the currency "
+                    "of flowmo:gpu_hour:price (recording.yml); GPU hours where that is 1.",
+                    unit="short",
+                    queries=[
+                        Query('flowmo:cost:per_picture1h{job=~"$job"}', "{{job}}", needs="gpu")
+                    ],
+                ),
+                Panel(
+                    title="Cost of a megapixel",
+                    description="As of a picture; those of many tiles cost more than small ones.",
+                    unit="short",
+                    queries=[
+                        Query('flowmo:cost:per_megapixel1h{job=~"$job"}', "{{job}}", needs="gpu")
+                    ],
+                ),
+            ],
+        ),
         Row(
             title="Replicas on Ray",
             panels=[
@@ -144,6 +172,19 @@ REPLICAS = Dashboard(
                     "Used, and all there is.",
                     ("DCGM_FI_DEV_FB_USED", f"{_GPU} used"),
                     ("DCGM_FI_DEV_FB_USED + DCGM_FI_DEV_FB_FREE", f"{_GPU} all"),
+                ),
+                Panel(
+                    title="Memory of PyTorch",
+                    description="Held by the service's processes on each GPU: by tensors, and with "
+                    "what is kept for those to come. TensorRT's is beside it.",
+                    unit="bytes",
+                    queries=[
+                        Query(
+                            total("flowmo_gpu_memory_bytes", "gpu", "kind"),
+                            "{{gpu}} {{kind}}",
+                            needs="gpu",
+                        )
+                    ],
                 ),
                 _gpu(
                     "Memory traffic",

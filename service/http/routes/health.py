@@ -1,10 +1,9 @@
 """Routes for orchestrators and Prometheus."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from flowmo.service.errors import EngineStoppedError, NotReadyError
 from flowmo.service.http.routes.shared import ServiceOf, problems
-from flowmo.service.telemetry.instruments import CONTENT_TYPE
 
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
@@ -31,6 +30,7 @@ async def readyz(service: ServiceOf) -> dict[str, str]:
 
 
 @metrics_router.get("/metrics", response_class=Response)
-async def metrics(service: ServiceOf) -> Response:
-    """All series as they are now, in Prometheus' text format."""
-    return Response(service.render_metrics(), media_type=CONTENT_TYPE)
+async def metrics(request: Request, service: ServiceOf) -> Response:
+    """All series as they are now, in Prometheus' text format, or in OpenMetrics' if asked for."""
+    shown = service.render_metrics(request.headers.get("accept", ""))
+    return Response(shown.body, headers={"Content-Type": shown.content_type, "Vary": "Accept"})

@@ -206,7 +206,15 @@ def test_rules_and_dashboards_hold_on_ray(
         assert prometheus.rule_problems() == {}
         names = {one["metric"]["__name__"] for one in prometheus.query('{__name__=~"flowmo:.+"}')}
         # Nothing has failed, and nobody came with a key that is not known.
-        assert recorded() - names <= {"flowmo:pictures_failed:rate5m", "flowmo:keys_unknown:rate5m"}
+        assert recorded() - names <= {
+            "flowmo:pictures_failed:rate5m",
+            "flowmo:keys_unknown:rate5m",
+            "flowmo:quota_counted_alone:rate5m",
+            # No GPU.
+            "flowmo:gpus:count",
+            "flowmo:cost:per_picture1h",
+            "flowmo:cost:per_megapixel1h",
+        }
         assert prometheus.query('flowmo:replicas_healthy:sum{deployment="decoder-nano"} == 2')
         assert prometheus.query("flowmo:answered:rate5m > 0")
     table = documented()

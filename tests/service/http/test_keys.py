@@ -103,10 +103,15 @@ def test_without_limits_there_are_none() -> None:
 def test_what_is_inside_is_counted_until_it_leaves() -> None:
     entry = KeyEntry(sha256=digest_of(ANNE), concurrency=2)
     ring = Keyring({"anne": entry})
-    with ring.enter(ANNE), ring.enter(ANNE), pytest.raises(RateLimitedError, match="at most 2"):
-        ring.enter(ANNE).__enter__()
-    with ring.enter(ANNE) as name:
-        assert name == "anne"
+
+    async def main() -> None:
+        async with ring.enter(ANNE), ring.enter(ANNE):
+            with pytest.raises(RateLimitedError, match="at most 2"):
+                await ring.enter(ANNE).__aenter__()
+        async with ring.enter(ANNE) as name:
+            assert name == "anne"
+
+    asyncio.run(main())
 
 
 # --- files --------------------------------------------------------------------------------------

@@ -88,6 +88,7 @@ def test_each_line_is_json_and_tells_what_became_of_a_request(
     assert (good["request_id"], good["trace_id"], good["model"]) == ("mine", TRACE, "nano")
     stages = {"decode_image", "queue", "encode", "sample", "encode_image"}
     assert set(good["stages_ms"]) == stages
+    assert 0 <= good["upload_ms"] <= good["duration_ms"]
     assert good["duration_ms"] >= sum(good["stages_ms"].values()) * 0.5
     assert (good["outcome"], len(good["fingerprint"])) == ("ok", 32)
     assert (bad["status"], bad["key"], bad["outcome"]) == (415, "team", "unsupported-image")
@@ -177,6 +178,7 @@ def test_spans_of_a_request_and_its_stages_reach_the_collector(
         key=lambda span: span.end_time_unix_nano,
     )
     assert [span.name for span in children] == [
+        "upload",
         "decode_image",
         "queue",
         "encode",
@@ -187,7 +189,7 @@ def test_spans_of_a_request_and_its_stages_reach_the_collector(
     for span in children:
         assert request.start_time_unix_nano <= span.start_time_unix_nano + 1_000_000
         assert span.start_time_unix_nano <= span.end_time_unix_nano
-    sample = {a.key: a.value for a in children[4].attributes}
+    sample = {a.key: a.value for a in children[5].attributes}
     assert sample["flowmo.steps"].int_value == 3
     assert sample["flowmo.model"].string_value == "nano"
 

@@ -28,9 +28,12 @@ PNG = as_file(gradient())
 PACKED = {"Content-Type": MEDIA_TYPE}
 KEY = "of-a-test"
 LOAD_SECONDS = 6.0
-# Of Ray Serve's series.
-REPLICAS = {"flowmo:replicas_healthy:sum", "flowmo:replicas_target:max",
-            "flowmo:replicas_desired:max", "flowmo:replica_starts:increase30m"}  # fmt: skip
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+# Of Ray Serve's series, and of GPUs'.
+NOT_HERE = {"flowmo:replicas_healthy:sum", "flowmo:replicas_target:max",
+            "flowmo:replicas_desired:max", "flowmo:replica_starts:increase30m",
+            "flowmo:gpus:count", "flowmo:cost:per_picture1h",
+            "flowmo:cost:per_megapixel1h"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,10 @@ def watched(
 
 def everything_once(url: str, container: bytes, *, seed: int) -> None:
     """Requests that are answered, refused, wrong, late, left, and not allowed."""
-    headers = {"Authorization": f"Bearer {KEY}"}
+    headers = {
+        "Authorization": f"Bearer {KEY}",
+        "traceparent": f"00-{TRACE}-00f067aa0ba902b7-01",
+    }
     with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
 
         def decode(seed: int, steps: int = 4, **headers: str) -> int:
@@ -112,10 +118,15 @@ def test_every_series_arrives_at_prometheus(watched: Prometheus) -> None:
             assert f"{name}{suffix}" in names
 
 
+def test_latencies_lead_to_traces(watched: Prometheus) -> None:
+    late = 'flowmo_request_duration_seconds_bucket{route="/v1/detokenize"}'
+    assert watched.exemplar_traces(late) == {TRACE}
+
+
 def test_rules_are_evaluated(watched: Prometheus) -> None:
     assert watched.rule_problems() == {}
     names = {one["metric"]["__name__"] for one in watched.query('{__name__=~"flowmo:.+"}')}
-    assert names == recorded() - REPLICAS
+    assert names == recorded() - NOT_HERE
     (sheds,) = watched.query("flowmo:shed:ratio_rate5m")
     assert sheds["metric"]["job"] == "flowmo"
     assert 0 < float(sheds["value"][1]) < 1

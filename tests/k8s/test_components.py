@@ -1,0 +1,175 @@
+"""Components keep every rule on the overlays that they are for, and each of their own can fail."""
+
+import copy
+import functools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks.prometheus import RULES as RECORDING
+from benchmarks.prometheus import find_tool
+from tests.k8s import component_rules
+from tests.k8s.manifests import Manifest, compose, of_kind, pods
+from tests.k8s.test_manifests import GONE, GROUPS, H100, HEAD, POD, RAY, RULES, SINGLE, change
+
+DIGEST = f"sha256:{'0a' * 32}"
+ROLLOUT, ROUTE = "Rollout/flowmo", "HTTPRoute/flowmo"
+ANALYSIS = "AnalysisTemplate/flowmo-objectives"
+CANARY = "spec.strategy.canary"
+
+
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[Manifest]]:
+    """An overlay with one component, and with digests where that asks for them."""
+
+    @functools.cache
+    def rendered(overlay: str, component: str) -> list[Manifest]:
+        beside = ["redis"] if (overlay, component) == (SINGLE, "quotas") else []
+        manifests = compose(tmp_path_factory.mktemp("composed"), overlay, *beside, component)
+        if component == "digests":  # as an overlay's `images: [{name: …, digest: …}]` does
+            for found in pods(manifests):
+                for container in found.containers:
+                    container["image"] = f"{container['image'].partition(':')[0]}@{DIGEST}"
+        return manifests
+
+    return lambda overlay, component: copy.deepcopy(rendered(overlay, component))
+
+
+@pytest.mark.parametrize(
+    ("overlay", "component"),
+    [
+        *((overlay, one) for overlay in (H100, SINGLE)
+          for one in ("digests", "pull-secret", "priorities")),
+        (SINGLE, "canary"),
+        (SINGLE, "quotas"),
+        (H100, "quotas"),
+    ],
+)  # fmt: skip
+def test_with_a_component_every_rule_is_kept(
+    composed: Callable[[str, str], list[Manifest]], overlay: str, component: str
+) -> None:
+    manifests = composed(overlay, component)
+    rules = (*RULES, *component_rules.RULES)
+    assert [text for rule in rules for text in rule(manifests)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "overlay", "component", "name", "path", "value", "complaint"),
+    [
+        ("digests", H100, "digests", "StatefulSet/flowmo-redis", f"{POD}.containers.0.image",
+         "redis:8.2-bookworm", "redis:8.2-bookworm has no digest"),
+        ("digests", H100, "digests", RAY, f"{GROUPS}.2.template.spec.initContainers.0.image",
+         "flowmo-serve@sha256:0a", "has no digest"),
+        ("digests", SINGLE, "digests", "ValidatingAdmissionPolicyBinding/flowmo-digests",
+         "spec.validationActions", ["Audit"], "refuses nothing"),
+        ("digests", SINGLE, "digests", "Namespace/flowmo", "metadata.name", "other",
+         "refuses nothing in other"),
+        ("quotas", SINGLE, "quotas", "NetworkPolicy/flowmo-redis-quotas", "spec.ingress", [],
+         "does not reach StatefulSet/flowmo-redis"),
+        ("quotas", SINGLE, "quotas", "NetworkPolicy/flowmo-quotas", "spec.egress.1", GONE,
+         "cannot ask for the name"),
+        ("quotas", SINGLE, "quotas", "Service/flowmo-redis", "metadata.name", "redis",
+         "flowmo-redis is no Service"),
+        ("quotas", H100, "quotas", RAY, f"{GROUPS}.0.template.spec.containers.0.env.2.value",
+         "redis://flowmo-redis:6379/0", "database 0 is Ray's"),
+        ("quotas", H100, "quotas", RAY, f"{GROUPS}.1.template.spec.containers.0.env.1",
+         {"name": "FLOWMO_QUOTA_STORE", "value": "redis://flowmo-redis:6379/2"}, "different"),
+        ("namespaces", SINGLE, "canary", ROUTE, "metadata.namespace", GONE, "is in None"),
+        ("pull_secrets", H100, "pull-secret", RAY, f"{HEAD}.template.spec.imagePullSecrets", GONE,
+         "head: pulls with nothing"),
+        ("pull_secrets", H100, "pull-secret", "Job/flowmo-engines", f"{POD}.imagePullSecrets",
+         [{"name": "registry"}], "pulls with ['registry']"),
+        ("priorities", H100, "priorities", RAY, f"{GROUPS}.0.template.spec.priorityClassName",
+         GONE, "gateway: no priority"),
+        ("priorities", H100, "priorities", "Deployment/flowmo-edge", f"{POD}.priorityClassName",
+         "flowmo-edge", "no class flowmo-edge"),
+        ("priorities", H100, "priorities", "PriorityClass/flowmo-upkeep", "value", 100000,
+         "not below what serves"),
+        ("priorities", H100, "priorities", "PriorityClass/flowmo-serving", "globalDefault", True,
+         "whole cluster"),
+        ("canary", SINGLE, "canary", ROLLOUT, "spec.workloadRef.name", "flow", "is not there"),
+        ("canary", SINGLE, "canary", ROLLOUT, "spec.selector.matchLabels.app", "flowmo",
+         "selector is not that"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.abortScaleDownDelaySeconds", 30,
+         "may still send"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.canaryService", "flowmo", "leads to"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.steps.0.setWeight", 60, "begin small"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.steps.1", {"setWeight": 20}, "held"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.analysis", GONE, "nobody judges"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.analysis.templates.0.templateName", "x",
+         "no analysis x"),
+        ("canary", SINGLE, "canary", ROLLOUT, f"{CANARY}.analysis.args.1.name", "hash",
+         "are others"),
+        ("canary", SINGLE, "canary", ROUTE, "metadata.name", "flow", "no route flowmo/flowmo"),
+        ("canary", SINGLE, "canary", ROUTE, "spec.rules.0.backendRefs.1.port", 80, "no Service's"),
+        ("canary", SINGLE, "canary", ROUTE, "spec.rules.0.backendRefs.1.weight", 5, "before it"),
+        ("canary", SINGLE, "canary", ROUTE, "spec.rules.0.timeouts.request", "60s", "gives up"),
+        ("canary", SINGLE, "canary", "HorizontalPodAutoscaler/flowmo", "spec.scaleTargetRef.kind",
+         "Deployment", "changes the Deployment"),
+        ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.0.failureCondition", "false",
+         "does not end"),
+        ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.0.failureLimit", -1, "never ends"),
+        ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.1", GONE, "latency is not looked at"),
+        ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.1.provider.prometheus.query",
+         "sum(rate(x[5m])) / (1 - scalar(flowmo:latency:objective))", "no canary"),
+    ],
+)  # fmt: skip
+def test_what_a_component_wires_wrong_is_refused(
+    composed: Callable[[str, str], list[Manifest]],
+    rule: str, overlay: str, component: str, name: str, path: str, value: Any, complaint: str,
+) -> None:  # fmt: skip
+    manifests = composed(overlay, component)
+    change(manifests, name, path, value)
+    found = list(getattr(component_rules, rule)(manifests))
+    assert any(complaint in text for text in found), found
+
+
+_CASE = """
+rule_files: [{rules}]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {{series: 'flowmo_request_duration_seconds_count{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/detokenize", status="200"}}', values: '0+60x30'}}
+      - {{series: 'flowmo_request_duration_seconds_count{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/tokenize", status="500"}}', values: '0+{failed}x30'}}
+      - {{series: 'flowmo_request_duration_seconds_bucket{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/detokenize", status="200", le="1.0"}}', values: '0+48x30'}}
+    promql_expr_test:
+      - {{expr: {availability}, eval_time: 20m, exp_samples: {first}}}
+      - {{expr: {latency}, eval_time: 20m, exp_samples: {second}}}
+"""  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("pod", "failed", "first", "second"),
+    [
+        ("new", 60, [{"value": 500}], [{"value": 4}]),  # half failed, a fifth late
+        ("new", 0, [{"value": 0}], [{"value": 4}]),
+        ("old", 60, [], []),  # of another release: nothing to judge by
+    ],
+)
+def test_the_burn_rates_of_a_canary_are_those_of_its_pods(
+    composed: Callable[[str, str], list[Manifest]], tmp_path: Path,
+    pod: str, failed: int, first: list[Any], second: list[Any],
+) -> None:  # fmt: skip
+    (analysis,) = of_kind(composed(SINGLE, "canary"), "AnalysisTemplate")
+    queries = {}
+    for metric in analysis["spec"]["metrics"]:
+        query = metric["provider"]["prometheus"]["query"]
+        query = query.replace("{{args.namespace}}", "flowmo").replace("{{args.canary}}", "new")
+        queries[metric["name"]] = yaml.safe_dump(f"round({query}, 0.001)", width=10000).strip()
+    for one in (*first, *second):
+        one["labels"] = "{}"
+    case = _CASE.format(
+        rules=RECORDING / "recording.yml", pod=pod, failed=failed, first=first, second=second,
+        **queries,
+    )  # fmt: skip
+    (tmp_path / "case.yml").write_text(case)
+    done = subprocess.run(
+        [find_tool("promtool"), "test", "rules", str(tmp_path / "case.yml")],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
