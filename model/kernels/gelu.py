@@ -15,12 +15,12 @@ def linear_gelu(x: Tensor, linear: nn.Linear, *, epilogue: bool) -> Tensor:
 
     Args:
         x: The input.
-        linear: The layer; a weight of a tensor subclass (fp8) has no epilogue.
+        linear: The layer; with ``epilogue`` its weight is a plain tensor, not one in fp8.
         epilogue: Whether, on a CUDA device, the product itself adds the bias and applies GELU: the
             activation of 4 d is written once and never read back. There PyTorch's operator is the
             tanh form; on a CPU it is the erf form, and is not used.
     """
-    if epilogue and choice.on_gpu(x) and type(linear.weight) is nn.Parameter:
+    if epilogue and choice.on_gpu(x):
         out = torch.ops.aten._addmm_activation(
             linear.bias, x.flatten(0, 1), linear.weight.t(), use_gelu=True
         )

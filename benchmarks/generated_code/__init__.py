@@ -1,0 +1,1 @@
+"""What PyTorch's compiler would launch on an H100 for one block, counted on a machine without one."""
