@@ -12,6 +12,8 @@ M numbers of modulation a row.
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +22,7 @@ from torch.nn.attention import SDPBackend
 
 from flowmo.model.attention import attention
 from flowmo.model.head import Head, in_two_parts, rate, to_pixels
+from flowmo.model.kernels.beside import beside
 from flowmo.model.kernels.choice import NO_KERNELS
 from flowmo.model.kernels.gated_norm import gated_norm, modulated
 from flowmo.model.kernels.gelu import linear_gelu
@@ -93,11 +96,14 @@ class InferenceBlock(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Update the streams [B, N, d] and [B, K, d]; see the class for the modulation."""
         use = self.kernels
+        # Of eager launches alone: compiled code has one stream.
+        apart = use.txt_beside and img.is_cuda and not torch.compiler.is_compiling()
         # In the sequence's order; the modulation has the img stream first.
         streams, x = (self.txt, self.img), [txt, img]
         _, normed = gated_norm(x, (), modulation, (1, 0), gate=None, first=0, fused=use.fused_norm)
+        products = _both(lambda i: streams[i].qkv(normed[i]), device=img.device if apart else None)
         q, k, v = joint_qkv(
-            [stream.qkv(value) for stream, value in zip(streams, normed, strict=True)],
+            products,
             [stream.q_scale if stream.alive else None for stream in streams],
             [stream.k_scale for stream in streams],
             table,
@@ -105,11 +111,35 @@ class InferenceBlock(nn.Module):
             fused=use.fused_qkv,
         )
         alive = [i for i, stream in enumerate(streams) if stream.alive]
-        attended = self._attend(q, k, v, [x[i].shape[1] for i in alive])
-        left, which = [x[i] for i in alive], [1 - i for i in alive]
+        lengths = [x[i].shape[1] for i in alive]
+        if apart and len(alive) == 2:
+            queries = q.split(lengths, dim=2)
+            txt, img = _both(
+                lambda i: self._finish([i], x, [self._attend(queries[i], k, v)], modulation)[0],
+                device=img.device,
+            )
+            return img, txt
+        if use.split_attention:
+            attended = [self._attend(queries, k, v) for queries in q.split(lengths, dim=2)]
+        else:
+            attended = list(self._attend(q, k, v).split(lengths, dim=1))
+        for i, value in zip(alive, self._finish(alive, x, attended, modulation), strict=True):
+            x[i] = value
+        return x[1], x[0]
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What queries [B, H, N, C] attend to, [B, N, d]."""
+        return attention(q, k, v, 1.0, self.attention_backends).transpose(1, 2).flatten(2)
+
+    def _finish(
+        self, of: list[int], x: list[Tensor], attended: list[Tensor], modulation: Tensor | None
+    ) -> list[Tensor]:
+        """The rest of some streams after attention; 0 is txt, 1 is img."""
+        use = self.kernels
+        streams, which = [(self.txt, self.img)[i] for i in of], [1 - i for i in of]
         left, normed = gated_norm(
-            left,
-            [streams[i].proj(value) for i, value in zip(alive, attended, strict=True)],
+            [x[i] for i in of],
+            [stream.proj(value) for stream, value in zip(streams, attended, strict=True)],
             modulation,
             which,
             gate=2,
@@ -117,26 +147,19 @@ class InferenceBlock(nn.Module):
             fused=use.fused_norm,
         )
         updates = [
-            streams[i].mlp(value, epilogue=use.gelu_epilogue)
-            for i, value in zip(alive, normed, strict=True)
+            stream.mlp(value, epilogue=use.gelu_epilogue)
+            for stream, value in zip(streams, normed, strict=True)
         ]
-        left, _ = gated_norm(
+        return gated_norm(
             left, updates, modulation, which, gate=5, first=None, fused=use.fused_norm
-        )
-        for i, value in zip(alive, left, strict=True):
-            x[i] = value
-        return x[1], x[0]
+        )[0]
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> list[Tensor]:
-        """What each stream's queries attend to, [B, N, d], for streams of these lengths."""
 
-        def attend(queries: Tensor) -> Tensor:
-            out = attention(queries, k, v, 1.0, self.attention_backends)
-            return out.transpose(1, 2).flatten(2)
-
-        if self.kernels.split_attention:
-            return [attend(queries) for queries in q.split(lengths, dim=2)]
-        return list(attend(q).split(lengths, dim=1))
+def _both(compute: Callable[[int], Tensor], device: torch.device | None) -> list[Tensor]:
+    """Something of both streams, txt and img: in turn, or on a device beside each other."""
+    if device is None:
+        return [compute(0), compute(1)]
+    return list(beside(partial(compute, 0), partial(compute, 1), device))
 
 
 class InferenceEncoder(nn.Module):

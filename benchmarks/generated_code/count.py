@@ -22,7 +22,9 @@ _LAUNCH = re.compile(r"^\s*(\w+)\.run\((.*), stream=\w+\)")
 _PRODUCT = re.compile(r"extern_kernels\.(\w+)\(|torch\.ops\.aten\.(_addmm_activation|_scaled_mm)\b")
 _ATTENTION = re.compile(r"= torch\.ops\.aten\.(_scaled_dot_product_\w+)")
 _TENSOR = re.compile(r"reinterpret_tensor\((\w+), \(([\d, ]*)\)|\b((?:arg|buf)\d+(?:_\d+)?)\b")
-_GENERATED = re.compile(r"^(\w+) = async_compile\.triton\('\w+', '''(.*?)'''", re.M | re.S)
+_GENERATED = re.compile(
+    r"^(\w+) = async_compile\.triton\('\w+', '''(.*?)'''", re.MULTILINE | re.DOTALL
+)
 _GIGABYTES = re.compile(r"'kernel_num_gb': ([\d.e+-]+)")
 # Smaller float32 buffers are statistics of tokens or heads, or the rotary table.
 _ACTIVATION_SHARE = 0.05

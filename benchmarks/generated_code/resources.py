@@ -78,9 +78,7 @@ def _compiled(kernel: Any, name: str, constants: dict[str, Any]) -> Resources:
         # Tensors, lengths and strides that are multiples of 16, as Inductor finds them at Lo.
         if signature[argument] not in {"constexpr", "fp32"} and not argument.startswith("which"):
             attributes[(position,)] = [["tt.divisibility", 16]]
-    source = ASTSource(
-        fn=kernel, signature=signature, constexprs=constants, attrs=attributes
-    )
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
     built = triton.compile(source, target=_TARGET, options={"num_warps": 4})
     ptx = built.asm["ptx"]
     usage = _usage(built.asm["cubin"])

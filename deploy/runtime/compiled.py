@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from flowmo.deploy.block_kernels import usable, with_kernels
 from flowmo.deploy.cuda_graphs import CudaGraphs
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
@@ -13,6 +14,7 @@ from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
+from flowmo.model.kernels.choice import NO_KERNELS, Kernels
 
 # One variant a batch size and half; PyTorch gives up at 8.
 _MOST_VARIANTS = 64
@@ -32,9 +34,12 @@ class CompiledSteps:
             Hopper.
         choose_attention: Whether to measure, on a GPU, the backends of attention and take the
             fastest.
+        kernels: The hand-written kernels that blocks use; with all of them nothing is left to
+            torch.compile.
 
     Raises:
-        CompilationError: ``fp8`` is asked for without torchao or such a GPU.
+        CompilationError: ``fp8`` is asked for without torchao or such a GPU, or kernels without
+            Triton or a GPU.
     """
 
     def __init__(
@@ -46,16 +51,20 @@ class CompiledSteps:
         cuda_graphs: bool = True,
         fp8: bool = False,
         choose_attention: bool = True,
+        kernels: Kernels = NO_KERNELS,
     ) -> None:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
+        kernels = usable(kernels, model.device, fp8=fp8)
         if fp8:
             quantize(model)
         if on_gpu and choose_attention:
             choose_backends(model)
         self._compute: dict[Half, Callable[..., Tensor]] = {}
         for half in model.halves:
-            compute: Callable[..., Tensor] = graph_of(model, half)
+            graph = graph_of(model, half)
+            graph.network = with_kernels(graph.network, kernels)
+            compute: Callable[..., Tensor] = graph
             if compiled:
                 compute = _compile(compute, freeze=not on_gpu)
             if on_gpu and cuda_graphs:

@@ -22,12 +22,16 @@ class Kernels:
             them for the sub-layer that follows.
         split_attention: Each stream's queries attend in a call of their own: the outputs are
             contiguous, so that the products after them copy nothing.
+        txt_beside: The small txt stream is computed beside the img stream, in a stream of the
+            device of its own; attention is split for it. Compiled code has one stream: there it is
+            without effect, in a CUDA graph of launched kernels it is not.
     """
 
     gelu_epilogue: bool = False
     fused_qkv: bool = False
     fused_norm: bool = False
     split_attention: bool = False
+    txt_beside: bool = False
 
     @classmethod
     def all(cls) -> Self:
