@@ -33,7 +33,7 @@ class Attention:
 CUDNN = Attention(tile=128, peak=478e12)
 """What PyTorch brings."""
 FLASH = Attention(tile=192, peak=600e12)
-"""FlashAttention-3 or -4 at a head dimension of 96: a guess, between those published of 64 and 128."""
+"""FlashAttention-3 or -4 at a head dimension of 96: a guess, between those of 64 and 128."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
