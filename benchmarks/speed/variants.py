@@ -130,6 +130,8 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Comp
     for change in changes:
         if change in {"with", "without"}:
             word = change
+        elif change == "flash-attention":
+            options["flash_attention"] = word == "with"
         elif word == "with":
             options["kernels"] = Kernels.named(change.replace("+", ","))
         else:
@@ -176,6 +178,7 @@ def names(*, cuda: bool) -> list[str]:
         "compiled bf16 with fused-qkv+split-attention",
         "compiled bf16 with all",
         "compiled bf16 without compiled with all",
+        "compiled bf16 without compiled with flash-attention all",
         "compiled-fp8 bf16",
         "tensorrt bf16",
     ]
