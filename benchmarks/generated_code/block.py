@@ -5,6 +5,7 @@ Shape legend: B rows, N patches, K latent tokens, L = K + N, d width, C head dim
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -79,25 +80,26 @@ def _generate(compute: Callable[..., Any], shapes: list[Shape]) -> str:
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    attention, on_gpu = inference_network.attention, choice.on_gpu
-    inference_network.attention = _attention  # type: ignore[assignment]
-    choice.on_gpu = lambda _: True
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), generated_code() as codes:
-            here = [torch.empty(size, dtype=dtype) for size, dtype in shapes]
-            there = [torch.empty(size, dtype=dtype, device="cuda") for size, dtype in shapes]
-            graph = make_fx(compute, tracing_mode="real")(*here)
-            try:
-                aot_module_simplified(
-                    graph,
-                    there,
-                    fw_compiler=compile_fx_inner,
-                    inference_compiler=compile_fx_inner,
-                    decompositions=select_decomp_table(),
-                )
-            except Exception:
-                if not codes:
-                    raise
-    finally:
-        inference_network.attention, choice.on_gpu = attention, on_gpu
+    # Traced on tensors of a CPU, computed with what a GPU would be.
+    with (
+        patch.object(inference_network, "attention", _attention),
+        patch.object(choice, "on_gpu", lambda _: True),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        torch.no_grad(),
+        generated_code() as codes,
+    ):
+        here = [torch.empty(size, dtype=dtype) for size, dtype in shapes]
+        there = [torch.empty(size, dtype=dtype, device="cuda") for size, dtype in shapes]
+        graph = make_fx(compute, tracing_mode="real")(*here)
+        try:
+            aot_module_simplified(
+                graph,
+                there,
+                fw_compiler=compile_fx_inner,
+                inference_compiler=compile_fx_inner,
+                decompositions=select_decomp_table(),
+            )
+        except Exception:
+            if not codes:
+                raise
     return codes[-1]

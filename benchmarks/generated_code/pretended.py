@@ -101,8 +101,8 @@ def pretend() -> None:
         warp_size=32,
     )
     DeviceProperties.create = classmethod(_always(properties))  # type: ignore[method-assign, assignment]
-    fake.init_gpu_context = _always(None)  # type: ignore[attr-defined]
-    triton_of_torch.has_triton = _always(True)
+    fake.init_gpu_context = _always(None)  # type: ignore[assignment]
+    triton_of_torch.has_triton = _always(True)  # type: ignore[assignment]
     driver.set_active(_Driver())
     inductor.compile_threads = 1
     inductor.force_disable_caches = True

@@ -11,7 +11,7 @@ from flowmo.model.errors import CompilationError
 from flowmo.model.inference_network import InferenceBlock, InferenceDecoder, InferenceEncoder
 from flowmo.model.kernels.choice import NO_KERNELS, Kernels, triton_is_installed
 
-N = TypeVar("N", InferenceEncoder, InferenceDecoder)
+N = TypeVar("N", bound=InferenceEncoder | InferenceDecoder)
 
 
 def usable(kernels: Kernels, device: torch.device, *, fp8: bool) -> Kernels:

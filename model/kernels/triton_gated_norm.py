@@ -16,7 +16,7 @@ from flowmo.model.transformer import LAYER_NORM_EPS
 _WARPS = 4
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def gated_norm_kernel(  # type: ignore[no-untyped-def]
     x0,
     x1,

@@ -15,7 +15,7 @@ from flowmo.model.transformer import RMS_NORM_EPS
 _WARPS = 4
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def _rotated(  # type: ignore[no-untyped-def]
     source,
     scales,
@@ -42,7 +42,7 @@ def _rotated(  # type: ignore[no-untyped-def]
     return tl.reshape(turned, (HEADS_PADDED, PADDED))
 
 
-@triton.jit
+@triton.jit  # type: ignore[untyped-decorator]
 def qkv_kernel(  # type: ignore[no-untyped-def]
     source0,
     source1,

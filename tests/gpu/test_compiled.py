@@ -15,6 +15,7 @@ from flowmo.deploy.runners import Runtime, install
 from flowmo.model.attention import HALF_PRECISION, ranked_backends, time_backends
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.kernels.choice import Kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -48,6 +49,15 @@ def test_compiled_steps_agree(tiny_checkpoint: Path, compiled: bool, cuda_graphs
     for rows in (1, 2, 3, 5):
         for error in golden.relative_errors(steps, model, rows=rows).values():
             assert error.compiled <= golden.FACTOR * error.plain + golden.SLACK
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("names", ["gelu-epilogue", "fused-qkv", "fused-norm", "txt-beside", "all"])
+def test_hand_written_kernels_agree(tiny_checkpoint: Path, names: str, compiled: bool) -> None:
+    model = load(tiny_checkpoint)
+    steps = CompiledSteps(model, (1, 4), compiled=compiled, kernels=Kernels.named(names))
+    errors = golden.check(steps, model, (1, 4))
+    assert set(errors) == {"encoder", "decoder"}
 
 
 def test_backends_of_attention_are_timed() -> None:
