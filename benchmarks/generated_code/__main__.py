@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import environment
+from benchmarks.generated_code.estimate import estimates
 from benchmarks.generated_code.pretended import pretend
 from flowmo.deploy.graphs import HALVES
 from flowmo.model.config import preset
@@ -97,12 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="lo")
     parser.add_argument("--check", type=Path, help="a committed report")
     options = parser.parse_args(arguments)
+    here = environment()  # before there seems to be a GPU
     pretend()
-    from benchmarks.generated_code.estimate import estimates
-
     report = measured(options.model)
     report["estimates"] = estimates(preset(options.model), report["blocks"])
-    report["environment"] = environment()
+    report["environment"] = here
     write_json(options.out / "generated_code.json", report)
     found: list[str] = []
     if options.check is not None:

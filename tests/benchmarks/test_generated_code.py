@@ -28,7 +28,7 @@ def call(self, args):
     buf2 = torch.ops.aten._scaled_dot_product_cudnn_attention.default(buf1, buf1, buf1)
     assert_size_stride(buf2, (10, 8), (8, 1), 'torch.ops.aten._scaled_dot_product_cudnn')
     buf3 = buf2; del buf2  # reuse
-    buf4 = empty_strided_cuda((2, ), (1, ), torch.float32)
+    buf4 = empty_strided_cuda((1, ), (1, ), torch.float32)
     norm_kernel_1.run(buf3, buf4, 8, stream=stream0)
 def get_args():
     arg0_1 = rand_strided((10, 8), (8, 1), device='cuda:0', dtype=torch.bfloat16)
@@ -39,8 +39,8 @@ def get_args():
 def test_launches_and_traffic_are_counted() -> None:
     counts = count(CODE, rows=1, tokens=10, width=8)
     assert (counts.launches, counts.elementwise, counts.float32_activations) == (5, 3, 1)
-    # GELU in place; 160 read, 16 of a row of arg3 and 320 written; 160 read, 8 written.
-    assert counts.units == pytest.approx((320 + 496 + 168) / 160, abs=0.01)
+    # GELU in place; 160 read, 16 of a row of arg3 and 320 written; 160 read, 4 written.
+    assert counts.units == pytest.approx((320 + 496 + 164) / 160, abs=0.01)
 
 
 @pytest.fixture(scope="module")
