@@ -1,6 +1,9 @@
 """What is counted in generated code, what it is committed as, and what is estimated of it."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from benchmarks.generated_code.__main__ import worse
 from benchmarks.generated_code.count import count
 from benchmarks.generated_code.estimate import estimates
 from flowmo.model.config import preset
+from flowmo.model.kernels.choice import triton_is_installed
 
 COMMITTED = Path(__file__).parents[2] / "benchmarks/results/speed/generated_code.json"
 
@@ -41,6 +45,31 @@ def test_launches_and_traffic_are_counted() -> None:
     assert (counts.launches, counts.elementwise, counts.float32_activations) == (5, 3, 1)
     # GELU in place; 160 read, 16 of a row of arg3 and 320 written; 160 read, 4 written.
     assert counts.units == pytest.approx((320 + 496 + 164) / 160, abs=0.01)
+
+
+@pytest.mark.skipif(not triton_is_installed(), reason="Triton is for Linux; dev has it there")
+def test_kernels_compile_for_an_h100_without_spilling(tmp_path: Path) -> None:
+    # In a process where nothing has made Triton interpret them.
+    program = (
+        "import json, dataclasses, benchmarks.generated_code.resources as r; "
+        "print(json.dumps([dataclasses.asdict(k) for k in r.resources(1152, 12)]))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    answer = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=COMMITTED.parents[3],
+        env=environment | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    kernels = json.loads(answer.stdout)
+    assert len(kernels) == 4
+    for kernel in kernels:
+        assert kernel["spilled"] == 0
+        assert kernel["registers"] <= 64  # so that 8 programs share a multiprocessor
+        assert kernel["vector_accesses"] >= kernel["global_accesses"] - 2
 
 
 @pytest.fixture(scope="module")

@@ -77,13 +77,15 @@ def missing(kind: str) -> str | None:
         if torch.cuda.get_device_capability() < (8, 9):
             return "no fp8 products before Ada"
         return None if find_spec("torchao") else "torchao is not installed"
+    if kind == "kernels":
+        return None if find_spec("triton") else "Triton is not installed"
     if kind == "tensorrt":
         names = ("tensorrt", "tensorrt_rtx")
         return None if any(map(find_spec, names)) else "TensorRT is not installed"
     return None
 
 
-@pytest.mark.parametrize("kind", ["compiled", "compiled-fp8", "tensorrt"])
+@pytest.mark.parametrize("kind", ["compiled", "compiled-fp8", "kernels", "tensorrt"])
 def test_a_runner_is_installed(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     if (why := missing(kind)) is not None:
         pytest.skip(why)

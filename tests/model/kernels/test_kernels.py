@@ -21,6 +21,9 @@ from flowmo.model.kernels.gated_norm import gated_norm
 from flowmo.model.kernels.gelu import linear_gelu
 from flowmo.model.kernels.qkv import joint_qkv
 
+pytestmark = pytest.mark.skipif(
+    not choice.triton_is_installed(), reason="Triton is for Linux; the extra dev has it there"
+)
 WIDTH, HEADS, DIM = 24, 3, 8
 # Whole numbers of nothing: neither lengths nor widths are powers of two.
 TXT, IMG, ROWS = 1, 3, 2
