@@ -22,6 +22,7 @@ from torch.nn.attention import SDPBackend
 
 from flowmo.model.attention import attention
 from flowmo.model.head import Head, in_two_parts, rate, to_pixels
+from flowmo.model.kernels import choice
 from flowmo.model.kernels.beside import beside
 from flowmo.model.kernels.choice import NO_KERNELS
 from flowmo.model.kernels.gated_norm import gated_norm, modulated
@@ -97,7 +98,7 @@ class InferenceBlock(nn.Module):
         """Update the streams [B, N, d] and [B, K, d]; see the class for the modulation."""
         use = self.kernels
         # Of eager launches alone: compiled code has one stream.
-        apart = use.txt_beside and img.is_cuda and not torch.compiler.is_compiling()
+        apart = use.txt_beside and choice.on_gpu(img) and not torch.compiler.is_compiling()
         # In the sequence's order; the modulation has the img stream first.
         streams, x = (self.txt, self.img), [txt, img]
         _, normed = gated_norm(x, (), modulation, (1, 0), gate=None, first=0, fused=use.fused_norm)

@@ -4,6 +4,7 @@ Shape legend: B rows, N patches, K latent tokens, L = K + N, d width, C head dim
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -43,7 +44,7 @@ def block_code(name: str, half: Half, rows: int, kernels: Kernels) -> str:
     shape = config.encoder if half == "encoder" else config.decoder
     with torch.device("meta"):
         block = InferenceBlock(DoubleStreamBlock(shape), img_alive=True, txt_alive=True).eval()
-    block.kernels = kernels
+    block.kernels = replace(kernels, txt_beside=False)  # of eager launches alone
     bf16, float32, width = torch.bfloat16, torch.float32, shape.width
     patches = grid_of(config)[0] ** 2
     length = config.code_length + patches

@@ -1,7 +1,7 @@
 """Hand-written kernels compute what their PyTorch forms do; Triton's interpreter runs them here."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from flowmo.deploy.block_kernels import usable, with_kernels
+from flowmo.model import inference_network
 from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.flowmo import FlowMo
@@ -134,6 +135,31 @@ def test_whole_halves_agree_and_share_their_weights(
     monkeypatch.setattr(model, "_decoder", with_kernels(model.decoder, Kernels.all()))
     came = model.encode(images), model.velocity(images, 0.4, condition)
     torch.testing.assert_close(came, expected, rtol=0, atol=1e-5)
+
+
+def test_a_stream_computed_beside_the_other_gives_the_same(
+    model: InferenceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, condition = torch.rand(2, 3, 8, 8) * 2 - 1, torch.randn(2, 1, 5)
+    expected = model.encode(images), model.velocity(images, 0.4, condition)
+    devices: list[torch.device] = []
+
+    def in_turn(
+        small: Callable[[], torch.Tensor], large: Callable[[], torch.Tensor], device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        devices.append(device)
+        second = large()
+        return small(), second
+
+    monkeypatch.setattr(inference_network, "beside", in_turn)
+    monkeypatch.setattr(choice, "on_gpu", lambda _: True)
+    kernels = Kernels(txt_beside=True)
+    monkeypatch.setattr(model, "_encoder", with_kernels(model.encoder, kernels))
+    monkeypatch.setattr(model, "_decoder", with_kernels(model.decoder, kernels))
+    came = model.encode(images), model.velocity(images, 0.4, condition)
+    torch.testing.assert_close(came, expected, rtol=0, atol=1e-6)
+    # Products of both streams in each of four blocks, and the rest where both go on.
+    assert len(devices) == 4 + 2
 
 
 def test_kernels_are_refused_where_there_is_no_gpu() -> None:
