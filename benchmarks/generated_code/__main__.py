@@ -42,7 +42,7 @@ def measured(name: str) -> dict[str, Any]:
     """Count every switch at the least batch size, and none and all of them at each."""
     from benchmarks.generated_code.block import block_code
     from benchmarks.generated_code.count import count
-    from benchmarks.generated_code.resources import resources
+    from benchmarks.generated_code.triton_resources import resources
 
     config = preset(name)
     blocks = []

@@ -51,7 +51,7 @@ def test_launches_and_traffic_are_counted() -> None:
 def test_kernels_compile_for_an_h100_without_spilling(tmp_path: Path) -> None:
     # In a process where nothing has made Triton interpret them.
     program = (
-        "import json, dataclasses, benchmarks.generated_code.resources as r; "
+        "import json, dataclasses, benchmarks.generated_code.triton_resources as r; "
         "print(json.dumps([dataclasses.asdict(k) for k in r.resources(1152, 12)]))"
     )
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
