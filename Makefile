@@ -15,7 +15,8 @@ JAVASCRIPT := --config tools/javascript/deno.json
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
-.PHONY: help setup tools demo serve test test-slow check docs bench image-test k8s-check k8s-test
+.PHONY: help setup tools demo serve test test-slow check docs bench gpu-codegen image-test k8s-check \
+	k8s-test
 
 help:
 	@echo "make demo    send the sample photographs through a server, write pictures and a table"
@@ -28,6 +29,7 @@ help:
 	@echo "make k8s-check CRDS=FOLDER  validate manifests by operators' CustomResourceDefinitions"
 	@echo "make k8s-test  try the manifests on a kind cluster (needs docker, kind, kubectl, helm)"
 	@echo "make bench   compare the network with the reference values of the published one"
+	@echo "make gpu-codegen  count what a block would launch on an H100; no GPU, an environment of 5 GB"
 	@echo "make setup   fill .venv for test, check and bench, which they do themselves when needed"
 
 # What tokenizes and serves, and nothing more.
@@ -84,6 +86,15 @@ docs: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.parity tests/data/parity/*.safetensors $(ARGS)
+
+# PyTorch with CUDA, which the project's own environment may not be, in the version of a lent machine.
+CODEGEN := build/gpu-codegen
+gpu-codegen:
+	test -x $(CODEGEN)/bin/python || $(PYTHON) -m venv $(CODEGEN)
+	$(CODEGEN)/bin/python -m pip install --quiet torch==2.11.0 triton==3.6.0 fsspec huggingface_hub \
+		matplotlib numpy pillow rich safetensors tensorboard torchmetrics
+	$(CODEGEN)/bin/python -m benchmarks.generated_code --out $(CODEGEN) \
+		--check benchmarks/results/speed/generated_code.json $(ARGS)
 
 image-test: setup
 	$(BIN)/python -m tests.image $(ARGS)

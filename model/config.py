@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, get_args
 from flowmo.model.errors import ConfigError
 from flowmo.model.strict import from_dict, to_dict
 
-Schedule = Literal["power", "linear", "explicit"]
+Schedule = Literal["power", "linear", "merged", "explicit"]
 QuantizerKind = Literal["lfq", "gaussian"]
 TokenPositions = Literal["diagonal", "grid"]
 Prediction = Literal["velocity", "image"]
@@ -46,10 +46,12 @@ class SamplerConfig:
     """How tokens become an image: time grid and guidance (SPEC "Decode", paper section B).
 
     Args:
-        schedule: ``power`` is t_i = (i/N)^(1/rho); ``linear`` is t_i = i/N; ``explicit`` takes
-            ``times``.
+        schedule: ``power`` is t_i = (i/N)^(1/rho); ``linear`` is t_i = i/N; ``merged`` is the
+            ``power`` grid of N + 5 steps whose last six are one, so that 20 steps are the default
+            25 but for times below 0.0033; ``explicit`` takes ``times``.
         steps: N, the number of Euler steps (1 to 1000). For ``explicit`` it is len(times) - 1.
-        rho: exponent of the ``power`` schedule, > 0; smaller means finer steps near t = 0.
+        rho: exponent of the ``power`` and ``merged`` schedules, > 0; smaller means finer steps near
+            t = 0.
         times: for ``explicit`` the whole grid, strictly descending from 1.0 to 0.0.
         guidance: classifier-free guidance weight w >= 0; 1 is no guidance.
         guidance_interval: where guidance acts, as noise-to-signal ratios (sigma_lo, sigma_hi) in
@@ -99,6 +101,11 @@ class SamplerConfig:
             f"guidance_interval must be 0 <= low <= high, got {self.guidance_interval!r}",
         )
 
+    @property
+    def has_rho(self) -> bool:
+        """Whether the time grid depends on ``rho``."""
+        return self.schedule in {"power", "merged"}
+
     def changed(
         self,
         *,
@@ -113,8 +120,8 @@ class SamplerConfig:
 
         Args:
             steps: N.
-            schedule: ``power`` or ``linear``.
-            rho: The exponent of the ``power`` schedule.
+            schedule: ``power``, ``linear`` or ``merged``.
+            rho: The exponent of the ``power`` and ``merged`` schedules.
             guidance: The guidance weight.
 
         Raises:

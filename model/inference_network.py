@@ -12,6 +12,8 @@ M numbers of modulation a row.
 """
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +22,14 @@ from torch.nn.attention import SDPBackend
 
 from flowmo.model.attention import attention
 from flowmo.model.head import Head, in_two_parts, rate, to_pixels
+from flowmo.model.kernels import choice
+from flowmo.model.kernels.beside import beside
+from flowmo.model.kernels.choice import NO_KERNELS
+from flowmo.model.kernels.gated_norm import gated_norm, modulated
+from flowmo.model.kernels.gelu import linear_gelu
+from flowmo.model.kernels.qkv import joint_qkv
 from flowmo.model.patches import patchify
-from flowmo.model.rotary import apply_rotary
 from flowmo.model.transformer import (
-    RMS_NORM_EPS,
     DoubleStreamBlock,
     SelfAttention,
     Transformer,
@@ -63,23 +69,10 @@ class _Stream(nn.Module):
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             self.proj, self.mlp_in, self.mlp_out = _frozen(attn.proj), _frozen(first), _frozen(last)
 
-    def project(self, x: Tensor, table: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
-        """[B, L, d] to rotated q (None if dead) and k, and v, each [B, H, L, C]."""
-        parts = self.qkv(x).unflatten(-1, (3 if self.alive else 2, self.heads, -1))
-        *queries, k, v = parts.permute(2, 0, 3, 1, 4).unbind(0)
-        q = _norm_and_rotate(queries[0], self.q_scale, table) if queries else None
-        return q, _norm_and_rotate(k, self.k_scale, table), v
-
-    def mlp(self, x: Tensor) -> Tensor:
-        out: Tensor = self.mlp_out(F.gelu(self.mlp_in(x), approximate="tanh"))
+    def mlp(self, x: Tensor, *, epilogue: bool) -> Tensor:
+        """[B, L, d] to the same, not yet gated."""
+        out: Tensor = self.mlp_out(linear_gelu(x, self.mlp_in, epilogue=epilogue))
         return out
-
-
-def _norm_and_rotate(x: Tensor, scale: Tensor, table: Tensor) -> Tensor:
-    """RMS norm and rotation in float32, one cast back."""
-    wide = x.float()
-    normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + RMS_NORM_EPS) * scale
-    return apply_rotary(normed, table).to(x.dtype)
 
 
 class InferenceBlock(nn.Module):
@@ -88,6 +81,7 @@ class InferenceBlock(nn.Module):
     Attributes:
         attention_backends: What computes attention on a GPU, see
             :func:`flowmo.model.attention.attention`.
+        kernels: Which hand-written kernels compute what lies between the products.
     """
 
     def __init__(self, block: DoubleStreamBlock, *, img_alive: bool, txt_alive: bool) -> None:
@@ -96,39 +90,77 @@ class InferenceBlock(nn.Module):
         self.img = _Stream(block.img_attn, block.img_mlp, scale, alive=img_alive)
         self.txt = _Stream(block.txt_attn, block.txt_mlp, scale, alive=txt_alive)
         self.attention_backends: tuple[SDPBackend, ...] = ()
+        self.kernels = NO_KERNELS
 
     def forward(
         self, img: Tensor, txt: Tensor, table: Tensor, modulation: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Update the streams [B, N, d] and [B, K, d]; see the class for the modulation."""
-        length = txt.shape[1]
-        mods = (None, None) if modulation is None else (modulation[0], modulation[1])
-        q_txt, k_txt, v_txt = self.txt.project(_modulated(txt, mods[1], 0), table[:, :length])
-        q_img, k_img, v_img = self.img.project(_modulated(img, mods[0], 0), table[:, length:])
-        queries = [q for q in (q_txt, q_img) if q is not None]
-        q = torch.cat(queries, dim=2) if len(queries) == 2 else queries[0]
-        k, v = torch.cat([k_txt, k_img], dim=2), torch.cat([v_txt, v_img], dim=2)
-        out = attention(q, k, v, 1.0, self.attention_backends).transpose(1, 2).flatten(2)
-        if q_txt is not None:
-            txt = self._finish(self.txt, txt, out[:, :length], mods[1])
-        if q_img is not None:
-            img = self._finish(self.img, img, out[:, out.shape[1] - img.shape[1] :], mods[0])
-        return img, txt
+        use = self.kernels
+        # Of eager launches alone: compiled code has one stream.
+        apart = use.txt_beside and choice.on_gpu(img) and not torch.compiler.is_compiling()
+        # In the sequence's order; the modulation has the img stream first.
+        streams, x = (self.txt, self.img), [txt, img]
+        _, normed = gated_norm(x, (), modulation, (1, 0), gate=None, first=0, fused=use.fused_norm)
+        products = _both(lambda i: streams[i].qkv(normed[i]), device=img.device if apart else None)
+        q, k, v = joint_qkv(
+            products,
+            [stream.q_scale if stream.alive else None for stream in streams],
+            [stream.k_scale for stream in streams],
+            table,
+            self.img.heads,
+            fused=use.fused_qkv,
+        )
+        alive = [i for i, stream in enumerate(streams) if stream.alive]
+        lengths = [x[i].shape[1] for i in alive]
+        if apart and len(alive) == 2:
+            queries = q.split(lengths, dim=2)
+            txt, img = _both(
+                lambda i: self._finish([i], x, [self._attend(queries[i], k, v)], modulation)[0],
+                device=img.device,
+            )
+            return img, txt
+        if use.split_attention:
+            attended = [self._attend(queries, k, v) for queries in q.split(lengths, dim=2)]
+        else:
+            attended = list(self._attend(q, k, v).split(lengths, dim=1))
+        for i, value in zip(alive, self._finish(alive, x, attended, modulation), strict=True):
+            x[i] = value
+        return x[1], x[0]
 
-    @staticmethod
-    def _finish(stream: _Stream, x: Tensor, attended: Tensor, mod: Tensor | None) -> Tensor:
-        x = _gated(x, stream.proj(attended), mod, 2)
-        return _gated(x, stream.mlp(_modulated(x, mod, 3)), mod, 5)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """What queries [B, H, N, C] attend to, [B, N, d]."""
+        return attention(q, k, v, 1.0, self.attention_backends).transpose(1, 2).flatten(2)
+
+    def _finish(
+        self, of: list[int], x: list[Tensor], attended: list[Tensor], modulation: Tensor | None
+    ) -> list[Tensor]:
+        """The rest of some streams after attention; 0 is txt, 1 is img."""
+        use = self.kernels
+        streams, which = [(self.txt, self.img)[i] for i in of], [1 - i for i in of]
+        left, normed = gated_norm(
+            [x[i] for i in of],
+            [stream.proj(value) for stream, value in zip(streams, attended, strict=True)],
+            modulation,
+            which,
+            gate=2,
+            first=3,
+            fused=use.fused_norm,
+        )
+        updates = [
+            stream.mlp(value, epilogue=use.gelu_epilogue)
+            for stream, value in zip(streams, normed, strict=True)
+        ]
+        return gated_norm(
+            left, updates, modulation, which, gate=5, first=None, fused=use.fused_norm
+        )[0]
 
 
-def _modulated(x: Tensor, mod: Tensor | None, first: int) -> Tensor:
-    """LN, then scale (kept as 1 + scale) and shift of the sub-layer whose chunks start at first."""
-    normed = layer_norm(x)
-    return normed if mod is None else torch.addcmul(mod[first], normed, mod[first + 1])
-
-
-def _gated(x: Tensor, update: Tensor, mod: Tensor | None, gate: int) -> Tensor:
-    return x + update if mod is None else torch.addcmul(x, mod[gate], update)
+def _both(compute: Callable[[int], Tensor], device: torch.device | None) -> list[Tensor]:
+    """Something of both streams, txt and img: in turn, or on a device beside each other."""
+    if device is None:
+        return [compute(0), compute(1)]
+    return list(beside(partial(compute, 0), partial(compute, 1), device))
 
 
 class InferenceEncoder(nn.Module):
@@ -217,7 +249,7 @@ class InferenceDecoder(nn.Module):
         img, txt = self.img_in(patches), self.txt_in(condition)
         for i, block in enumerate(self.blocks):
             img, txt = block(img, txt, table, blocks[i])
-        out: Tensor = self.out(layer_norm(_modulated(img, final, 0)))
+        out: Tensor = self.out(layer_norm(modulated(img, final, 0)))
         return out
 
     def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor, table: Tensor) -> Tensor:

@@ -14,6 +14,9 @@ from torch import Tensor
 from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import ConfigError
 
+MERGED_STEPS = 6
+"""How many last steps of the power grid the schedule ``merged`` takes as one."""
+
 
 class Velocity(Protocol):
     """A velocity field v(x, t), any number of dimensions, t one number for the batch."""
@@ -56,7 +59,11 @@ def time_grid(config: SamplerConfig) -> tuple[float, ...]:
     if config.schedule == "explicit":
         return config.times
     exponent = 1.0 if config.schedule == "linear" else 1.0 / config.rho
-    return tuple((i / config.steps) ** exponent for i in range(config.steps, -1, -1))
+    steps = config.steps
+    if config.schedule == "merged":
+        steps += MERGED_STEPS - 1
+    grid = tuple((i / steps) ** exponent for i in range(steps, -1, -1))
+    return (*grid[: config.steps], 0.0)
 
 
 def guidance_bounds(config: SamplerConfig) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from flowmo.model.config import preset
 from flowmo.model.errors import FlowMoError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.kernels.choice import Kernels
 
 # images, or x, times and condition
 Compute = Callable[..., Tensor]
@@ -119,12 +120,22 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Comp
     if name == PLAIN:
         return {half: plain(subject, half) for half in HALVES}
     kind, _, rest = name.partition(" ")
-    dtype, *without = rest.split(" ")
+    dtype, *changes = rest.split(" ")
     if dtype not in DTYPES:
         raise ValueError(f"unknown variant {name!r}; there are {names(cuda=True)}")
     model = InferenceModel(subject.network, dtype=DTYPES[dtype], device=subject.device)
     buckets = tuple(sorted({*batches, *powers_of_two(max(batches))}))
-    options = {word.replace("-", "_"): False for word in without if word != "without"}
+    options: dict[str, Any] = {}
+    word = ""
+    for change in changes:
+        if change in {"with", "without"}:
+            word = change
+        elif change == "flash-attention":
+            options["flash_attention"] = word == "with"
+        elif word == "with":
+            options["kernels"] = Kernels.named(change.replace("+", ","))
+        else:
+            options[change.replace("-", "_")] = False
     if kind == "compiled":
         model.compute_with(CompiledSteps(model, buckets, **options))
     elif kind == "onnxruntime":
@@ -160,6 +171,14 @@ def names(*, cuda: bool) -> list[str]:
         "compiled bf16 without cuda-graphs",
         "compiled bf16 without compiled",
         "compiled bf16 without choose-attention",
+        *(
+            f"compiled bf16 with {kernel}"
+            for kernel in ("gelu-epilogue", "fused-qkv", "fused-norm")
+        ),
+        "compiled bf16 with fused-qkv+split-attention",
+        "compiled bf16 with all",
+        "compiled bf16 without compiled with all",
+        "compiled bf16 without compiled with flash-attention all",
         "compiled-fp8 bf16",
         "tensorrt bf16",
     ]

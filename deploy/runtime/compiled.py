@@ -2,17 +2,21 @@
 
 import functools
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor, nn
 
+from flowmo.deploy.block_kernels import usable, with_kernels
 from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.flash_attention import AttentionShape, use_fastest_flash_attention
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
 from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
+from flowmo.model.kernels.choice import NO_KERNELS, Kernels
 
 # One variant a batch size and half; PyTorch gives up at 8.
 _MOST_VARIANTS = 64
@@ -32,9 +36,14 @@ class CompiledSteps:
             Hopper.
         choose_attention: Whether to measure, on a GPU, the backends of attention and take the
             fastest.
+        kernels: The hand-written kernels that blocks use; with all of them nothing is left to
+            torch.compile.
+        flash_attention: Whether FlashAttention-3 or -4, if installed and faster on this GPU, takes
+            the place of PyTorch's own in the whole process.
 
     Raises:
-        CompilationError: ``fp8`` is asked for without torchao or such a GPU.
+        CompilationError: ``fp8`` is asked for without torchao or such a GPU, or kernels without
+            Triton or a GPU.
     """
 
     def __init__(
@@ -46,16 +55,23 @@ class CompiledSteps:
         cuda_graphs: bool = True,
         fp8: bool = False,
         choose_attention: bool = True,
+        kernels: Kernels = NO_KERNELS,
+        flash_attention: bool = False,
     ) -> None:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
+        kernels = usable(kernels, model.device, fp8=fp8)
         if fp8:
             quantize(model)
+        if on_gpu and flash_attention:
+            use_fastest_flash_attention(attention_shape(model))
         if on_gpu and choose_attention:
             choose_backends(model)
         self._compute: dict[Half, Callable[..., Tensor]] = {}
         for half in model.halves:
-            compute: Callable[..., Tensor] = graph_of(model, half)
+            graph = graph_of(model, half)
+            graph.network = with_kernels(graph.network, kernels)
+            compute: Callable[..., Tensor] = graph
             if compiled:
                 compute = compile_graph(compute, freeze=not on_gpu)
             if on_gpu and cuda_graphs:
@@ -106,21 +122,26 @@ def _plain(value: Tensor) -> Tensor:
     return value.clone(memory_format=torch.contiguous_format)
 
 
-def choose_backends(model: InferenceModel) -> None:
-    """Measure the backends of attention at the decoder's shape; the model's blocks use them.
-
-    The choice is the model's own: another model of the process, or a copy in float32 that this one
-    is checked against, computes attention as it did.
-    """
+def attention_shape(model: InferenceModel) -> AttentionShape:
+    """What attention of a model's decoder is timed at."""
     shape = model.config.decoder
     patches = (model.config.image_size // model.config.patch_size) ** 2
-    backends = ranked_backends(
+    return AttentionShape(
         heads=shape.heads,
         tokens=model.config.code_length + patches,
         head_dim=shape.head_dim,
         dtype=model.dtype,
         device=model.device,
     )
+
+
+def choose_backends(model: InferenceModel) -> None:
+    """Measure the backends of attention at the decoder's shape; the model's blocks use them.
+
+    The choice is the model's own: another model of the process, or a copy in float32 that this one
+    is checked against, computes attention as it did.
+    """
+    backends = ranked_backends(**asdict(attention_shape(model)))
     for half in model.halves:
         for module in model.network(half).modules():
             if isinstance(module, InferenceBlock):

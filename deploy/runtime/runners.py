@@ -22,10 +22,11 @@ from flowmo.deploy.tensorrt.steps import EngineHalf, TensorRTSteps
 from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel, Steps
+from flowmo.model.kernels.choice import Kernels
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["torch", "compiled", "compiled-fp8", "onnxruntime", "tensorrt"]
+Kind = Literal["torch", "compiled", "compiled-fp8", "kernels", "onnxruntime", "tensorrt"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CACHE_VARIABLE = "FLOWMO_ENGINE_CACHE"
 
@@ -105,6 +106,9 @@ def _open(
     cache = runtime.cache or default_cache()
     if runtime.kind in {"compiled", "compiled-fp8"}:
         return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
+    if runtime.kind == "kernels":
+        # They leave nothing for torch.compile to fuse, and need no compiling at the start.
+        return CompiledSteps(model, buckets, compiled=False, kernels=Kernels.all())
     if runtime.kind == "onnxruntime":
         if model.device.type != "cpu" or model.dtype != torch.float32:
             raise CompilationError(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Fit = Literal["native", "crop", "pad", "stretch"]
 Region = tuple[int, int, int, int]
 ImageFormat = Literal["png", "jpeg", "webp"]
-Schedule = Literal["power", "linear"]
+Schedule = Literal["power", "linear", "merged"]
 Degrade = Literal["never", "allow"]
 Priority = Literal["interactive", "batch"]
 
@@ -28,7 +28,7 @@ class Sampling:
         seed: The seed of the starting noise; the same seed gives the same picture.
         steps: The number of sampler steps.
         schedule: The time grid.
-        rho: The exponent of schedule ``power``.
+        rho: The exponent of schedules ``power`` and ``merged``.
         guidance: The classifier-free guidance weight; 1 is none.
         degrade: ``allow`` lets the server make fewer steps, at least a quarter, if the deadline
             cannot be met otherwise.

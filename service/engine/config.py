@@ -58,7 +58,7 @@ class RunnerConfig(BaseModel):
     )
     runner: str = setting(
         Panel.ENGINE,
-        "What computes: torch, compiled, compiled-fp8, onnxruntime or tensorrt "
+        "What computes: torch, compiled, compiled-fp8, kernels, onnxruntime or tensorrt "
         "(docs/compiling.md), or module:function that makes a runner.",
         default=TORCH,
     )

@@ -85,7 +85,7 @@ def address_of(
         "steps": sampler.steps,
         "schedule": sampler.schedule,
     }
-    if sampler.schedule == "power":
+    if sampler.has_rho:
         query["rho"] = repr(sampler.rho)
     query |= {"guidance": repr(sampler.guidance), "format": format}
     if format != "png" and quality != DEFAULT_QUALITY:

@@ -82,11 +82,13 @@ class SamplingOptions(Message):
     steps: int | None = Field(
         default=None, ge=1, description="Sampler steps, at most the server's limit."
     )
-    schedule: Literal["power", "linear"] | None = Field(
-        default=None, description="Time grid: (i/N)^(1/rho) or i/N."
+    schedule: Literal["power", "linear", "merged"] | None = Field(
+        default=None,
+        description="Time grid: (i/N)^(1/rho), i/N, or the first with five more steps whose last "
+        "six are one.",
     )
     rho: float | None = Field(
-        default=None, ge=MIN_RHO, le=MAX_RHO, description="Of schedule=power."
+        default=None, ge=MIN_RHO, le=MAX_RHO, description="Of schedule=power and merged."
     )
     guidance: float | None = Field(
         default=None,

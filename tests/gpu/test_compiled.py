@@ -15,6 +15,7 @@ from flowmo.deploy.runners import Runtime, install
 from flowmo.model.attention import HALF_PRECISION, ranked_backends, time_backends
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.kernels.choice import Kernels
 
 pytestmark = pytest.mark.gpu
 
@@ -50,6 +51,15 @@ def test_compiled_steps_agree(tiny_checkpoint: Path, compiled: bool, cuda_graphs
             assert error.compiled <= golden.FACTOR * error.plain + golden.SLACK
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("names", ["gelu-epilogue", "fused-qkv", "fused-norm", "txt-beside", "all"])
+def test_hand_written_kernels_agree(tiny_checkpoint: Path, names: str, compiled: bool) -> None:
+    model = load(tiny_checkpoint)
+    steps = CompiledSteps(model, (1, 4), compiled=compiled, kernels=Kernels.named(names))
+    errors = golden.check(steps, model, (1, 4))
+    assert set(errors) == {"encoder", "decoder"}
+
+
 def test_backends_of_attention_are_timed() -> None:
     device, dtype = torch.device("cuda"), torch.bfloat16
     seconds = time_backends(rows=2, heads=12, tokens=512, head_dim=96, dtype=dtype, device=device)
@@ -67,13 +77,15 @@ def missing(kind: str) -> str | None:
         if torch.cuda.get_device_capability() < (8, 9):
             return "no fp8 products before Ada"
         return None if find_spec("torchao") else "torchao is not installed"
+    if kind == "kernels":
+        return None if find_spec("triton") else "Triton is not installed"
     if kind == "tensorrt":
         names = ("tensorrt", "tensorrt_rtx")
         return None if any(map(find_spec, names)) else "TensorRT is not installed"
     return None
 
 
-@pytest.mark.parametrize("kind", ["compiled", "compiled-fp8", "tensorrt"])
+@pytest.mark.parametrize("kind", ["compiled", "compiled-fp8", "kernels", "tensorrt"])
 def test_a_runner_is_installed(kind: str, tiny_checkpoint: Path, tmp_path: Path) -> None:
     if (why := missing(kind)) is not None:
         pytest.skip(why)

@@ -33,6 +33,14 @@ def test_linear_and_explicit_grids() -> None:
     assert time_grid(SamplerConfig(schedule="explicit", times=explicit)) == explicit
 
 
+def test_merged_is_the_power_grid_with_its_last_six_steps_as_one() -> None:
+    whole, merged = SamplerConfig(), SamplerConfig(schedule="merged", steps=20)
+    assert time_grid(merged) == (*time_grid(whole)[:20], 0.0)
+    assert time_grid(merged)[-2] == pytest.approx(0.0033, abs=5e-5)
+    assert count_forwards(merged) == count_forwards(whole) - 5
+    assert time_grid(SamplerConfig(schedule="merged", steps=1)) == (1.0, 0.0)
+
+
 def test_guidance_interval_in_flow_time_and_its_cost() -> None:
     low, high = guidance_bounds(SamplerConfig())
     assert (round(low, 4), round(high, 4)) == (0.1453, 0.5050)
@@ -40,7 +48,7 @@ def test_guidance_interval_in_flow_time_and_its_cost() -> None:
     assert count_forwards(SamplerConfig(guidance=1.0)) == 25
 
 
-@pytest.mark.parametrize("schedule", ["power", "linear"])
+@pytest.mark.parametrize("schedule", ["power", "linear", "merged"])
 def test_a_straight_flow_is_exact_in_any_number_of_steps(schedule: str) -> None:
     image, start = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
     config = SamplerConfig(schedule=schedule, steps=3)  # type: ignore[arg-type]

@@ -98,7 +98,7 @@ export type Sampling = {
      */
     seed?: number | string;
     steps?: number;
-    schedule?: "power" | "linear";
+    schedule?: "power" | "linear" | "merged";
     rho?: number;
     guidance?: number;
     /**
@@ -175,7 +175,7 @@ export type Progress = {
  * @property {string} [model]
  * @property {number | string} [seed] 0 … 2⁶³ − 1; a text beyond 2⁵³.
  * @property {number} [steps]
- * @property {"power" | "linear"} [schedule]
+ * @property {"power" | "linear" | "merged"} [schedule]
  * @property {number} [rho]
  * @property {number} [guidance]
  * @property {number} [quality] Of JPEG and WebP.

@@ -50,7 +50,7 @@
  * @property {string} [model]
  * @property {number | string} [seed] 0 … 2⁶³ − 1; a text beyond 2⁵³.
  * @property {number} [steps]
- * @property {"power" | "linear"} [schedule]
+ * @property {"power" | "linear" | "merged"} [schedule]
  * @property {number} [rho]
  * @property {number} [guidance]
  * @property {number} [quality] Of JPEG and WebP.

@@ -35,7 +35,7 @@ export function sampling() {
     steps: Number(fields.steps.value),
     guidance: Number(fields.guidance.value),
     schedule,
-    rho: schedule === "power" ? Number(fields.rho.value) || undefined : undefined,
+    rho: schedule !== "linear" ? Number(fields.rho.value) || undefined : undefined,
     seed: fields.seed.value || "0",
   };
 }
@@ -69,7 +69,7 @@ export function defaults() {
   fields.side.replaceChildren(...sides.map((value) => new Option(`${value} px`, value)), new Option("any", ""));
   fields.side.value = sides[1];
   fields.steps.max = Math.min(chosen.max_steps, Math.max(50, steps));
-  restore({ steps, guidance, schedule: schedule === "linear" ? "linear" : "power", rho, seed: 0 });
+  restore({ steps, guidance, schedule: schedule === "explicit" ? "power" : schedule, rho, seed: 0 });
 }
 
 /** @param {Record<string, any>} values By the fields' names. */
@@ -84,7 +84,7 @@ function label() {
   fields["steps-value"].value = fields.steps.value;
   fields["guidance-value"].value = Number(fields.guidance.value) === 1 ? "none" : Number(fields.guidance.value).toFixed(1);
   fields.side.disabled = fit() !== "native";
-  fields.rho.disabled = fields.schedule.value !== "power";
+  fields.rho.disabled = fields.schedule.value === "linear";
 }
 
 /**

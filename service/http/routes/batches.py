@@ -316,7 +316,7 @@ def _picture(
         seed=options.seed,
         steps=sampler.steps,
         schedule=sampler.schedule,
-        rho=sampler.rho if sampler.schedule == "power" else None,
+        rho=sampler.rho if sampler.has_rho else None,
         guidance=sampler.guidance,
         degraded_from=None if sampler.steps == asked else asked,
         cache=found.outcome,

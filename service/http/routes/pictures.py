@@ -47,7 +47,7 @@ class AddressOptions(SamplingOptions, QualityOptions):
     def says_all(self) -> bool:
         """Whether nothing is left to the model's default sampler."""
         given = (self.steps, self.schedule, self.guidance)
-        return None not in given and (self.schedule != "power" or self.rho is not None)
+        return None not in given and (self.schedule == "linear" or self.rho is not None)
 
 
 @router.head("/pictures/{container}", include_in_schema=False)

@@ -88,7 +88,7 @@ def sampling_headers(options: DecodeOptions, sampler: SamplerConfig) -> dict[str
         "Flowmo-Schedule": sampler.schedule,
         "Flowmo-Guidance": repr(sampler.guidance),
     }
-    if sampler.schedule == "power":
+    if sampler.has_rho:
         headers["Flowmo-Rho"] = repr(sampler.rho)
     if sampler.steps != options.sampler.steps:
         headers["Flowmo-Degraded-From"] = str(options.sampler.steps)

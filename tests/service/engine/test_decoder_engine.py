@@ -61,7 +61,7 @@ def test_pictures_in_random_mixtures_are_those_decoded_alone(
     for seed in range(24):
         sampler = SamplerConfig(
             steps=choice.choice([1, 2, 5, 9, 16]),
-            schedule=choice.choice(["power", "linear"]),
+            schedule=choice.choice(["power", "linear", "merged"]),
             guidance=choice.choice([1.0, 1.5, 4.0]),
         )
         ids = np.random.default_rng(seed).integers(0, 16, (16, 3), dtype=np.int32)

@@ -19,7 +19,11 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
 @without_gpu
 @pytest.mark.parametrize(
     ("kind", "message"),
-    [("compiled-fp8", "compute capability 8.9"), ("tensorrt", "no CUDA device")],
+    [
+        ("compiled-fp8", "compute capability 8.9"),
+        ("kernels", "are for a CUDA device"),
+        ("tensorrt", "no CUDA device"),
+    ],
 )
 def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
     kind: str, message: str, checkpoint: Path, caplog: pytest.LogCaptureFixture
