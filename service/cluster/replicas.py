@@ -29,6 +29,7 @@ from flowmo.service.engine.encoder import EncoderEngine
 from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind
+from flowmo.service.engine.streams import own_stream
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
@@ -61,7 +62,7 @@ class _Replica(ABC, Generic[Engine]):
         self._runner = load_runner(config, halves=[self.kind])
         give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())
-        self._device = DeviceThread()
+        self._device = DeviceThread(own_stream(self._runner.device))
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
