@@ -92,7 +92,14 @@ def try_architecture(
                 for half, path, manifest in built
             }
             steps = TensorRTSteps(engines)
-            errors = golden.check(steps, model)
+            record["memory_bytes"] = steps.memory_bytes
+            depths = {
+                "encoder": model.config.encoder.depth,
+                "decoder": model.config.decoder.depth,
+            }
+            for half, found in engines.items():
+                record[half]["inspected"] = found.report(depths[half])
+            errors = golden.check(steps, model, buckets)
             record["errors"] = {half: asdict(error) for half, error in errors.items()}
         except (CompilationError, RuntimeError) as error:
             return record | {"problem": str(error)}
@@ -106,7 +113,8 @@ def try_architecture(
                 "tensorrt": lambda values=values: steps.velocity(*values),
                 "compiled": lambda values=values: compiled.velocity(*values),
             }
-            timings = in_turns(ways, rounds=rounds)
+            with torch.inference_mode():
+                timings = in_turns(ways, rounds=rounds)
             record["steps"].append(
                 {"rows": rows, **{way: asdict(timing) for way, timing in timings.items()}}
             )

@@ -138,8 +138,11 @@ def digest_of(engine: bytes) -> str:
     return hashlib.sha256(engine).hexdigest()
 
 
-def current_architecture() -> str:
-    """The architecture of the current CUDA device, as ``sm90``.
+def current_architecture(device: torch.device | None = None) -> str:
+    """The architecture of a CUDA device, as ``sm90``.
+
+    Args:
+        device: The device; the current one by default.
 
     Raises:
         CompilationError: There is no CUDA device.
@@ -149,7 +152,7 @@ def current_architecture() -> str:
             "this machine has no CUDA device; engines run on GPUs only. To build one for another "
             "machine's GPU name its architecture, such as --architecture sm89 (TensorRT-RTX)"
         )
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm{major}{minor}"
 
 
