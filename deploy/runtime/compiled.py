@@ -1,6 +1,5 @@
-"""The fast PyTorch path: both halves through torch.compile, on a GPU as CUDA graphs."""
+"""The fast PyTorch path: blocks through torch.compile, on a GPU each half as CUDA graphs."""
 
-import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,13 +8,12 @@ from torch import Tensor, nn
 from flowmo.deploy.cuda_graphs import CudaGraphs
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
+from flowmo.deploy.regional import compile_blocks
 from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 
-# One variant a batch size and half; PyTorch gives up at 8.
-_MOST_VARIANTS = 64
 # fp8 products exist from Ada and Hopper on.
 _FP8_CAPABILITY = (8, 9)
 
@@ -55,9 +53,8 @@ class CompiledSteps:
             choose_backends(model)
         self._compute: dict[Half, Callable[..., Tensor]] = {}
         for half in model.halves:
-            compute: Callable[..., Tensor] = graph_of(model, half)
-            if compiled:
-                compute = _compile(compute, freeze=not on_gpu)
+            graph = graph_of(model, half)
+            compute: Callable[..., Tensor] = compile_blocks(graph) if compiled else graph
             if on_gpu and cuda_graphs:
                 compute = CudaGraphs(compute)
             self._compute[half] = compute
@@ -71,33 +68,6 @@ class CompiledSteps:
         return in_buckets(
             self._compute["decoder"], self._buckets, [x.float(), condition, modulation]
         )
-
-
-def _compile(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Tensor]:
-    compiled = torch.compile(graph, dynamic=False, fullgraph=True)
-
-    @functools.wraps(compiled)
-    def compute(*inputs: Tensor) -> Tensor:
-        import torch._dynamo.config as dynamo
-        import torch._inductor.config as inductor
-
-        # On a CPU weights are packed once for its products.
-        with (
-            dynamo.patch(recompile_limit=_MOST_VARIANTS),
-            inductor.patch(freezing=freeze),
-            torch.inference_mode(),
-        ):
-            output: Tensor = compiled(*(_plain(value) for value in inputs))
-        return output
-
-    return compute
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Contiguous, and made in inference mode: PyTorch compiles once more for each other kind."""
-    if value.is_inference():
-        return value.contiguous()
-    return value.clone(memory_format=torch.contiguous_format)
 
 
 def choose_backends(model: InferenceModel) -> None:

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from flowmo.deploy import golden
+from flowmo.deploy.compile_cache import use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import export
 from flowmo.deploy.graphs import Half
@@ -104,7 +105,9 @@ def _open(
 ) -> Steps:
     cache = runtime.cache or default_cache()
     if runtime.kind in {"compiled", "compiled-fp8"}:
-        return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
+        steps = CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
+        use_compile_cache(cache)
+        return steps
     if runtime.kind == "onnxruntime":
         if model.device.type != "cpu" or model.dtype != torch.float32:
             raise CompilationError(
@@ -119,13 +122,14 @@ def _open(
 def _open_tensorrt(
     model: InferenceModel, checkpoint: str, cache: Path, buckets: Sequence[int], *, build: bool
 ) -> TensorRTSteps:
-    architecture = current_architecture()
+    architecture = current_architecture(model.device)
     library = load_library()
     opened: dict[Half, EngineHalf] = {}
     for half, file in _graphs(model, checkpoint, cache, build=build).items():
         key = key_of(file, library, buckets, architecture)
         if build:
-            find_or_build(file, cache, library, buckets, progress=_tell)
+            with torch.cuda.device(model.device):  # kernels are timed on the present device
+                find_or_build(file, cache, library, buckets, progress=_tell)
         engine, manifest = read_engine(cache / key.file_name, key)
         opened[half] = EngineHalf(half, engine, manifest, library, model.device)
     return TensorRTSteps(opened)
