@@ -11,6 +11,7 @@ from flowmo.deploy.padding import in_buckets
 from flowmo.deploy.regional import compile_blocks
 from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
+from flowmo.model.halves import bytes_of
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 
@@ -47,8 +48,11 @@ class CompiledSteps:
     ) -> None:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
+        self._own: dict[str, int] = {}
         if fp8:
             quantize(model)
+            networks = {f"fp8 {half}": model.network(half) for half in model.halves}
+            self._own = {name: bytes_of(network) for name, network in networks.items()}
         if on_gpu and choose_attention:
             choose_backends(model)
         self._compute: dict[Half, Callable[..., Tensor]] = {}
@@ -58,6 +62,10 @@ class CompiledSteps:
             if on_gpu and cuda_graphs:
                 compute = CudaGraphs(compute)
             self._compute[half] = compute
+
+    def memory_by_owner(self) -> dict[str, int]:
+        """See :class:`flowmo.model.halves.HoldsMemory`."""
+        return self._own
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`Steps.encode`."""

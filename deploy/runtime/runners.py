@@ -95,7 +95,10 @@ def install(
     except Exception as error:
         # A compiler without its own compiler, a kernel that does not launch: whatever it is.
         raise CompilationError(f"{runtime.kind} cannot compute this model: {error}") from error
-    model.compute_with(steps)
+    # These have weights of their own, and PyTorch's would lie beside them for nothing.
+    model.compute_with(steps, free_networks=runtime.kind != "compiled")
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
     logger.info("computed by %s; relative errors %s", runtime.kind, errors)
     return errors
 

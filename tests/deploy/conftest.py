@@ -28,7 +28,6 @@ def tiny() -> InferenceModel:
 
 
 def block_config(depth: int) -> FlowMoConfig:
-    """With a head, as tiny; the parity files' networks have none."""
     return FlowMoConfig(
         name="test",
         image_size=32,
@@ -38,7 +37,6 @@ def block_config(depth: int) -> FlowMoConfig:
         code_length=16,
         token_bits=12,
         group_bits=4,
-        head=(8, 4),
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -38,6 +39,14 @@ def test_parity_configurations_within_1e_4(
 @pytest.mark.parametrize("half", HALVES)
 def test_tiny_within_1e_4(tiny: InferenceModel, half: Half, tmp_path: Path) -> None:
     assert largest_difference(export(tiny, tmp_path, half), tiny) <= 1e-4
+
+
+def test_a_head_within_1e_4(small: InferenceModel, tmp_path: Path) -> None:
+    """Of a network that predicts velocities; tiny predicts images, and has a head, too."""
+    torch.manual_seed(0)
+    model = InferenceModel(FlowMo(replace(small.config, head=(8, 4))))
+    file = export(model, tmp_path, "decoder")
+    assert largest_difference(file, model, batches=(1, 3)) <= 1e-4
 
 
 def test_both_forms_of_attention_are_right_and_what_they_say(

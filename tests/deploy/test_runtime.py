@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -151,6 +152,10 @@ def test_onnx_runtime_is_exported_once_and_computes(small_checkpoint: Path, tmp_
     again = encoder()
     install(again, str(small_checkpoint), missing, (1, 2))
     assert {path: path.stat().st_mtime_ns for path in written} == written
+    # PyTorch's weights are not kept beside those that serve.
+    assert again.memory_by_owner() == {"rotary tables": ANY}
+    with pytest.raises(ConfigError, match="encoder were freed when OnnxSteps took over"):
+        golden.check(Wrong(again, 1.0), again)
 
 
 def test_onnx_runtime_computes_in_float32_only(small_checkpoint: Path, tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_fused_form_is_fused_in_the_decoder_too(
 def test_the_demo_models_halves_are_built(
     half: Half, tiny_checkpoint: Path, rtx: Library, tmp_path: Path
 ) -> None:
-    """It predicts images, has more blocks than the small model above, and its own size."""
+    """It predicts images with a head, and has more and larger blocks than the small model above."""
     model = InferenceModel(FlowMo.from_pretrained(str(tiny_checkpoint)), dtype=torch.bfloat16)
     file = export(model, tmp_path, half)
     path, manifest = build(file, tmp_path, rtx, (1, 2, 4), options=ADA)

@@ -32,6 +32,9 @@ class EngineHalf:
         device: A CUDA device.
         cuda_graphs: Whether to replay each bucket as a graph.
 
+    Attributes:
+        weights_bytes: The bytes of the engine, nearly all of them weights, on the device.
+
     Raises:
         CompilationError: The library cannot load it here, or its inputs and outputs are others.
     """
@@ -64,6 +67,7 @@ class EngineHalf:
                 self._contexts[bucket] = self._context(profile, bucket)
         self._buckets = manifest.key.buckets
         self._memory: Tensor | None = None
+        self.weights_bytes = manifest.size
         self._compute = CudaGraphs(self._execute) if cuda_graphs else self._execute
 
     def __call__(self, *inputs: Tensor) -> Tensor:
@@ -189,6 +193,11 @@ class TensorRTSteps:
         memory = torch.empty(max(1, self.memory_bytes), dtype=torch.uint8, device=device)
         for engine in engines.values():
             engine.use_memory(memory)
+
+    def memory_by_owner(self) -> dict[str, int]:
+        """See :class:`flowmo.model.halves.HoldsMemory`."""
+        engines = sum(engine.weights_bytes for engine in self._engines.values())
+        return {"engines": engines, "engines' activations": self.memory_bytes}
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`Steps.encode`."""
