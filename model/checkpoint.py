@@ -289,7 +289,7 @@ def is_vouched_for(info: CheckpointInfo) -> bool:
     """Whether the weights' files say themselves that they have the stored fingerprint.
 
     They were then written with it and with this config, and nobody has put others in their place.
-    Those of earlier releases and of other tools say nothing.
+    Those of earlier releases and of other tools say nothing, and neither do parts of large ones.
 
     Raises:
         CheckpointError: They say that they are others.

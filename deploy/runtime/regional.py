@@ -37,12 +37,17 @@ def compile_blocks(graph: EncoderGraph | DecoderStepGraph) -> Callable[..., Tens
         A function of the graph's inputs, of any strides.
     """
     compiled = _with_compiled_blocks(graph)
+    # On a CPU Inductor's processes do nothing but start the compiler, which this one can, too; and
+    # they would be started for code that is read from disk.
+    workers = {"compile_threads": 1} if graph.table.device.type == "cpu" else {}
 
     @functools.wraps(compiled.forward)
     def compute(*inputs: Tensor) -> Tensor:
         import torch._dynamo.config as dynamo
+        import torch._inductor.config as inductor
 
         with (
+            inductor.patch(workers),
             dynamo.patch(
                 recompile_limit=_MOST_VARIANTS, accumulated_recompile_limit=_MOST_VARIANTS
             ),

@@ -108,9 +108,8 @@ def _open(
 ) -> Steps:
     cache = runtime.cache or default_cache()
     if runtime.kind in {"compiled", "compiled-fp8"}:
-        steps = CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
-        use_compile_cache(cache)
-        return steps
+        use_compile_cache(cache)  # first: Inductor takes its own folder when it is imported
+        return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
     if runtime.kind == "onnxruntime":
         if model.device.type != "cpu" or model.dtype != torch.float32:
             raise CompilationError(

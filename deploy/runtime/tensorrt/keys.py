@@ -26,6 +26,7 @@ class EngineKey:
         version: The library's version.
         architecture: ``sm90`` and the like.
         buckets: The batch sizes, one optimization profile each, in this order.
+        quantization: What linears compute in beside the dtype: none or fp8.
     """
 
     half: Half
@@ -36,6 +37,7 @@ class EngineKey:
     version: str
     architecture: str
     buckets: tuple[int, ...]
+    quantization: str = "none"
 
     @property
     def file_name(self) -> str:
