@@ -162,8 +162,9 @@ class InferenceModel:
             "modulation tables": sum(row.nbytes for row in self._rows.values()),
             "rotary tables": sum(table.nbytes for table in self._rotary.values()),
         }
-        if isinstance(self._steps, HoldsMemory):
-            owners |= self._steps.memory_by_owner()
+        steps: object = self._steps
+        if isinstance(steps, HoldsMemory):
+            owners |= steps.memory_by_owner()
         return {owner: size for owner, size in owners.items() if size}
 
     def to(self, device: torch.device | str) -> Self:

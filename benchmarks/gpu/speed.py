@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.environment import environment
 from benchmarks.speed.command import numbers
-from benchmarks.speed.harness import in_turns
+from benchmarks.speed.harness import WARM_RUNS, in_turns
 from benchmarks.speed.measure import floor_seconds, inputs, peak_bytes
 from benchmarks.speed.variants import PLAIN, Compute, Subject, make, names, outside, subject
 from flowmo.deploy.graphs import Half
@@ -137,10 +137,9 @@ class Measurement:
 
     @staticmethod
     def _record(
-        way: Callable[[], Tensor], rounds: int, warm_runs: int | None = None
+        way: Callable[[], Tensor], rounds: int, warm_runs: int = WARM_RUNS
     ) -> dict[str, Any]:
-        options = {} if warm_runs is None else {"warm_runs": warm_runs}
-        timing = in_turns({"": way}, rounds=rounds, **options)[""]
+        timing = in_turns({"": way}, rounds=rounds, warm_runs=warm_runs)[""]
         return asdict(timing) | {"peak_bytes": peak_bytes(way)}
 
 

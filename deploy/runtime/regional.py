@@ -65,7 +65,7 @@ def _with_compiled_blocks(
     """A graph of the same modules, but for its blocks."""
     graph, network = _shallow(graph), _shallow(graph.network)
     network.blocks = nn.ModuleList(_CompiledBlock(block) for block in graph.network.blocks)
-    graph.network = network  # type: ignore[assignment]
+    graph.network = network
     return graph
 
 
