@@ -6,11 +6,13 @@ On a CPU it shows that the plan runs, before a GPU is asked for; on a GPU it is 
 smoke: what is red there is mended before its turn comes. Each script runs in a process of its own,
 as it will; OUT/rehearsal.json is written after each, with its seconds and, where it failed, its
 last words. Exit status 1 if one failed. What is compiled is kept in OUT/cache for those after it.
-Left out is what packages are missing for: serving needs the service's.
+What has passed there is not run again. Left out is what packages are missing for: serving needs the
+service's.
 """
 
 import argparse
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -188,19 +190,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds of one script")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
+    path = options.out / "rehearsal.json"
+    before = json.loads(path.read_text(encoding="utf-8"))["scripts"] if path.is_file() else []
+    passed = {record["script"]: record for record in before if record["state"] == "passed"}
     records: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for rehearsal in rehearsals(Path(folder), cuda=torch.cuda.is_available()):
             if options.only and rehearsal.module.rpartition(".")[2] not in options.only:
                 continue
-            record = run(rehearsal, options.out, limit=options.limit)
+            record = passed.get(rehearsal.module) or run(
+                rehearsal, options.out, limit=options.limit
+            )
             records.append(record)
             seconds = record.get("seconds", 0.0)
             print(f"{record['state']:9} {seconds:6} s  {record['script']}", flush=True)
             if "said" in record:
                 print(record["said"], file=sys.stderr, flush=True)
             report = {"scripts": records, "environment": environment()}
-            write_json(options.out / "rehearsal.json", report)
+            write_json(path, report)
     return 1 if any(record["state"] == "failed" for record in records) else 0
 
 
