@@ -30,6 +30,7 @@ from flowmo.model.checkpoint_files import (
     SHARD_PATTERN,
     WEIGHTS_FILE,
     listing,
+    metadata_of,
     read_record,
     tensor_shapes,
     unreadable,
@@ -38,7 +39,7 @@ from flowmo.model.checkpoint_files import (
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import CheckpointError, ConfigError
 from flowmo.model.files import replacing_contents
-from flowmo.model.fingerprint import compute_fingerprint
+from flowmo.model.fingerprint import compute_fingerprint, identity_digest
 from flowmo.model.network import FlowMoNetwork
 
 DEFAULT_MAX_SHARD_SIZE = "5GB"
@@ -183,7 +184,14 @@ def save_checkpoint(
         "dtype": name,
         "config": config.to_dict(),
     }
-    write_folder(folder, state, record, dtype=dtype, max_shard_size=max_shard_size)
+    write_folder(
+        folder,
+        state,
+        record,
+        dtype=dtype,
+        max_shard_size=max_shard_size,
+        metadata=_voucher(fingerprint, config),
+    )
     return fingerprint
 
 
@@ -194,6 +202,7 @@ def write_folder(
     *,
     dtype: torch.dtype,
     max_shard_size: int | str = DEFAULT_MAX_SHARD_SIZE,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write weights and ``config.json`` of a model of any type, as :func:`save_checkpoint` does.
 
@@ -203,11 +212,17 @@ def write_folder(
         record: What ``config.json`` says.
         dtype: The dtype to store, which the record names.
         max_shard_size: The largest safetensors file, in bytes or as ``"5GB"``.
+        metadata: What the files of weights say of themselves.
     """
     stale = (WEIGHTS_FILE, INDEX_FILE, SHARD_PATTERN)
     with replacing_contents(folder, key=CONFIG_FILE, stale=stale) as temporary:
         stored = {key: tensor.detach().to("cpu", dtype) for key, tensor in state.items()}
-        save_torch_state_dict(stored, str(temporary), max_shard_size=max_shard_size)
+        save_torch_state_dict(
+            stored,
+            str(temporary),
+            max_shard_size=max_shard_size,
+            metadata=dict(metadata or {}),
+        )
         weights = list(temporary.iterdir())
         config_file = temporary / CONFIG_FILE
         config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -267,6 +282,37 @@ def inspect_folder(
         dtype=record["dtype"],
         files=tuple(sorted(placed)),
         shapes=shapes,
+    )
+
+
+def is_vouched_for(info: CheckpointInfo) -> bool:
+    """Whether the weights' files say themselves that they have the stored fingerprint.
+
+    They were then written with it and with this config, and nobody has put others in their place.
+    Those of earlier releases and of other tools say nothing, and neither do parts of large ones.
+
+    Raises:
+        CheckpointError: They say that they are others.
+    """
+    if info.fingerprint is None:
+        return False
+    voucher = _voucher(info.fingerprint, info.config)
+    said = [{k: v for k, v in metadata_of(path).items() if k in voucher} for path in info.files]
+    for found in said:
+        if found and found != voucher:
+            raise stale_fingerprint(info, f"they were saved as {', '.join(found.values())}")
+    return all(said)
+
+
+def _voucher(fingerprint: str, config: FlowMoConfig) -> dict[str, str]:
+    return {"flowmo.fingerprint": fingerprint, "flowmo.config": identity_digest(config)}
+
+
+def stale_fingerprint(info: CheckpointInfo, found: str) -> CheckpointError:
+    """The error for weights or a config that have not the stored fingerprint."""
+    return CheckpointError(
+        f"{info.folder / CONFIG_FILE} has the fingerprint {info.fingerprint}, but of its weights "
+        f"{found}: weights or config were exchanged; save or download the checkpoint again"
     )
 
 

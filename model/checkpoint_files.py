@@ -133,6 +133,15 @@ def tensor_shapes(
     return shapes
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """What a safetensors file says of itself beside its tensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (OSError, SafetensorError) as error:
+        raise unreadable(path, error) from error
+
+
 def unreadable(path: Path, error: Exception) -> CheckpointError:
     """The error for a safetensors file that cannot be opened or read."""
     return CheckpointError(

@@ -78,6 +78,11 @@ def digest_of(identity: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:DIGITS]
 
 
+def identity_digest(config: FlowMoConfig) -> str:
+    """A digest of the part of a fingerprint that is the config's: 32 hex digits."""
+    return hashlib.sha256(_json(_identity(config))).hexdigest()[:DIGITS]
+
+
 def _identity(config: FlowMoConfig) -> dict[str, Any]:
     """The network-defining fields that differ from their defaults.
 

@@ -10,7 +10,7 @@ row.
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Literal, Protocol, Self, get_args
+from typing import Self
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from flowmo.model.config import FlowMoConfig, SamplerConfig
 from flowmo.model.errors import ConfigError, TokenError
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.halves import HALVES, Half, HoldsMemory, Steps, bytes_of
 from flowmo.model.image_tensors import check_images
 from flowmo.model.inference_network import InferenceDecoder, InferenceEncoder, Modulator, place
 from flowmo.model.network import decoder_shape, encoder_shape, patch_grid, with_mask
@@ -28,28 +29,10 @@ from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.model.transformer import joint_rotary
 
+__all__ = ["HALVES", "MAX_MODULATION_ROWS", "Half", "InferenceModel", "Steps"]
+
 # Times whose modulation is kept; a row of Lo is 0.45 MB in bf16.
 MAX_MODULATION_ROWS = 256
-
-
-Half = Literal["encoder", "decoder"]
-HALVES: tuple[Half, ...] = get_args(Half)
-
-
-class Steps(Protocol):
-    """The two halves of a network, computed by something else than its PyTorch modules."""
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Turn images, float [B, 3, S, S] in [-1, 1], into the code, float32 [B, K, D]."""
-        ...
-
-    def velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
-        """Turn states [B, 3, S, S], condition [B, K, D + 1] and modulation [B, M] into velocity.
-
-        Returns:
-            Float32 [B, 3, S, S].
-        """
-        ...
 
 
 class InferenceModel:
@@ -97,8 +80,8 @@ class InferenceModel:
         self._rows: OrderedDict[float, Tensor] = OrderedDict()
         self._modulator: Modulator | None = None
         if "decoder" in halves:
-            self._modulator = Modulator(model.decoder, image=image)
-            self._modulator.to(self.device, dtype)
+            self._modulator = Modulator(model.decoder, image=image).to("cpu", dtype)
+            self._modulator.place(self.device)
         if times is not None and self._modulator is not None:
             self._rows.update(self._compute_modulation(times))
             self._modulator = None
@@ -140,6 +123,11 @@ class InferenceModel:
         return self.encoder if half == "encoder" else self.decoder
 
     def _without(self, half: Half) -> ConfigError:
+        if half in self.halves:
+            return ConfigError(
+                f"the PyTorch weights of this model's {half} were freed when "
+                f"{type(self._steps).__name__} took over; load the model again for them"
+            )
         return ConfigError(
             f"this model was built without its {half}, for {' and '.join(self.halves)} only; build "
             f"InferenceModel with halves=(..., {half!r})"
@@ -150,9 +138,34 @@ class InferenceModel:
             if network is not None:
                 place(network, self.device, self.dtype)
 
-    def compute_with(self, steps: Steps | None) -> None:
-        """Have something else compute both halves from now on; None for the modules of this one."""
+    def compute_with(self, steps: Steps | None, *, free_networks: bool = False) -> None:
+        """Have something else compute both halves from now on; None for the modules of this one.
+
+        Args:
+            steps: What computes.
+            free_networks: Whether this model's own modules are given up, for good: for steps that
+                do not use them.
+        """
         self._steps = steps
+        if free_networks:
+            self._encoder = self._decoder = None
+
+    def memory_by_owner(self) -> dict[str, int]:
+        """The bytes that this model holds, by what holds them, for people.
+
+        They lie on its device, but the modulator's, which lie in the host's memory.
+        """
+        owners = {
+            "encoder": bytes_of(self._encoder),
+            "decoder": bytes_of(self._decoder),
+            "modulator (host)": bytes_of(self._modulator),
+            "modulation tables": sum(row.nbytes for row in self._rows.values()),
+            "rotary tables": sum(table.nbytes for table in self._rotary.values()),
+        }
+        steps: object = self._steps
+        if isinstance(steps, HoldsMemory):
+            owners |= steps.memory_by_owner()
+        return {owner: size for owner, size in owners.items() if size}
 
     def to(self, device: torch.device | str) -> Self:
         """Move this model to another device, in place.
@@ -174,7 +187,7 @@ class InferenceModel:
         self.device = torch.device(device)
         self._place_networks()
         if self._modulator is not None:
-            self._modulator.to(self.device)
+            self._modulator.place(self.device)
         for key, table in self._rotary.items():
             self._rotary[key] = table.to(self.device)
         for time, row in self._rows.items():

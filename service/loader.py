@@ -197,6 +197,9 @@ def load_runner(config: RunnerConfig, *, halves: Sequence[Half] = HALVES) -> Run
         # Slower is better than nothing; the metrics and the log say what computes.
         logger.warning("%s is not available, PyTorch computes instead: %s", config.runner, error)
         is_fallback = True
+    owners = model.memory_by_owner()
+    shares = ", ".join(f"{owner} {size / 1e6:.1f} MB" for owner, size in owners.items())
+    logger.info("%s on %s holds %s", model.config.name, model.device, shares)
     computed_by = TORCH if is_fallback else config.runner
     return TorchRunner(model, buckets=buckets, runner=computed_by, is_fallback=is_fallback)
 

@@ -24,17 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu.serving")
     parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
     parser.add_argument("--models", nargs="+", default=["checkpoints/tiny", "small"])
+    parser.add_argument("--runner", default="torch", help="what computes: torch, compiled, …")
     parser.add_argument("--quick", action="store_true", help="a minute, to see that it works")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     for model in options.models:
-        out = options.out / f"serving-{Path(model).name}"
+        out = options.out / f"serving-{Path(model).name}-{options.runner}"
         if out.with_suffix(".json").is_file():
             continue
         with ExitStack() as stack:
             checkpoint = subject(model, torch.device("cpu"), stack).checkpoint
             quick = ["--quick"] if options.quick else []
-            measure([f"--checkpoint={checkpoint}", f"--out={out}", *quick])
+            how = [f"--runner={options.runner}", *quick]
+            measure([f"--checkpoint={checkpoint}", f"--out={out}", *how])
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,6 +27,7 @@ from flowmo.deploy import golden
 from flowmo.deploy.buckets import powers_of_two
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import Attention, export
+from flowmo.deploy.fp8_graph import activation_ranges
 from flowmo.deploy.graphs import HALVES
 from flowmo.deploy.tensorrt.build import BuildOptions, build
 from flowmo.deploy.tensorrt.keys import current_architecture, read_engine
@@ -35,6 +37,8 @@ from flowmo.model.errors import CompilationError
 from flowmo.model.inference import InferenceModel
 from flowmo.training.json_report import write_json
 
+Quantization = Literal["none", "fp8"]
+
 
 def try_architecture(
     name: str,
@@ -43,6 +47,7 @@ def try_architecture(
     *,
     max_batch: int,
     attention: Attention,
+    quantization: Quantization,
     rounds: int,
 ) -> dict[str, Any]:
     """Export, build, and on a GPU load, compare and time."""
@@ -51,6 +56,7 @@ def try_architecture(
         "model": name,
         "architecture": architecture,
         "attention": attention,
+        "quantization": quantization,
         "library": library.name,
         "version": library.version,
     }
@@ -63,7 +69,8 @@ def try_architecture(
         built = []
         for half in HALVES:
             begin = time.monotonic()
-            file = export(on_cpu, folder, half, attention=attention)
+            ranges = activation_ranges(on_cpu, half) if quantization == "fp8" else None
+            file = export(on_cpu, folder, half, attention=attention, fp8_ranges=ranges)
             exported = time.monotonic() - begin
             try:
                 options = BuildOptions(architecture=architecture)
@@ -92,7 +99,15 @@ def try_architecture(
                 for half, path, manifest in built
             }
             steps = TensorRTSteps(engines)
-            errors = golden.check(steps, model)
+            record["memory_bytes"] = steps.memory_bytes
+            depths = {
+                "encoder": model.config.encoder.depth,
+                "decoder": model.config.decoder.depth,
+            }
+            for half, found in engines.items():
+                record[half]["inspected"] = found.report(depths[half])
+            factor = golden.FP8_FACTOR if quantization == "fp8" else golden.FACTOR
+            errors = golden.check(steps, model, buckets, factor=factor)
             record["errors"] = {half: asdict(error) for half, error in errors.items()}
         except (CompilationError, RuntimeError) as error:
             return record | {"problem": str(error)}
@@ -106,7 +121,8 @@ def try_architecture(
                 "tensorrt": lambda values=values: steps.velocity(*values),
                 "compiled": lambda values=values: compiled.velocity(*values),
             }
-            timings = in_turns(ways, rounds=rounds)
+            with torch.inference_mode():
+                timings = in_turns(ways, rounds=rounds)
             record["steps"].append(
                 {"rows": rows, **{way: asdict(timing) for way, timing in timings.items()}}
             )
@@ -120,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the report")
     parser.add_argument("--architectures", nargs="+", help="by default this GPU's and sm80")
     parser.add_argument("--attention", nargs="+", default=["fused", "explicit"])
+    parser.add_argument("--quantization", nargs="+", default=["none"], choices=["none", "fp8"])
     parser.add_argument("--max-batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args(arguments)
@@ -128,16 +145,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = []
     for model in options.models:
         for architecture in architectures:
-            for attention in options.attention:
+            for attention, quantization in product(options.attention, options.quantization):
                 record = try_architecture(
                     model,
                     architecture,
                     library,
                     max_batch=options.max_batch,
                     attention=attention,
+                    quantization=quantization,
                     rounds=options.rounds,
                 )
-                print(model, architecture, attention, record.get("problem", "runs"))
+                print(model, architecture, attention, quantization, record.get("problem", "runs"))
                 records.append(record)
                 # After each one: a run that is cut keeps what it has.
                 report = {"records": records, "environment": environment()}

@@ -34,12 +34,22 @@ from benchmarks.serving.saturation import saturation
 from benchmarks.serving.server import Discipline, Server
 from benchmarks.serving.sweep import capacities, sweep
 from benchmarks.serving.workload import DEFAULTS, MIX, ONE_STEP, look_at
+from flowmo.deploy.runners import KINDS
 from flowmo.training.json_report import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def measure(checkpoint: Path, out: Path, plan: Plan, *, threads: int, seed: int) -> None:
+def measure(
+    checkpoint: Path,
+    out: Path,
+    plan: Plan,
+    *,
+    threads: int,
+    seed: int,
+    runner: str = "torch",
+    dtype: str = "auto",
+) -> None:
     """Measure everything, write OUT.json and OUT.png, print the tables.
 
     Args:
@@ -48,15 +58,19 @@ def measure(checkpoint: Path, out: Path, plan: Plan, *, threads: int, seed: int)
         plan: durations.
         threads: The threads of one operation of torch, in servers and offline.
         seed: The seed of arrivals and requests.
+        runner: What computes the model, in servers and offline.
+        dtype: The dtype of weights and activations, in servers and offline.
     """
+    how = {"runner": runner, "dtype": dtype}
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         servers = []
         for name in get_args(Discipline):  # one after the other: each times batches as it starts
-            server = Server(checkpoint, batching=name, threads=threads, log=logs / f"{name}.log")
+            log = logs / f"{name}.log"
+            server = Server(checkpoint, batching=name, threads=threads, log=log, **how)
             servers.append(stack.enter_context(server))
             _tell(f"batching by {name}: {server.url}")
-        offline = stack.enter_context(OfflineProcess(checkpoint, threads=threads))
+        offline = stack.enter_context(OfflineProcess(checkpoint, threads=threads, **how))
         by_step = servers[0]
         served = look_at(by_step.url)
         mix = served.workload(MIX)
@@ -86,6 +100,7 @@ def measure(checkpoint: Path, out: Path, plan: Plan, *, threads: int, seed: int)
         "fingerprint": served.fingerprint,
         "sampler": served.default.to_dict(),
         "threads": threads,
+        **how,
         "seed": seed,
         "plan": asdict(plan),
         "mix": [asdict(kind) | {"rows": mix.rows(kind)} for kind in mix.kinds],
@@ -120,6 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="path of the report, no suffix")
     parser.add_argument("--quick", action="store_true", help="a minute, to see that it works")
     parser.add_argument("--threads", type=int, help="of torch; its own choice by default")
+    parser.add_argument("--runner", choices=KINDS, default="torch", help="in servers and offline")
+    parser.add_argument("--dtype", default="auto", help="in servers and offline")
     parser.add_argument("--seed", type=int, default=0, help="of arrivals and requests")
     options = parser.parse_args(arguments)
     if options.threads is not None:
@@ -130,6 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         QUICK if options.quick else Plan(),
         threads=torch.get_num_threads(),
         seed=options.seed,
+        runner=options.runner,
+        dtype=options.dtype,
     )
 
 

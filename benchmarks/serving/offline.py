@@ -5,6 +5,9 @@ line of JSON for each measurement and writes one:
 
     {"batch": 8, "seconds": 5.0}   evaluations of the network a second, default sampler
     {"pictures": 1}                seconds of tokens to PNG bytes, one step, batch 1, one by one
+
+It computes as the service does unless it is told otherwise: in the same dtype (bfloat16 on a GPU),
+by the same runner, at the same batch sizes.
 """
 
 import argparse
@@ -17,13 +20,18 @@ from pathlib import Path
 
 import torch
 
+from flowmo.deploy.buckets import powers_of_two
+from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.imaging.tensors import to_images, to_pixels
 from flowmo.imaging.writing import encode_image
-from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
+from flowmo.model.loading import load_inference_model
 from flowmo.model.sampler import count_forwards
 from flowmo.model.tokens import Tokens
 from flowmo.training.data.held_out import held_out_squares
+
+# As service.engine.sizes has it, which this process does not load.
+MAX_BATCH = {"cpu": 8, "cuda": 16}
 
 
 def throughput(
@@ -65,10 +73,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving.offline")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--runner", choices=KINDS, default="torch")
+    parser.add_argument("--dtype", default="auto", help="the service's: bfloat16 on a GPU")
+    parser.add_argument("--max-batch", type=int, help="of what is compiled; the service's")
+    parser.add_argument("--engine-cache", type=Path, help="where graphs and engines are made")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = InferenceModel(FlowMo.from_pretrained(options.checkpoint), device=device)
+    model = load_inference_model(options.checkpoint, dtype=options.dtype, threads=options.threads)
+    runtime = Runtime(kind=options.runner, cache=options.engine_cache, build=True)
+    most = options.max_batch or MAX_BATCH[model.device.type]
+    # What falls back here would be compared with what does not there: it fails instead.
+    install(model, str(options.checkpoint), runtime, powers_of_two(most))
     side = model.config.image_size
     tokens = model.tokenize(to_images(list(held_out_squares(side).values())))
     for line in sys.stdin:

@@ -14,11 +14,16 @@ class OfflineProcess:
     Args:
         checkpoint: the model.
         threads: The threads of one operation of torch.
+        runner: What computes: a kind of :class:`flowmo.deploy.runners.Runtime`.
+        dtype: The dtype of weights and activations; ``auto`` is the service's.
     """
 
-    def __init__(self, checkpoint: Path, *, threads: int) -> None:
+    def __init__(
+        self, checkpoint: Path, *, threads: int, runner: str = "torch", dtype: str = "auto"
+    ) -> None:
         command = [sys.executable, "-m", "benchmarks.serving.offline", str(checkpoint)]
-        self._command = [*command, f"--threads={threads}"]
+        options = {"threads": threads, "runner": runner, "dtype": dtype}
+        self._command = [*command, *(f"--{name}={value}" for name, value in options.items())]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(  # noqa: S603

@@ -20,18 +20,32 @@ class Server(ServerProcess):
         batching: How it forms batches.
         threads: Threads of one operation of PyTorch.
         log: The file that gets its log.
+        runner: What computes the model; engines and graphs that are missing are made.
+        dtype: The dtype of weights and activations.
 
     Attributes:
         batching: The value that was given.
     """
 
-    def __init__(self, checkpoint: Path, *, batching: Discipline, threads: int, log: Path) -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        *,
+        batching: Discipline,
+        threads: int,
+        log: Path,
+        runner: str = "torch",
+        dtype: str = "auto",
+    ) -> None:
         self.batching: Discipline = batching
         super().__init__(
             [
                 f"--checkpoint={checkpoint}",
                 f"--threads={threads}",
                 f"--batching={batching}",
+                f"--runner={runner}",
+                f"--dtype={dtype}",
+                "--build-engines",
                 "--cache-bytes=0",  # what is asked for twice is computed twice
             ],
             log=log,

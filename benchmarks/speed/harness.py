@@ -49,6 +49,7 @@ def in_turns(
     ways: Mapping[str, Callable[[], object]],
     *,
     rounds: int,
+    warm_runs: int = WARM_RUNS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each way once a round, the order turned by one each round.
@@ -56,12 +57,13 @@ def in_turns(
     Args:
         ways: by name; each does the whole thing when it is called.
         rounds: at least 1; each way is warmed up before.
+        warm_runs: how often each way is called for that.
         clock: in seconds.
     """
     if rounds < 1:
         raise ValueError(f"at least one round is needed, got {rounds}")
     for way in ways.values():
-        for _ in range(WARM_RUNS):
+        for _ in range(warm_runs):
             way()
     synchronize()
     names = list(ways)

@@ -12,6 +12,7 @@ from benchmarks.speed.harness import in_turns
 from benchmarks.speed.variants import PLAIN, Compute, Subject
 from flowmo.deploy.cost import GPUS, Gpu, cost_of
 from flowmo.deploy.graphs import Half
+from flowmo.model.config import FlowMoConfig
 from flowmo.model.network import with_mask
 from flowmo.model.sampler import count_forwards
 
@@ -49,7 +50,7 @@ def measure(
     }
     outputs = {name: way().float().clone() for name, way in ways.items()}
     reference = outputs[PLAIN]
-    peaks = {name: _peak_bytes(way) for name, way in ways.items()}
+    peaks = {name: peak_bytes(way) for name, way in ways.items()}
     timings = in_turns(ways, rounds=rounds)
     records = []
     for name, timing in timings.items():
@@ -72,14 +73,13 @@ def measure(
             forwards = count_forwards(subject.network.config.sampler)
             record["forwards_a_picture"] = forwards
             record["seconds_a_picture"] = timing.median * forwards / rows
-        if (gpu := _gpu()) is not None:
-            floor = cost_of(subject.network.config, rows).seconds(half, gpu)
+        if (floor := floor_seconds(subject.network.config, half, rows)) is not None:
             record["share_of_bf16_floor"] = floor / timing.median
         records.append(record)
     return records
 
 
-def _peak_bytes(way: Callable[[], Tensor]) -> int | None:
+def peak_bytes(way: Callable[[], Tensor]) -> int | None:
     """The most GPU memory while it computes, all variants' weights included; None on a CPU."""
     if not torch.cuda.is_available():
         return None
@@ -87,6 +87,12 @@ def _peak_bytes(way: Callable[[], Tensor]) -> int | None:
     way()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated()
+
+
+def floor_seconds(config: FlowMoConfig, half: Half, rows: int) -> float | None:
+    """The least seconds of one forward in bfloat16 on the GPU here; None where it is not known."""
+    gpu = _gpu()
+    return None if gpu is None else cost_of(config, rows).seconds(half, gpu)
 
 
 def _gpu() -> Gpu | None:

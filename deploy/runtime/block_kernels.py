@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from flowmo.deploy.regional import shallow
 from flowmo.model.errors import CompilationError
 from flowmo.model.inference_network import InferenceBlock, InferenceDecoder, InferenceEncoder
 from flowmo.model.kernels.choice import NO_KERNELS, Kernels, triton_is_installed
@@ -49,7 +50,7 @@ def with_kernels(network: N, kernels: Kernels) -> N:
     """
     if kernels == NO_KERNELS:
         return network
-    own = _shallow(network)
+    own = shallow(network)
     blocks = []
     for block in network.blocks:
         assert isinstance(block, InferenceBlock)
@@ -57,11 +58,4 @@ def with_kernels(network: N, kernels: Kernels) -> N:
         twin.kernels = kernels
         blocks.append(twin)
     own.blocks = nn.ModuleList(blocks)
-    return own
-
-
-def _shallow(network: N) -> N:
-    """A module of its own with the same children."""
-    own = copy.copy(network)
-    own._modules = dict(network._modules)
     return own

@@ -1,6 +1,5 @@
-"""The fast PyTorch path: both halves through torch.compile, on a GPU as CUDA graphs."""
+"""The fast PyTorch path: blocks through torch.compile, on a GPU each half as CUDA graphs."""
 
-import functools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
@@ -12,14 +11,14 @@ from flowmo.deploy.cuda_graphs import CudaGraphs
 from flowmo.deploy.flash_attention import AttentionShape, use_fastest_flash_attention
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
+from flowmo.deploy.regional import compile_blocks
 from flowmo.model.attention import ranked_backends
 from flowmo.model.errors import CompilationError
+from flowmo.model.halves import bytes_of
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 from flowmo.model.kernels.choice import NO_KERNELS, Kernels
 
-# One variant a batch size and half; PyTorch gives up at 8.
-_MOST_VARIANTS = 64
 # fp8 products exist from Ada and Hopper on.
 _FP8_CAPABILITY = (8, 9)
 
@@ -61,8 +60,11 @@ class CompiledSteps:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
         kernels = usable(kernels, model.device, fp8=fp8)
+        self._own: dict[str, int] = {}
         if fp8:
             quantize(model)
+            networks = {f"fp8 {half}": model.network(half) for half in model.halves}
+            self._own = {name: bytes_of(network) for name, network in networks.items()}
         if on_gpu and flash_attention:
             use_fastest_flash_attention(attention_shape(model))
         if on_gpu and choose_attention:
@@ -71,12 +73,14 @@ class CompiledSteps:
         for half in model.halves:
             graph = graph_of(model, half)
             graph.network = with_kernels(graph.network, kernels)
-            compute: Callable[..., Tensor] = graph
-            if compiled:
-                compute = compile_graph(compute, freeze=not on_gpu)
+            compute: Callable[..., Tensor] = compile_blocks(graph) if compiled else graph
             if on_gpu and cuda_graphs:
                 compute = CudaGraphs(compute)
             self._compute[half] = compute
+
+    def memory_by_owner(self) -> dict[str, int]:
+        """See :class:`flowmo.model.halves.HoldsMemory`."""
+        return self._own
 
     def encode(self, images: Tensor) -> Tensor:
         """See :meth:`Steps.encode`."""
@@ -87,39 +91,6 @@ class CompiledSteps:
         return in_buckets(
             self._compute["decoder"], self._buckets, [x.float(), condition, modulation]
         )
-
-
-def compile_graph(graph: Callable[..., Tensor], *, freeze: bool) -> Callable[..., Tensor]:
-    """A function of tensors through torch.compile; each batch size compiles at its first use.
-
-    Args:
-        graph: The function, or a module.
-        freeze: Whether weights are constants, packed once for a CPU's products.
-    """
-    compiled = torch.compile(graph, dynamic=False, fullgraph=True)
-
-    @functools.wraps(compiled)
-    def compute(*inputs: Tensor) -> Tensor:
-        import torch._dynamo.config as dynamo
-        import torch._inductor.config as inductor
-
-        # On a CPU weights are packed once for its products.
-        with (
-            dynamo.patch(recompile_limit=_MOST_VARIANTS),
-            inductor.patch(freezing=freeze),
-            torch.inference_mode(),
-        ):
-            output: Tensor = compiled(*(_plain(value) for value in inputs))
-        return output
-
-    return compute
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Contiguous, and made in inference mode: PyTorch compiles once more for each other kind."""
-    if value.is_inference():
-        return value.contiguous()
-    return value.clone(memory_format=torch.contiguous_format)
 
 
 def attention_shape(model: InferenceModel) -> AttentionShape:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from flowmo.deploy.compiled import compile_graph
 from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.regional import compile_graph
 from flowmo.model.errors import CompilationError
 from flowmo.model.prior.checkpoint import Prior
 

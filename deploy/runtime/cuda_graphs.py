@@ -29,7 +29,10 @@ class CudaGraphs:
         self._compute = compute
         self._captured: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]] = {}
         self._pool: Any = None
+        # Captures that share a pool use the memory of each other's only on one and the same stream.
+        self._stream: torch.cuda.Stream | None = None
 
+    @torch.inference_mode()  # the buffers are such tensors, which nothing else may write to
     def __call__(self, *inputs: Tensor) -> Tensor:
         """Compute the function's output."""
         rows = inputs[0].shape[0]
@@ -47,7 +50,7 @@ class CudaGraphs:
         self, inputs: tuple[Tensor, ...]
     ) -> tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...], Tensor]:
         buffers = tuple(value.clone() for value in inputs)
-        stream = torch.cuda.Stream(inputs[0].device)
+        stream = self._stream = self._stream or torch.cuda.Stream(inputs[0].device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_WARM_RUNS):

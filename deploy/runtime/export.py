@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowmo.deploy.fp8_graph import quantize_graph
 from flowmo.deploy.graphs import INPUTS, OUTPUTS, Half, example, graph_of
 from flowmo.deploy.onnx_files import OnnxFile, file_name
 from flowmo.model.attention import attention_form
@@ -25,7 +26,12 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 def export(
-    model: InferenceModel, folder: str | Path, half: Half, *, attention: Attention = "fused"
+    model: InferenceModel,
+    folder: str | Path,
+    half: Half,
+    *,
+    attention: Attention = "fused",
+    fp8_ranges: Mapping[str, float] | None = None,
 ) -> OnnxFile:
     """Write a half as ``encoder.onnx`` or ``decoder_step.onnx``; the batch size stays free.
 
@@ -35,6 +41,8 @@ def export(
         folder: The folder of the files; made if it is not there.
         half: The half to write.
         attention: ``fused`` is the operator Attention, ``explicit`` two products and a softmax.
+        fp8_ranges: What :func:`flowmo.deploy.fp8_graph.activation_ranges` has found of this half:
+            the blocks' linears are then quantized to fp8.
 
     Raises:
         CompilationError: The dtype is not exported, onnxscript is missing, or PyTorch cannot.
@@ -70,6 +78,8 @@ def export(
             )
             assert program is not None
             optimizer.optimize_ir(program.model)
+            if fp8_ranges is not None:
+                quantize_graph(program.model, fp8_ranges)
     except torch.onnx.OnnxExporterError as error:
         raise CompilationError(f"PyTorch cannot export this {half}: {error}") from error
     folder = Path(folder)
@@ -81,6 +91,7 @@ def export(
         config=model.config,
         dtype=str(model.dtype).removeprefix("torch."),
         attention=attention,
+        quantization="none" if fp8_ranges is None else "fp8",
     )
     program.model.metadata_props.update(written.metadata())
     values = (value.const_value for value in program.model.graph.initializers.values())

@@ -24,6 +24,7 @@ class OnnxFile:
         config: The model's config; its name, sizes and default sampler.
         dtype: The dtype of weights and activations: float32 or bfloat16.
         attention: The form of attention: fused or explicit.
+        quantization: What the blocks' linears compute in beside the dtype: none or fp8.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class OnnxFile:
     config: FlowMoConfig
     dtype: str
     attention: str
+    quantization: str = "none"
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -65,6 +67,7 @@ class OnnxFile:
                 config=config,
                 dtype=texts["dtype"],
                 attention=texts["attention"],
+                quantization=texts.get("quantization", "none"),
             )
         except (KeyError, ValueError, FlowMoError) as error:
             raise CompilationError(f"{path} has damaged metadata: {error}") from None
@@ -90,6 +93,7 @@ class OnnxFile:
             "config": json.dumps(self.config.to_dict(), sort_keys=True),
             "dtype": self.dtype,
             "attention": self.attention,
+            "quantization": self.quantization,
         }
         return {_PREFIX + key: text for key, text in texts.items()}
 

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from flowmo.deploy import golden
+from flowmo.deploy.compile_cache import use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import export
 from flowmo.deploy.graphs import Half
@@ -95,7 +96,10 @@ def install(
     except Exception as error:
         # A compiler without its own compiler, a kernel that does not launch: whatever it is.
         raise CompilationError(f"{runtime.kind} cannot compute this model: {error}") from error
-    model.compute_with(steps)
+    # Those that have weights of their own: PyTorch's would lie beside them for nothing.
+    model.compute_with(steps, free_networks=runtime.kind not in {"compiled", "kernels"})
+    if model.device.type == "cuda":
+        torch.cuda.empty_cache()
     logger.info("computed by %s; relative errors %s", runtime.kind, errors)
     return errors
 
@@ -105,6 +109,7 @@ def _open(
 ) -> Steps:
     cache = runtime.cache or default_cache()
     if runtime.kind in {"compiled", "compiled-fp8"}:
+        use_compile_cache(cache)  # first: Inductor takes its own folder when it is imported
         return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
     if runtime.kind == "kernels":
         # They leave nothing for torch.compile to fuse, and need no compiling at the start.
@@ -123,13 +128,14 @@ def _open(
 def _open_tensorrt(
     model: InferenceModel, checkpoint: str, cache: Path, buckets: Sequence[int], *, build: bool
 ) -> TensorRTSteps:
-    architecture = current_architecture()
+    architecture = current_architecture(model.device)
     library = load_library()
     opened: dict[Half, EngineHalf] = {}
     for half, file in _graphs(model, checkpoint, cache, build=build).items():
         key = key_of(file, library, buckets, architecture)
         if build:
-            find_or_build(file, cache, library, buckets, progress=_tell)
+            with torch.cuda.device(model.device):  # kernels are timed on the present device
+                find_or_build(file, cache, library, buckets, progress=_tell)
         engine, manifest = read_engine(cache / key.file_name, key)
         opened[half] = EngineHalf(half, engine, manifest, library, model.device)
     return TensorRTSteps(opened)

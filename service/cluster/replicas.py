@@ -37,11 +37,13 @@ from flowmo.service.engine.generator import GeneratorEngine
 from flowmo.service.engine.messages import CallMessage, RemoteError
 from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 from flowmo.service.engine.observer import EngineKind
+from flowmo.service.engine.streams import own_stream
 from flowmo.service.errors import RequestError
 from flowmo.service.loader import load_prior_of, load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
 
 if TYPE_CHECKING:
+    import torch
     from ray.serve.handle import DeploymentHandle
 
 logger = logging.getLogger(__name__)
@@ -69,16 +71,16 @@ class _Replica(ABC, Generic[Engine]):
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
         configure_process_logs()
-        self._load(config)
+        device = self._load(config)
         give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())
-        self._device = DeviceThread()
+        self._device = DeviceThread(own_stream(device))
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 
     @abstractmethod
-    def _load(self, config: RunnerConfig) -> None:
-        """Load what computes."""
+    def _load(self, config: RunnerConfig) -> "torch.device":
+        """Load what computes; its device."""
 
     @abstractmethod
     def _make_engine(self, config: RunnerConfig) -> Engine: ...
@@ -146,10 +148,11 @@ H = TypeVar("H", EncoderEngine, DecoderEngine)
 class _HalfReplica(_Replica[H]):
     """What the replicas of encoders and of decoders have in common."""
 
-    def _load(self, config: RunnerConfig) -> None:
+    def _load(self, config: RunnerConfig) -> "torch.device":
         half: Half = "encoder" if self.kind == "encoder" else "decoder"
         self._runner = load_runner(config, halves=[half])
         self.is_fallback = self._runner.info.is_fallback
+        return self._runner.device
 
     def info(self) -> ModelInfo:
         """The model's shapes, weights and device; constant."""
@@ -266,8 +269,9 @@ class GeneratorReplica(_Replica[GeneratorEngine]):
         super().__init__(name, config)
         await self._warm_up()
 
-    def _load(self, config: RunnerConfig) -> None:
+    def _load(self, config: RunnerConfig) -> "torch.device":
         self._runner = load_prior_of(config)
+        return self._runner.device
 
     def _make_engine(self, config: RunnerConfig) -> GeneratorEngine:
         return GeneratorEngine(

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from flowmo.service.engine.health import DeviceHealth
@@ -54,6 +55,8 @@ class DeviceThread:
     """The thread that owns the device.
 
     Args:
+        within: What the thread enters first and leaves last, such as
+            :func:`flowmo.service.engine.streams.own_stream`; used once.
         stuck_seconds: The age, in seconds, from which a batch may count as stuck; it must also have
             run for :data:`STUCK_BATCHES` times the slowest one measured.
 
@@ -62,7 +65,13 @@ class DeviceThread:
         health: What the workers' batches ended with lately; the workers note it there.
     """
 
-    def __init__(self, *, stuck_seconds: float = STUCK_SECONDS) -> None:
+    def __init__(
+        self,
+        within: AbstractContextManager[None] | None = None,
+        *,
+        stuck_seconds: float = STUCK_SECONDS,
+    ) -> None:
+        self._within = within or nullcontext()
         self.changed = threading.Condition()
         self.health = DeviceHealth()
         self._workers: Sequence[Worker] = ()
@@ -137,21 +146,25 @@ class DeviceThread:
 
     def _main(self) -> None:
         try:
-            self._slowest = max(worker.warm_up() for worker in self._workers)
-            self._warm = True
-            while (worker := self._next()) is not None:
-                self._busy_since = time.monotonic()
-                try:
-                    worker.run()
-                finally:
-                    self._busy_since = None
-                if self.health.lost:
-                    return  # what waits must go elsewhere, and not fail batch after batch
+            with self._within:
+                self._work()
         except Exception:
             logger.exception("the device thread has ended")
         finally:
             with self.changed:
                 self._end()
+
+    def _work(self) -> None:
+        self._slowest = max(worker.warm_up() for worker in self._workers)
+        self._warm = True
+        while (worker := self._next()) is not None:
+            self._busy_since = time.monotonic()
+            try:
+                worker.run()
+            finally:
+                self._busy_since = None
+            if self.health.lost:
+                return  # what waits must go elsewhere, and not fail batch after batch
 
     def _end(self) -> None:
         self._ended = True

@@ -12,6 +12,7 @@ from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, EngineObserver, NullObserver
 from flowmo.service.engine.runner import DecoderRunner, EncoderRunner, GeneratorRunner
 from flowmo.service.engine.step_turns import StepTurns
+from flowmo.service.engine.streams import own_stream
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +49,7 @@ class LocalEngines:
     ) -> None:
         settings, observer = settings or EngineSettings(), observer or NullObserver()
         self._info = decoder.info
-        self.device = DeviceThread()
+        self.device = DeviceThread(own_stream(decoder.device))
         self.encoder = EncoderEngine(
             encoder, self.device, observer, max_queued_requests=settings.max_queued_requests
         )

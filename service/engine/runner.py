@@ -2,7 +2,9 @@
 
 A runner is called from the device thread, but for what says otherwise. It computes whole batches of
 one of its ``buckets``; the engines pad. State lives on the runner's device between calls. Calls may
-return before the device has done what they ask for: it does it in the order of the calls.
+return before the device has done what they ask for: it does it in the order of the calls. On a GPU
+the device thread has the runner's device and a stream of its own; no call may wait for more than
+what that stream was given, because other models of the process work beside it.
 """
 
 from collections.abc import Sequence

@@ -52,8 +52,9 @@ class TorchRunner:
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""
-        if self._cuda:
-            torch.cuda.synchronize(self._model.device)
+        # Not the whole device, which another model of the process may be capturing a graph on.
+        if (marker := self.record()) is not None:
+            marker.synchronize()
 
     def encode(self, pixels: Pixels) -> list[Tokens]:
         """See :meth:`EncoderRunner.encode`."""

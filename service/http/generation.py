@@ -210,7 +210,7 @@ class Generation:
         config = self.prior.config
         unknown = config.length if options.kept is None else int((~options.kept).sum())
         # As many steps as there are ids to find, at most.
-        self._scope.compute(pictures=1, steps=min(options.sampler.steps, unknown))
+        await self._scope.spend(pictures=1, steps=min(options.sampler.steps, unknown))
 
         own = replace(options, prior=self.prior.fingerprint)
 

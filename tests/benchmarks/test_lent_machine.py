@@ -37,7 +37,15 @@ def test_the_tests_of_a_gpu_are_collected_there() -> None:
         assert f"tests/gpu/{name}::" in answer.stdout
 
 
-SCRIPTS = {"attention", "cuda_check", "profile_step", "speed", "tensorrt", "train_demo"}
+SCRIPTS = {
+    "attention",
+    "cuda_check",
+    "profile_step",
+    "rehearse",
+    "speed",
+    "tensorrt",
+    "train_demo",
+}
 # It loads the service, whose packages have to be carried there.
 NEEDS_MORE = {"serving"}
 

@@ -27,7 +27,7 @@ def tiny() -> InferenceModel:
     return InferenceModel(FlowMo.from_pretrained(str(TINY)))
 
 
-def _config(depth: int) -> FlowMoConfig:
+def block_config(depth: int) -> FlowMoConfig:
     return FlowMoConfig(
         name="test",
         image_size=32,
@@ -43,13 +43,13 @@ def _config(depth: int) -> FlowMoConfig:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two blocks each, quick to export."""
-    return save_random(tmp_path_factory.mktemp("checkpoint"), _config(2), seed=5)
+    return save_random(tmp_path_factory.mktemp("checkpoint"), block_config(2), seed=5)
 
 
 @pytest.fixture(scope="session")
 def one_block_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One block each, quick to compile: a second one is compiled like the first."""
-    return save_random(tmp_path_factory.mktemp("checkpoint"), _config(1), seed=5)
+    return save_random(tmp_path_factory.mktemp("checkpoint"), block_config(1), seed=5)
 
 
 @pytest.fixture(scope="session")

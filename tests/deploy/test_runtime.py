@@ -1,10 +1,13 @@
 """What computes a served model, that it is checked first, and what happens where it is missing."""
 
+import functools
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import ANY
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from flowmo.deploy import golden
+from flowmo.deploy.compile_cache import compile_folder, use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps, choose_backends, is_inner_linear, quantize
 from flowmo.deploy.graphs import HALVES, Half, example
 from flowmo.deploy.runners import Runtime, default_cache, graph_folder, install
@@ -20,6 +24,7 @@ from flowmo.model.errors import CompilationError, ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
+from tests.deploy.conftest import block_config
 
 without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
@@ -132,7 +137,10 @@ def test_in_bfloat16_its_own_error_is_the_measure(small_checkpoint: Path) -> Non
 
 
 def test_onnx_runtime_is_exported_once_and_computes(small_checkpoint: Path, tmp_path: Path) -> None:
-    model = load(small_checkpoint)
+    def encoder() -> InferenceModel:  # one half takes half as long to export
+        return InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)), halves=["encoder"])
+
+    model = encoder()
     missing = Runtime(kind="onnxruntime", cache=tmp_path)
     with pytest.raises(CompilationError, match="is not a file"):
         install(model, str(small_checkpoint), missing, (1, 2))
@@ -140,10 +148,14 @@ def test_onnx_runtime_is_exported_once_and_computes(small_checkpoint: Path, tmp_
     errors = install(model, str(small_checkpoint), build, (1, 2))
     assert max(error.compiled for error in errors.values()) < 1e-4
     written = {path: path.stat().st_mtime_ns for path in graph_folder(tmp_path, model).iterdir()}
-    assert len(written) == 2
-    again = load(small_checkpoint)
+    assert len(written) == 1
+    again = encoder()
     install(again, str(small_checkpoint), missing, (1, 2))
     assert {path: path.stat().st_mtime_ns for path in written} == written
+    # PyTorch's weights are not kept beside those that serve.
+    assert again.memory_by_owner() == {"rotary tables": ANY}
+    with pytest.raises(ConfigError, match="encoder were freed when OnnxSteps took over"):
+        golden.check(Wrong(again, 1.0), again)
 
 
 def test_onnx_runtime_computes_in_float32_only(small_checkpoint: Path, tmp_path: Path) -> None:
@@ -187,7 +199,7 @@ class TestCompiled:
 
     def test_float32_agrees_at_any_number_of_rows(self, one_block_checkpoint: Path) -> None:
         # Of one half: the other is compiled in bfloat16, and compiling takes what time there is.
-        assert agrees(*compiled(one_block_checkpoint, torch.float32, ["decoder"]))
+        assert agrees(*compiled(one_block_checkpoint, torch.float32, ["encoder"]))
 
     def test_bfloat16_agrees_at_any_number_of_rows(
         self, in_bfloat16: tuple[InferenceModel, CompiledSteps]
@@ -195,6 +207,19 @@ class TestCompiled:
         torch._dynamo.utils.counters.clear()
         assert agrees(*in_bfloat16)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == len(HALVES)
+
+    def test_blocks_of_a_kind_are_compiled_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Tracing alone says how often: with it the sums are PyTorch's own.
+        monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+        model = InferenceModel(FlowMo(block_config(depth=4)))
+        steps = CompiledSteps(model, (1, 2))
+        torch._dynamo.utils.counters.clear()
+        for bucket in (1, 2):
+            golden.check(steps, model, (bucket,))
+            # In the last block a stream ends; all others are of one kind.
+            assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 4 * bucket
+        # The model's own blocks are as they were.
+        assert all(isinstance(block, InferenceBlock) for block in model.decoder.blocks)
 
     def test_nothing_compiles_again_whatever_kind_of_tensors_come(
         self, in_bfloat16: tuple[InferenceModel, CompiledSteps]
@@ -211,6 +236,24 @@ class TestCompiled:
         one = [value[:1].expand(2, *value.shape[1:]) for value in (x, condition, modulation)]
         steps.velocity(*one)
         assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+
+
+def test_compiled_code_is_kept_in_the_engine_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Set and deleted, so that it is what it was when the test ends.
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/own")
+    assert use_compile_cache(tmp_path) == Path("/own")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    (tmp_path / "file").touch()
+    assert use_compile_cache(tmp_path / "file") is None
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+    folder = use_compile_cache(tmp_path)
+    assert folder == compile_folder(tmp_path)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder)
+    assert torch.__version__ in folder.name
+    monkeypatch.setattr("flowmo.deploy.compile_cache._instructions", lambda: "others")
+    assert compile_folder(tmp_path) != folder
 
 
 def test_fp8_leaves_input_and_output_as_they_are(small: InferenceModel) -> None:

@@ -13,7 +13,12 @@ from flowmo.deploy.export import export
 from flowmo.deploy.graphs import HALVES, Half
 from flowmo.deploy.onnx_files import OnnxFile
 from flowmo.deploy.tensorrt.build import BuildOptions, build, find_or_build, key_of
-from flowmo.deploy.tensorrt.keys import current_architecture, read_engine, read_manifest
+from flowmo.deploy.tensorrt.keys import (
+    Manifest,
+    current_architecture,
+    read_engine,
+    read_manifest,
+)
 from flowmo.deploy.tensorrt.libraries import Library, load_library
 from flowmo.deploy.tensorrt.report import layer_report
 from flowmo.deploy.tensorrt.steps import EngineHalf, check_bindings
@@ -39,39 +44,67 @@ def key(small_files: dict[Half, OnnxFile], rtx: Library) -> Any:
     return key_of(small_files["decoder"], rtx, (1, 2), "sm89")
 
 
-# The other form of attention on a smaller network: building takes most of the time here.
-@pytest.mark.parametrize(
-    ("attention", "name"), [("fused", "tiny_checkpoint"), ("explicit", "small_checkpoint")]
-)
-def test_halves_are_built_with_fused_attention(
-    attention: Any, name: str, rtx: Library, tmp_path: Path, request: pytest.FixtureRequest
+def check_engine(
+    file: OnnxFile, model: InferenceModel, path: Path, manifest: Manifest, profiles: int
 ) -> None:
-    checkpoint = str(request.getfixturevalue(name))
-    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=torch.bfloat16)
+    """Weights in bfloat16 are all there, and each attention is one kernel."""
+    half = file.half
+    assert path.stat().st_size == manifest.size
+    assert manifest.size > 2 * sum(p.numel() for p in model.network(half).parameters())
+    depth = (model.config.encoder if half == "encoder" else model.config.decoder).depth
+    assert manifest.report["attention_expected"] == profiles * depth
+    assert manifest.report["attention_fused"] == "all"
+    check_bindings(half, manifest.bindings)
+
+
+@pytest.mark.parametrize(("half", "attention"), [("encoder", "fused"), ("decoder", "explicit")])
+def test_halves_are_built_with_fused_attention(
+    half: Half,
+    attention: Any,
+    small: InferenceModel,
+    small_files: dict[Half, OnnxFile],
+    small_checkpoint: Path,
+    rtx: Library,
+    tmp_path: Path,
+) -> None:
     seen: list[tuple[str, int, int]] = []
-    for half in HALVES:
-        file = export(model, tmp_path, half, attention=attention)
-        path, manifest = build(
-            file,
-            tmp_path,
-            rtx,
-            (1, 2, 4),
-            options=ADA,
-            progress=lambda phase, done, steps: seen.append((phase, done, steps)),
+    file = small_files[half]
+    if attention == "explicit":
+        network = FlowMo.from_pretrained(str(small_checkpoint))
+        file = export(
+            InferenceModel(network, dtype=torch.bfloat16), tmp_path, half, attention=attention
         )
-        assert path.stat().st_size == manifest.size
-        weights = sum(
-            p.numel() for p in (model.encoder if half == "encoder" else model.decoder).parameters()
-        )
-        assert manifest.size > 2 * weights  # in bfloat16 they are all there
-        depth = (model.config.encoder if half == "encoder" else model.config.decoder).depth
-        assert manifest.report["attention_expected"] == 3 * depth
-        assert manifest.report["attention_fused"] == "all"
-        check_bindings(half, manifest.bindings)
+    path, manifest = build(
+        file,
+        tmp_path,
+        rtx,
+        (1, 2, 4),
+        options=ADA,
+        progress=lambda phase, done, steps: seen.append((phase, done, steps)),
+    )
+    check_engine(file, small, path, manifest, 3)
     begun = {phase for phase, done, _ in seen if done == 0}
     ended = {phase for phase, done, steps in seen if done == steps}
     assert begun
     assert begun <= ended
+
+
+def test_the_fused_form_is_fused_in_the_decoder_too(
+    engine: Path, small: InferenceModel, small_files: dict[Half, OnnxFile]
+) -> None:
+    check_engine(small_files["decoder"], small, engine, read_manifest(engine), 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("half", HALVES)
+def test_the_demo_models_halves_are_built(
+    half: Half, tiny_checkpoint: Path, rtx: Library, tmp_path: Path
+) -> None:
+    """It predicts images with a head, and has more and larger blocks than the small model above."""
+    model = InferenceModel(FlowMo.from_pretrained(str(tiny_checkpoint)), dtype=torch.bfloat16)
+    file = export(model, tmp_path, half)
+    path, manifest = build(file, tmp_path, rtx, (1, 2, 4), options=ADA)
+    check_engine(file, model, path, manifest, 3)
 
 
 def test_an_engine_is_found_again_and_not_built_twice(

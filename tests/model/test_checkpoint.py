@@ -174,6 +174,34 @@ def test_a_fingerprint_may_be_absent(folder: Path) -> None:
     assert FlowMo.from_pretrained(folder).fingerprint() == made_model().fingerprint()
 
 
+def test_a_fingerprint_is_believed_where_the_weights_say_it_too(
+    folder: Path, sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = made_model().fingerprint()
+    # The hub's library says nothing in files of a part of the weights: they are read.
+    assert FlowMo.from_pretrained(sharded).fingerprint() == expected
+    monkeypatch.setattr("flowmo.model.hub.compute_fingerprint", lambda *_: "not believed")
+    assert FlowMo.from_pretrained(folder).fingerprint() == expected
+
+
+def test_a_stale_fingerprint_is_told(folder: Path, tmp_path: Path) -> None:
+    stale = "has the fingerprint 0{32}, but of its weights they were saved as .* were exchanged"
+    change_record(folder, fingerprint="0" * 32)
+    with pytest.raises(CheckpointError, match=stale):
+        FlowMo.from_pretrained(folder)
+    # Of another tool, which says nothing of a fingerprint.
+    save_file(made_state(), folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match="fingerprint 0.* was computed: weights or config"):
+        FlowMo.from_pretrained(folder)
+    change_record(folder, fingerprint=made_model().fingerprint())
+    assert FlowMo.from_pretrained(folder).fingerprint() == made_model().fingerprint()
+    # A config that was changed is another model's, too.
+    save_checkpoint(made_state(), CONFIG, tmp_path / "other", dtype=torch.float32)
+    change_record(tmp_path / "other", config=CONFIG.to_dict() | {"prediction": "image"})
+    with pytest.raises(CheckpointError, match="weights or config were exchanged"):
+        FlowMo.from_pretrained(tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

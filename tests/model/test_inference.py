@@ -155,3 +155,18 @@ def test_a_continuous_model_reconstructs_but_has_no_tokens(images: torch.Tensor)
         assert torch.allclose(model.encode(images), network.encode(images), atol=1e-5)
     with pytest.raises(TokenError, match="continuous"):
         model.tokenize(images)
+
+
+def test_memory_is_told_by_owner_and_the_modulator_stays_with_the_host(network: FlowMo) -> None:
+    model = InferenceModel(network)
+    owners = model.memory_by_owner()
+    assert owners["decoder"] == sum(p.nbytes for p in model.decoder.state_dict().values())
+    assert "modulation tables" not in owners
+    row = model.modulation([0.5])
+    assert model.memory_by_owner()["modulation tables"] == row.nbytes
+    # A device that computes nothing stands for a GPU: weights are sent there when they are used.
+    elsewhere = InferenceModel(network, device="meta")
+    assert elsewhere.modulation([0.5]).is_meta
+    assert elsewhere.memory_by_owner()["modulator (host)"] == owners["modulator (host)"]
+    table = InferenceModel(network, times=[1.0, 0.5])
+    assert "modulator (host)" not in table.memory_by_owner()

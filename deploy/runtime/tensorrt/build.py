@@ -58,6 +58,7 @@ def key_of(
         version=library.version,
         architecture=architecture,
         buckets=tuple(buckets),
+        quantization=file.quantization,
     )
 
 

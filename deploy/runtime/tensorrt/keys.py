@@ -26,6 +26,7 @@ class EngineKey:
         version: The library's version.
         architecture: ``sm90`` and the like.
         buckets: The batch sizes, one optimization profile each, in this order.
+        quantization: What linears compute in beside the dtype: none or fp8.
     """
 
     half: Half
@@ -36,6 +37,7 @@ class EngineKey:
     version: str
     architecture: str
     buckets: tuple[int, ...]
+    quantization: str = "none"
 
     @property
     def file_name(self) -> str:
@@ -138,8 +140,11 @@ def digest_of(engine: bytes) -> str:
     return hashlib.sha256(engine).hexdigest()
 
 
-def current_architecture() -> str:
-    """The architecture of the current CUDA device, as ``sm90``.
+def current_architecture(device: torch.device | None = None) -> str:
+    """The architecture of a CUDA device, as ``sm90``.
+
+    Args:
+        device: The device; the current one by default.
 
     Raises:
         CompilationError: There is no CUDA device.
@@ -149,7 +154,7 @@ def current_architecture() -> str:
             "this machine has no CUDA device; engines run on GPUs only. To build one for another "
             "machine's GPU name its architecture, such as --architecture sm89 (TensorRT-RTX)"
         )
-    major, minor = torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability(device)
     return f"sm{major}{minor}"
 
 

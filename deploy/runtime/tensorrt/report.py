@@ -1,5 +1,6 @@
 """What an engine is made of, from the library's own account of its layers."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +10,21 @@ _LAYER = re.compile(r"^(?:Name: )?(?P<name>\S+?),? LayerType: (?P<type>\w+)", re
 # The optimizer's names of kernels that hold both products of an attention and its softmax.
 _ATTENTION = re.compile(r"mha|fmha|flash|attention", re.IGNORECASE)
 _SOFTMAX = re.compile(r"soft_?max", re.IGNORECASE)
+
+
+def inspected_lines(text: str) -> list[str]:
+    """The layers of an engine inspector's JSON, as lines for :func:`layer_report`.
+
+    Args:
+        text: The inspector's words about an engine, or about one context of it. Engines that were
+            built without details have names alone, which say nothing of types: no lines.
+    """
+    layers = json.loads(text).get("Layers", [])
+    return [
+        f"{layer['Name'].replace(' ', '_')}, LayerType: {layer.get('LayerType', 'unknown')}"
+        for layer in layers
+        if isinstance(layer, dict) and "Name" in layer
+    ]
 
 
 def layer_report(lines: Iterable[str], *, profiles: int, depth: int) -> dict[str, Any]:

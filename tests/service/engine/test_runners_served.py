@@ -26,8 +26,14 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
     ],
 )
 def test_without_a_gpu_pytorch_serves_and_the_log_says_why(
-    kind: str, message: str, checkpoint: Path, caplog: pytest.LogCaptureFixture
+    kind: str,
+    message: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or the runner would set it
     with caplog.at_level(logging.WARNING, logger="flowmo.service.loader"):
         runner = load_runner(RunnerConfig(checkpoint=str(checkpoint), runner=kind))
     assert runner.info.runner == TORCH
