@@ -32,6 +32,7 @@ from flowmo.model.checkpoint_files import (
     listing,
     metadata_of,
     read_record,
+    sort_metadata,
     tensor_shapes,
     unreadable,
     weight_files,
@@ -224,6 +225,9 @@ def write_folder(
             metadata=dict(metadata or {}),
         )
         weights = list(temporary.iterdir())
+        for file in weights:
+            if file.suffix == ".safetensors":
+                sort_metadata(file)
         config_file = temporary / CONFIG_FILE
         config_file.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         for file in weights:

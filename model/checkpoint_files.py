@@ -142,6 +142,21 @@ def metadata_of(path: Path) -> dict[str, str]:
         raise unreadable(path, error) from error
 
 
+def sort_metadata(path: Path) -> None:
+    """Put in order what a safetensors file says of itself; the library's order is never the same.
+
+    So the same weights are the same bytes.
+    """
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header: dict[str, Any] = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= size  # the same, but for their order
+        file.seek(8)
+        file.write(text.ljust(size))
+
+
 def unreadable(path: Path, error: Exception) -> CheckpointError:
     """The error for a safetensors file that cannot be opened or read."""
     return CheckpointError(

@@ -24,6 +24,10 @@ if str(_SITE) not in _PATH:
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(_SITE), *_PATH]))
     runpy.run_path(str(_SITE / "sitecustomize.py"))
 
+# Kernels for GPUs are interpreted where there is none, if this is said before Triton is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # Machines differ in speed, so examples have no deadline; CI draws the same ones every time.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)

@@ -349,3 +349,12 @@ def test_shapes_are_known_without_memory() -> None:
 def _meta(config: FlowMoConfig) -> FlowMo:
     with torch.device("meta"):
         return FlowMo(config)
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    def saved(number: int) -> bytes:
+        save_checkpoint(made_state(), CONFIG, tmp_path / str(number), dtype=torch.float32)
+        return (tmp_path / str(number) / WEIGHTS).read_bytes()
+
+    assert len({saved(number) for number in range(12)}) == 1
+    assert load_file(tmp_path / "0" / WEIGHTS).keys() == made_state().keys()

@@ -1,7 +1,6 @@
 """Hand-written kernels compute what their PyTorch forms do; Triton's interpreter runs them here."""
 
-import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import pytest
@@ -22,22 +21,15 @@ from flowmo.model.kernels.gated_norm import gated_norm
 from flowmo.model.kernels.gelu import linear_gelu
 from flowmo.model.kernels.qkv import joint_qkv
 
-pytestmark = pytest.mark.skipif(
-    not choice.triton_is_installed(), reason="Triton is for Linux; the extra dev has it there"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        not choice.triton_is_installed(), reason="Triton is for Linux; the extra dev has it there"
+    ),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="they are compiled, not interpreted"),
+]
 WIDTH, HEADS, DIM = 24, 3, 8
 # Whole numbers of nothing: neither lengths nor widths are powers of two.
 TXT, IMG, ROWS = 1, 3, 2
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreter() -> Iterator[None]:
-    """What is compiled on a GPU is interpreted from its import on."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        for name in ("triton_gated_norm", "triton_qkv"):
-            importlib.import_module(f"flowmo.model.kernels.{name}")
-        yield
 
 
 @pytest.fixture(autouse=True)

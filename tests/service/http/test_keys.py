@@ -360,6 +360,6 @@ def test_bad_keys_are_told_at_the_start(checkpoint: Path, tmp_path: Path) -> Non
         "serve", "--checkpoint", str(checkpoint), "--port", "0", "--api-keys-file", str(path)
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("error:")
-    assert "anne" in result.stderr
-    assert os.fspath(path) in result.stderr.replace("\n", "")
+    _, error = result.stderr.split("error:")
+    assert "anne" in error
+    assert os.fspath(path) in error.replace("\n", "")

@@ -241,6 +241,8 @@ def test_a_hangup_loads_the_model_again_for_all_gateways(
 def test_a_stopping_server_finishes_what_it_has(
     workers: ServerProcess, client: httpx.Client, log: Path
 ) -> None:
+    (engine,) = processes(workers, "engine")
+    os.kill(engine, signal.SIGSTOP)  # until all are inside
     with ThreadPoolExecutor(4) as pool:
         answers = [
             pool.submit(
@@ -249,7 +251,10 @@ def test_a_stopping_server_finishes_what_it_has(
             )
             for seed in range(4)
         ]  # fmt: skip
-        wait_for(client, "flowmo_requests_admitted", 4)
+        try:
+            wait_for(client, "flowmo_requests_admitted", 4)
+        finally:
+            os.kill(engine, signal.SIGCONT)
         left = [*processes(workers, "gateway"), *processes(workers, "engine")]
         assert len(left) == WORKERS + 1
         assert workers.stop() == -signal.SIGTERM
