@@ -102,7 +102,9 @@ def drain(node: Node, seconds: float) -> None:
         node: The node.
         seconds: Until it goes.
     """
-    command = ["ray", "drain-node", "--address", node.address, "--node-id", node.id]
+    # Of this environment, which need not be on the PATH of what runs the hook.
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [ray, "drain-node", "--address", node.address, "--node-id", node.id]
     command += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "its pod ends"]
     command += ["--deadline-remaining-seconds", str(int(seconds))]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
