@@ -20,6 +20,7 @@ from pathlib import Path
 # Until load balancers know that the pod takes no requests any more.
 LEAST_SECONDS = 5.0
 _LOOK_EVERY = 0.5
+_OPTION = re.compile(r"--[\w-]+=")
 # How Ray calls the processes of Serve's replicas and of its HTTP proxy.
 _SERVING = ("ray::ServeReplica:", "ray::ProxyActor", "ray::SERVE_PROXY_ACTOR")
 
@@ -42,9 +43,11 @@ class Node:
 def nodes(proc: Path = Path("/proc")) -> Iterator[Node]:
     """The Ray nodes whose raylets run here."""
     for pid, command in _commands(proc):
-        if not command.partition("\0")[0].endswith("/raylet"):
+        program, *arguments = command.split("\0")
+        if not program.endswith("/raylet"):
             continue
-        found = dict(re.findall(r"--(node_id|gcs-address|gcs_address)=([^\0]+)", command))
+        # Its own, not those of the commands that it starts, which are arguments, too.
+        found = dict(word[2:].split("=", 1) for word in arguments if _OPTION.match(word))
         address = found.get("gcs-address") or found.get("gcs_address")
         if address and "node_id" in found:
             yield Node(pid=pid, id=found["node_id"], address=address)

@@ -15,7 +15,9 @@ def process(proc: Path, pid: int, parent: int, command: str) -> None:
 
 
 def test_a_node_and_what_serves_on_it_are_found_in_proc(tmp_path: Path) -> None:
-    process(tmp_path, 7, 1, "/x/raylet/raylet\0--node_id=ab12\0--gcs-address=10.0.0.1:6379\0")
+    raylet = ["/x/raylet/raylet", "--node_id=ab12", "--gcs-address=10.0.0.1:6379"]
+    raylet += ["--dashboard_agent_command=python --gcs-address=10.0.0.1:6379 --node_id=no -u", ""]
+    process(tmp_path, 7, 1, "\0".join(raylet))
     process(tmp_path, 8, 7, "ray::ServeReplica:flowmo:decoder-lo\0")
     process(tmp_path, 9, 7, "ray::ProxyActor\0")
     process(tmp_path, 10, 7, "ray::IDLE\0")
