@@ -330,12 +330,15 @@ class InferenceModel:
         """
         sampler = sampler or self.config.sampler
         condition = with_mask(quantized.to(self.device, self.dtype))
-        start, steps = start.to(self.device), self._steps
+        start = start.to(self.device)
+        steps: object = self._steps
         # An observer sees steps, of which a whole decode has none.
-        if observer is None and isinstance(steps, DecodesWhole):
-            whole: DecodesWhole = steps
-            if whole.takes_whole(start.shape[0], sampler):
-                return whole.decode(start, condition, sampler)
+        if (
+            observer is None
+            and isinstance(steps, DecodesWhole)
+            and steps.takes_whole(start.shape[0], sampler)
+        ):
+            return steps.decode(start, condition, sampler)
         # One look-up serves the whole run; the last time, 0, is never evaluated.
         modulation = self.modulation(time_grid(sampler)[:-1])
         return decode_modulated(

@@ -32,6 +32,7 @@ from benchmarks.speed.variants import (
     SAMPLER,
     Compute,
     Subject,
+    Variant,
     make,
     names,
     outside,
@@ -132,12 +133,12 @@ class Measurement:
         return records
 
     @torch.inference_mode()
-    def decodes(self, halves: Mapping[Half, Compute]) -> list[dict[str, Any]]:
+    def decodes(self, halves: Variant) -> list[dict[str, Any]]:
         """Time whole decodes at each batch size."""
         records = []
         for rows in self._decodes:
             x, _, condition = inputs(self._subject, "decoder", rows)
-            whole = getattr(halves, "decode", None) if rows == 1 else None
+            whole = halves.decode if rows == 1 else None
             way = partial(whole or partial(decode, halves["decoder"]), x, condition)
             record = self._record(way, self._decode_rounds, warm_runs=1)
             record |= {

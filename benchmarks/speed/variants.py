@@ -213,7 +213,7 @@ def names(*, cuda: bool) -> list[str]:
     ]
 
 
-def outside(path: str, subject: Subject) -> dict[Half, Compute]:
+def outside(path: str, subject: Subject) -> Variant:
     """Somebody else's implementation.
 
     Args:
@@ -225,12 +225,12 @@ def outside(path: str, subject: Subject) -> dict[Half, Compute]:
     made: Mapping[str, Any] = getattr(importlib.import_module(module), function)(
         subject.network.config, subject.network.state_dict()
     )
-    return {half: made[half] for half in HALVES if half in made}
+    return Variant({half: made[half] for half in HALVES if half in made})
 
 
 def available(
     wanted: Sequence[str], subject: Subject, batches: Sequence[int]
-) -> tuple[dict[str, dict[Half, Compute]], dict[str, str]]:
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """The variants that can be had here, and why the others cannot."""
     found, missing = {}, {}
     for name in wanted:

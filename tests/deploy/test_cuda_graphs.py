@@ -151,6 +151,6 @@ def test_a_whole_decode_is_one_graph_a_sampler(
         start, condition, _ = example(small, "decoder", 1, seed=seed)
         kept.append((graphs(start, condition, sampler), start, condition, sampler))
     assert len(device.captures) == 2
-    for output, *inputs in kept:
+    for output, start, condition, sampler in kept:
         with torch.inference_mode():
-            assert torch.equal(output, eager(*inputs))
+            assert torch.equal(output, eager(start, condition, sampler))
