@@ -5,6 +5,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Tensor, nn
 
+from flowmo.model.config import SamplerConfig
+
 Half = Literal["encoder", "decoder"]
 HALVES: tuple[Half, ...] = get_args(Half)
 
@@ -31,6 +33,28 @@ class HoldsMemory(Protocol):
 
     def memory_by_owner(self) -> Mapping[str, int]:
         """The bytes that they hold, by what holds them, for people."""
+        ...
+
+
+@runtime_checkable
+class DecodesWhole(Protocol):
+    """Steps that compute some decodes as a whole, from the first step to the last."""
+
+    def takes_whole(self, rows: int, sampler: SamplerConfig) -> bool:
+        """Whether a decode of so many images by a sampler is one of them."""
+        ...
+
+    def decode(self, start: Tensor, condition: Tensor, sampler: SamplerConfig) -> Tensor:
+        """Compute one of them; nothing else runs on its stream meanwhile.
+
+        Args:
+            start: Unit normal noise, float32 [B, 3, S, S].
+            condition: [B, K, D + 1], in the model's dtype.
+            sampler: Time grid and guidance.
+
+        Returns:
+            Float32 [B, 3, S, S], clipped to [-1, 1].
+        """
         ...
 
 

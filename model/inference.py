@@ -17,15 +17,16 @@ import torch
 from torch import Tensor
 
 from flowmo.model.config import FlowMoConfig, SamplerConfig
+from flowmo.model.decoding import decode_modulated
 from flowmo.model.errors import ConfigError, TokenError
 from flowmo.model.flowmo import FlowMo
-from flowmo.model.halves import HALVES, Half, HoldsMemory, Steps, bytes_of
+from flowmo.model.halves import HALVES, DecodesWhole, Half, HoldsMemory, Steps, bytes_of
 from flowmo.model.image_tensors import check_images
 from flowmo.model.inference_network import InferenceDecoder, InferenceEncoder, Modulator, place
 from flowmo.model.network import decoder_shape, encoder_shape, patch_grid, with_mask
 from flowmo.model.patches import patchify
 from flowmo.model.quantizer import GaussianPosterior, codes_to_ids, ids_to_signs, signs
-from flowmo.model.sampler import Observer, euler, guided, noise, time_grid
+from flowmo.model.sampler import Observer, noise, time_grid
 from flowmo.model.tokens import Tokens
 from flowmo.model.transformer import joint_rotary
 
@@ -153,14 +154,15 @@ class InferenceModel:
     def memory_by_owner(self) -> dict[str, int]:
         """The bytes that this model holds, by what holds them, for people.
 
-        They lie on its device, but the modulator's, which lie in the host's memory.
+        They lie on its device, but the modulator's, which lie in the host's memory. It may be
+        asked while another thread computes.
         """
         owners = {
             "encoder": bytes_of(self._encoder),
             "decoder": bytes_of(self._decoder),
             "modulator (host)": bytes_of(self._modulator),
-            "modulation tables": sum(row.nbytes for row in self._rows.values()),
-            "rotary tables": sum(table.nbytes for table in self._rotary.values()),
+            "modulation tables": sum(row.nbytes for row in list(self._rows.values())),
+            "rotary tables": sum(table.nbytes for table in list(self._rotary.values())),
         }
         steps: object = self._steps
         if isinstance(steps, HoldsMemory):
@@ -327,16 +329,21 @@ class InferenceModel:
             Float32 [B, 3, H, W], clipped to [-1, 1].
         """
         sampler = sampler or self.config.sampler
-        times = time_grid(sampler)
-        # One look-up serves the whole run; the last time, 0, is never evaluated.
-        table = dict(zip(times, self.modulation(times[:-1]).split(1), strict=False))
         condition = with_mask(quantized.to(self.device, self.dtype))
-
-        def velocity(x: Tensor, t: float, rows: Tensor) -> Tensor:
-            return self.velocity_modulated(x, table[t], rows)
-
-        field = guided(velocity, condition, torch.zeros_like(condition), sampler)
-        return euler(field, start.to(self.device), times, observer=observer).clamp(-1, 1)
+        start = start.to(self.device)
+        steps: object = self._steps
+        # An observer sees steps, of which a whole decode has none.
+        if (
+            observer is None
+            and isinstance(steps, DecodesWhole)
+            and steps.takes_whole(start.shape[0], sampler)
+        ):
+            return steps.decode(start, condition, sampler)
+        # One look-up serves the whole run; the last time, 0, is never evaluated.
+        modulation = self.modulation(time_grid(sampler)[:-1])
+        return decode_modulated(
+            self.velocity_modulated, start, condition, modulation, sampler, observer=observer
+        )
 
     def tokenize(self, images: Tensor) -> list[Tokens]:
         """The tokens of images.

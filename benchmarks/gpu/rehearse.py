@@ -109,7 +109,10 @@ def rehearsals(folder: Path, *, cuda: bool) -> list[Rehearsal]:
         cuda: Whether there is a GPU to run compiled forms and engines on.
     """
     checkpoint = str(small_checkpoint(folder / "checkpoint"))
-    variants = ["serving bf16", "compiled bf16", *(["compiled-fp8 bf16"] if cuda else [])]
+    variants = ["serving bf16", "compiled bf16"]
+    variants += ["compiled bf16 without compiled with whole-decode"]
+    if cuda:
+        variants += ["compiled bf16 without compiled with all whole-decode", "compiled-fp8 bf16"]
     return [
         Rehearsal(
             module="gpu.cuda_check",
@@ -120,7 +123,7 @@ def rehearsals(folder: Path, *, cuda: bool) -> list[Rehearsal]:
             module="gpu.speed",
             arguments=(
                 *("--models", checkpoint, "--batches=2", "--encode-batches=2"),
-                *("--decode-batches=2", "--rounds=1", "--decode-rounds=1"),
+                *("--decode-batches=1", "--rounds=1", "--decode-rounds=1"),
                 f"--variants={','.join(variants)}",
             ),
         ),

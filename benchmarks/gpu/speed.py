@@ -27,17 +27,34 @@ from benchmarks.environment import environment
 from benchmarks.speed.command import numbers
 from benchmarks.speed.harness import WARM_RUNS, in_turns
 from benchmarks.speed.measure import floor_seconds, inputs, peak_bytes
-from benchmarks.speed.variants import PLAIN, Compute, Subject, make, names, outside, subject
+from benchmarks.speed.variants import (
+    PLAIN,
+    SAMPLER,
+    Compute,
+    Subject,
+    Variant,
+    make,
+    names,
+    outside,
+    subject,
+)
 from flowmo.deploy.graphs import Half
-from flowmo.model.config import preset
 from flowmo.model.errors import FlowMoError
 from flowmo.model.sampler import count_forwards, euler, guided, time_grid
 from flowmo.training.json_report import write_json
 
-# The published sampler, whatever a checkpoint's own is.
-SAMPLER = preset("lo").sampler
 # Those that decide come first, for a run may be cut.
-_FIRST = ("compiled bf16", "compiled-fp8 bf16", "serving bf16", "tensorrt bf16")
+_FIRST = (
+    "compiled bf16",
+    "compiled bf16 without compiled with all",
+    "compiled bf16 with all",
+    "compiled bf16 without compiled with flash-attention all",
+    "compiled bf16 without compiled with all whole-decode",
+    "compiled-fp8 bf16",
+    "compiled bf16 with whole-decode",
+    "serving bf16",
+    "tensorrt bf16",
+)
 
 
 def decode(step: Compute, x: Tensor, condition: Tensor) -> Tensor:
@@ -116,15 +133,17 @@ class Measurement:
         return records
 
     @torch.inference_mode()
-    def decodes(self, halves: Mapping[Half, Compute]) -> list[dict[str, Any]]:
+    def decodes(self, halves: Variant) -> list[dict[str, Any]]:
         """Time whole decodes at each batch size."""
         records = []
         for rows in self._decodes:
             x, _, condition = inputs(self._subject, "decoder", rows)
-            way = partial(decode, halves["decoder"], x, condition)
+            whole = halves.decode if rows == 1 else None
+            way = partial(whole or partial(decode, halves["decoder"]), x, condition)
             record = self._record(way, self._decode_rounds, warm_runs=1)
             record |= {
                 "rows": rows,
+                "whole": whole is not None,
                 "steps": SAMPLER.steps,
                 "forwards": count_forwards(SAMPLER),
                 "images_a_second": rows / record["median"],

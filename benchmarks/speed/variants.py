@@ -28,9 +28,22 @@ from flowmo.model.kernels.choice import Kernels
 
 # images, or x, times and condition
 Compute = Callable[..., Tensor]
+# The published sampler, whatever a checkpoint's own is.
+SAMPLER = preset("lo").sampler
 
 PLAIN = "plain float32"
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Variant(dict[Half, Compute]):
+    """Halves, and what makes a whole picture of one row where that is not a loop over steps.
+
+    Attributes:
+        decode: Takes noise [1, 3, S, S] and condition [1, K, D + 1], and decodes by
+            :data:`SAMPLER`.
+    """
+
+    decode: Compute | None = None
 
 
 class Subject:
@@ -105,8 +118,8 @@ def of_model(model: InferenceModel, half: Half) -> Compute:
     return model.encode if half == "encoder" else step
 
 
-def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Compute]:
-    """Both halves of a variant.
+def make(name: str, subject: Subject, batches: Sequence[int]) -> Variant:
+    """Both halves of a variant, and its whole decode if it has one.
 
     Args:
         name: :data:`PLAIN`, or one of :func:`names`.
@@ -118,24 +131,14 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Comp
         ValueError: an unknown name.
     """
     if name == PLAIN:
-        return {half: plain(subject, half) for half in HALVES}
+        return Variant({half: plain(subject, half) for half in HALVES})
     kind, _, rest = name.partition(" ")
     dtype, *changes = rest.split(" ")
     if dtype not in DTYPES:
         raise ValueError(f"unknown variant {name!r}; there are {names(cuda=True)}")
     model = InferenceModel(subject.network, dtype=DTYPES[dtype], device=subject.device)
     buckets = tuple(sorted({*batches, *powers_of_two(max(batches))}))
-    options: dict[str, Any] = {}
-    word = ""
-    for change in changes:
-        if change in {"with", "without"}:
-            word = change
-        elif change == "flash-attention":
-            options["flash_attention"] = word == "with"
-        elif word == "with":
-            options["kernels"] = Kernels.named(change.replace("+", ","))
-        else:
-            options[change.replace("-", "_")] = False
+    options = _options(changes)
     if kind == "compiled":
         model.compute_with(CompiledSteps(model, buckets, **options))
     elif kind == "onnxruntime":
@@ -149,7 +152,30 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> dict[Half, Comp
         install(model, str(subject.checkpoint), runtime, buckets)
     elif kind != "serving":
         raise ValueError(f"unknown variant {name!r}; there are {names(cuda=True)}")
-    return {half: of_model(model, half) for half in HALVES}
+    made = Variant({half: of_model(model, half) for half in HALVES})
+    if "whole_decodes" in options:
+        made.decode = lambda x, condition: model.decode(
+            condition[..., :-1], start=x, sampler=SAMPLER
+        )
+    return made
+
+
+def _options(changes: Sequence[str]) -> dict[str, Any]:
+    """The keywords of CompiledSteps that a variant's words after its dtype are."""
+    options: dict[str, Any] = {}
+    word = ""
+    for change in changes:
+        if change in {"with", "without"}:
+            word = change
+        elif change == "flash-attention":
+            options["flash_attention"] = word == "with"
+        elif change == "whole-decode":
+            options["whole_decodes"] = (SAMPLER,)
+        elif word == "with":
+            options["kernels"] = Kernels.named(change.replace("+", ","))
+        else:
+            options[change.replace("-", "_")] = False
+    return options
 
 
 def names(*, cuda: bool) -> list[str]:
@@ -162,6 +188,7 @@ def names(*, cuda: bool) -> list[str]:
             "onnxruntime float32",
             "serving bf16",
             "compiled bf16",
+            "compiled bf16 without compiled with whole-decode",
         ]
     return [
         PLAIN,
@@ -179,12 +206,14 @@ def names(*, cuda: bool) -> list[str]:
         "compiled bf16 with all",
         "compiled bf16 without compiled with all",
         "compiled bf16 without compiled with flash-attention all",
+        "compiled bf16 with whole-decode",
+        "compiled bf16 without compiled with all whole-decode",
         "compiled-fp8 bf16",
         "tensorrt bf16",
     ]
 
 
-def outside(path: str, subject: Subject) -> dict[Half, Compute]:
+def outside(path: str, subject: Subject) -> Variant:
     """Somebody else's implementation.
 
     Args:
@@ -196,12 +225,12 @@ def outside(path: str, subject: Subject) -> dict[Half, Compute]:
     made: Mapping[str, Any] = getattr(importlib.import_module(module), function)(
         subject.network.config, subject.network.state_dict()
     )
-    return {half: made[half] for half in HALVES if half in made}
+    return Variant({half: made[half] for half in HALVES if half in made})
 
 
 def available(
     wanted: Sequence[str], subject: Subject, batches: Sequence[int]
-) -> tuple[dict[str, dict[Half, Compute]], dict[str, str]]:
+) -> tuple[dict[str, Variant], dict[str, str]]:
     """The variants that can be had here, and why the others cannot."""
     found, missing = {}, {}
     for name in wanted:

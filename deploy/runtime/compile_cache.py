@@ -56,6 +56,14 @@ def use_compile_cache(cache: Path) -> Path | None:
     return folder
 
 
+def kept_code() -> Path | None:
+    """The folder that Inductor keeps compiled code in, if there is something in it."""
+    folder = os.environ.get(_VARIABLE)
+    if folder is None or not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+        return None
+    return Path(folder)
+
+
 def _instructions() -> str:
     """The instruction sets of the processor; its name where the system does not list them."""
     if not _CPU_INFO.is_file():

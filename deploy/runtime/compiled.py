@@ -12,7 +12,9 @@ from flowmo.deploy.flash_attention import AttentionShape, use_fastest_flash_atte
 from flowmo.deploy.graphs import Half, graph_of
 from flowmo.deploy.padding import in_buckets
 from flowmo.deploy.regional import compile_blocks
+from flowmo.deploy.whole_decodes import WholeDecodes
 from flowmo.model.attention import ranked_backends
+from flowmo.model.config import SamplerConfig
 from flowmo.model.errors import CompilationError
 from flowmo.model.halves import bytes_of
 from flowmo.model.inference import InferenceModel
@@ -39,10 +41,15 @@ class CompiledSteps:
             torch.compile.
         flash_attention: Whether FlashAttention-3 or -4, if installed and faster on this GPU, takes
             the place of PyTorch's own in the whole process.
+        whole_decodes: Samplers by which a decode of one image is computed as a whole, on a GPU as
+            one CUDA graph. For a process that has the device for itself: nothing else begins on it
+            before the end. Not by the service, which decodes by steps.
 
     Raises:
         CompilationError: ``fp8`` is asked for without torchao or such a GPU, or kernels without
             Triton or a GPU.
+        ConfigError: ``whole_decodes`` are asked for of a model without decoder, or of one that was
+            built for other times.
     """
 
     def __init__(
@@ -56,6 +63,7 @@ class CompiledSteps:
         choose_attention: bool = True,
         kernels: Kernels = NO_KERNELS,
         flash_attention: bool = False,
+        whole_decodes: Sequence[SamplerConfig] = (),
     ) -> None:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
@@ -69,14 +77,20 @@ class CompiledSteps:
             use_fastest_flash_attention(attention_shape(model))
         if on_gpu and choose_attention:
             choose_backends(model)
+        # As they are, and as they are called: on a GPU as graphs, which no other graph can hold.
+        self._launched: dict[Half, Callable[..., Tensor]] = {}
         self._compute: dict[Half, Callable[..., Tensor]] = {}
         for half in model.halves:
             graph = graph_of(model, half)
             graph.network = with_kernels(graph.network, kernels)
             compute: Callable[..., Tensor] = compile_blocks(graph) if compiled else graph
-            if on_gpu and cuda_graphs:
-                compute = CudaGraphs(compute)
-            self._compute[half] = compute
+            self._launched[half] = compute
+            self._compute[half] = CudaGraphs(compute) if on_gpu and cuda_graphs else compute
+        self._whole = WholeDecodes(
+            self._launched_velocity, model, whole_decodes, cuda_graphs=on_gpu and cuda_graphs
+        )
+        if self._whole.nbytes:
+            self._own["modulation of whole decodes"] = self._whole.nbytes
 
     def memory_by_owner(self) -> dict[str, int]:
         """See :class:`flowmo.model.halves.HoldsMemory`."""
@@ -91,6 +105,19 @@ class CompiledSteps:
         return in_buckets(
             self._compute["decoder"], self._buckets, [x.float(), condition, modulation]
         )
+
+    def _launched_velocity(self, x: Tensor, condition: Tensor, modulation: Tensor) -> Tensor:
+        return in_buckets(
+            self._launched["decoder"], self._buckets, [x.float(), condition, modulation]
+        )
+
+    def takes_whole(self, rows: int, sampler: SamplerConfig) -> bool:
+        """See :class:`flowmo.model.halves.DecodesWhole`."""
+        return self._whole.takes_whole(rows, sampler)
+
+    def decode(self, start: Tensor, condition: Tensor, sampler: SamplerConfig) -> Tensor:
+        """See :class:`flowmo.model.halves.DecodesWhole`."""
+        return self._whole(start, condition, sampler)
 
 
 def attention_shape(model: InferenceModel) -> AttentionShape:

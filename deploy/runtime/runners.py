@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from flowmo.deploy import golden
-from flowmo.deploy.compile_cache import use_compile_cache
+from flowmo.deploy.compile_cache import kept_code, use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import export
 from flowmo.deploy.graphs import Half
@@ -95,13 +95,23 @@ def install(
         raise
     except Exception as error:
         # A compiler without its own compiler, a kernel that does not launch: whatever it is.
-        raise CompilationError(f"{runtime.kind} cannot compute this model: {error}") from error
+        raise CompilationError(
+            f"{runtime.kind} cannot compute this model: {error}{_damage_hint(runtime.kind)}"
+        ) from error
     # Those that have weights of their own: PyTorch's would lie beside them for nothing.
     model.compute_with(steps, free_networks=runtime.kind not in {"compiled", "kernels"})
     if model.device.type == "cuda":
         torch.cuda.empty_cache()
     logger.info("computed by %s; relative errors %s", runtime.kind, errors)
     return errors
+
+
+def _damage_hint(kind: Kind) -> str:
+    # Inductor compiles again where an entry of its index is damaged, but not where its code is.
+    folder = kept_code() if kind in {"compiled", "compiled-fp8"} else None
+    return (
+        "" if folder is None else f"; if the code kept in {folder} is damaged, delete that folder"
+    )
 
 
 def _open(

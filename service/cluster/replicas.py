@@ -67,6 +67,8 @@ class _Replica(ABC, Generic[Engine]):
 
     kind: ClassVar[EngineKind]
     is_fallback = False
+    # What may know the memory that the replica holds.
+    _holder: object = None
 
     def __init__(self, name: str, config: RunnerConfig) -> None:
         self._name = name
@@ -100,6 +102,7 @@ class _Replica(ABC, Generic[Engine]):
             self._metrics.backlog.set(self._name, to=self._engine.backlog_seconds)
             self._metrics.slots.set(self._name, self.kind, to=self._engine.slots)
             self._metrics.gpu_memory.sample()
+            self._metrics.model_memory.sample(self._name, self._holder)
             self._metrics.fallback.set(self._name, to=self.is_fallback)
             await asyncio.sleep(SAMPLE_SECONDS)
 
@@ -150,7 +153,7 @@ class _HalfReplica(_Replica[H]):
 
     def _load(self, config: RunnerConfig) -> "torch.device":
         half: Half = "encoder" if self.kind == "encoder" else "decoder"
-        self._runner = load_runner(config, halves=[half])
+        self._runner = self._holder = load_runner(config, halves=[half])
         self.is_fallback = self._runner.info.is_fallback
         return self._runner.device
 

@@ -1,5 +1,6 @@
 """The engines of one model, on one device of this process."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -10,7 +11,12 @@ from flowmo.service.engine.encoder import EncoderEngine
 from flowmo.service.engine.generator import GeneratorEngine
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.engine.observer import EngineKind, EngineObserver, NullObserver
-from flowmo.service.engine.runner import DecoderRunner, EncoderRunner, GeneratorRunner
+from flowmo.service.engine.runner import (
+    DecoderRunner,
+    EncoderRunner,
+    GeneratorRunner,
+    TellsMemory,
+)
 from flowmo.service.engine.step_turns import StepTurns
 from flowmo.service.engine.streams import own_stream
 
@@ -49,6 +55,7 @@ class LocalEngines:
     ) -> None:
         settings, observer = settings or EngineSettings(), observer or NullObserver()
         self._info = decoder.info
+        self._runners: tuple[object, ...] = (encoder, decoder)
         self.device = DeviceThread(own_stream(decoder.device))
         self.encoder = EncoderEngine(
             encoder, self.device, observer, max_queued_requests=settings.max_queued_requests
@@ -122,6 +129,16 @@ class LocalEngines:
         if self.generator is not None:
             slots["generator"] = self.generator.slots
         return slots
+
+    def memory_by_owner(self) -> Mapping[str, int]:
+        """The bytes that the model's runners hold, by what holds them, as far as they know it."""
+        # One that does both halves is counted once.
+        runners = {id(runner): runner for runner in self._runners}.values()
+        owners: Counter[str] = Counter()
+        for runner in runners:
+            if isinstance(runner, TellsMemory):
+                owners.update(runner.memory_by_owner())
+        return owners
 
     def start(self) -> None:
         """Start the device thread, which warms up first. Work may be submitted at once."""

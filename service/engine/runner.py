@@ -7,8 +7,8 @@ the device thread has the runner's device and a stream of its own; no call may w
 what that stream was given, because other models of the process work beside it.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
@@ -30,6 +30,15 @@ class Marker(Protocol):
         Raises:
             Exception: The device has failed.
         """
+        ...
+
+
+@runtime_checkable
+class TellsMemory(Protocol):
+    """A runner, or the engines around it, that knows what memory it holds; not every one does."""
+
+    def memory_by_owner(self) -> Mapping[str, int]:
+        """The bytes that are held, by what holds them; called from any thread."""
         ...
 
 

@@ -1,6 +1,6 @@
 """The runner over a PyTorch model in this process."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -49,6 +49,10 @@ class TorchRunner:
     def buckets(self) -> tuple[int, ...]:
         """The batch sizes that are computed, ascending."""
         return self._buckets
+
+    def memory_by_owner(self) -> Mapping[str, int]:
+        """See :class:`TellsMemory`."""
+        return self._model.memory_by_owner()
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given."""

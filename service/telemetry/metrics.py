@@ -13,6 +13,7 @@ from flowmo.service.http.admission import AdmissionLimiter
 from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.telemetry.gpu_memory import GpuMemory
 from flowmo.service.telemetry.instruments import Exposition, Instruments
+from flowmo.service.telemetry.model_memory import ModelMemory
 from flowmo.service.telemetry.tracing import exemplar_trace
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class EngineMetrics:
 
     def __init__(self, instruments: Instruments) -> None:
         self.gpu_memory = GpuMemory(instruments)
+        self.model_memory = ModelMemory(instruments)
         self.steps = instruments.histogram(
             "flowmo_step_duration_seconds",
             "One batch of the decoder: a sampler step of each picture in it.",
@@ -105,6 +107,7 @@ class EngineMetrics:
         """Set the gauges of a model whose engines are in this process."""
         name, engines = served.name, served.engines
         self.gpu_memory.sample()
+        self.model_memory.sample(name, engines)
         self.queue_depth.set(name, to=engines.waiting)
         self.backlog.set(name, to=engines.backlog_seconds)
         self.busy.set(name, to=engines.busy_seconds)

@@ -123,8 +123,9 @@ def test_gpu_speed_measures_what_is_missing(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     command = ["--out", str(tmp_path), "--models", str(checkpoint), "--batches=1,2"]
     command += ["--encode-batches=1", "--decode-batches=1", "--rounds=1", "--decode-rounds=1"]
+    whole = "compiled bf16 without compiled with whole-decode"
     command += [
-        "--variants=plain float32,serving bf16,tensorrt bf16",
+        f"--variants=plain float32,serving bf16,tensorrt bf16,{whole}",
         f"--baseline={__name__}:outside",
     ]
     speed.main(command)
@@ -132,26 +133,28 @@ def test_gpu_speed_measures_what_is_missing(
         report["variant"]: report
         for report in (json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
     }
-    assert set(reports) == {PLAIN, "serving bf16", "tensorrt bf16", f"{__name__}:outside"}
+    assert set(reports) == {PLAIN, "serving bf16", "tensorrt bf16", whole, f"{__name__}:outside"}
     assert "CUDA device" in reports["tensorrt bf16"]["left_out"]
-    for name, most in ((PLAIN, 1e-5), ("serving bf16", 0.1)):
+    for name, most in ((PLAIN, 1e-5), ("serving bf16", 0.1), (whole, 0.1)):
         steps = [(record["half"], record["rows"]) for record in reports[name]["steps"]]
         assert steps == [("decoder", 1), ("decoder", 2), ("encoder", 1)]
         assert all(record["relative_error"] <= most for record in reports[name]["steps"])
         (decoded,) = reports[name]["decodes"]
         assert (decoded["steps"], decoded["forwards"]) == (25, 31)
+        assert decoded["whole"] is (name == whole)
         assert decoded["images_a_second"] == pytest.approx(1 / decoded["median"], rel=1e-4)
     kept = tmp_path / f"speed-{checkpoint.name}-serving-bf16.json"
     before = kept.stat().st_mtime_ns
     (tmp_path / f"speed-{checkpoint.name}-plain-float32.json").unlink()
     speed.main(command)
     assert kept.stat().st_mtime_ns == before
-    assert len(list(tmp_path.glob("*.json"))) == 4
+    assert len(list(tmp_path.glob("*.json"))) == 5
 
 
 def test_the_variants_that_decide_are_measured_first() -> None:
     order = speed.in_order(names(cuda=True))
-    assert order[:2] == ["compiled bf16", "compiled-fp8 bf16"]
+    assert order[:2] == ["compiled bf16", "compiled bf16 without compiled with all"]
+    assert order.index("compiled-fp8 bf16") < order.index("serving bf16")
     assert sorted(order) == sorted(names(cuda=True))
 
 

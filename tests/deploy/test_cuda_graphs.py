@@ -4,12 +4,19 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from flowmo.deploy import whole_decodes
 from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.graphs import example, graph_of
+from flowmo.deploy.whole_decodes import WholeDecodes
+from flowmo.model.config import SamplerConfig
+from flowmo.model.decoding import decode_modulated
+from flowmo.model.inference import InferenceModel
 
 
 class Stream:
@@ -59,11 +66,19 @@ class Device:
         self.devices.append(device)
         return nullcontext()
 
+    def recorded(self, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """A function whose calls inside a capture are what its graph does again."""
+
+        def call(*inputs: Any, **options: Any) -> Tensor:
+            output = compute(*inputs, **options)
+            if self.capturing is not None:
+                self.capturing.again = lambda: output.copy_(compute(*inputs, **options))
+            return output
+
+        return call
+
     def twice_the_sum(self, a: Tensor, b: Tensor) -> Tensor:
-        output = 2 * (a + b)
-        if self.capturing is not None:
-            self.capturing.again = lambda: output.copy_(2 * (a + b))
-        return output
+        return self.recorded(lambda a, b: 2 * (a + b))(a, b)
 
 
 @pytest.fixture
@@ -120,3 +135,22 @@ def test_one_capture_at_a_time_in_the_process(device: Device) -> None:
         CudaGraphs(device.twice_the_sum)(torch.ones(1), torch.ones(1))
         assert waiting[0].result() == 4
     assert len(device.captures) == 2
+
+
+def test_a_whole_decode_is_one_graph_a_sampler(
+    device: Device, small: InferenceModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whole_decodes, "decode_modulated", device.recorded(decode_modulated))
+    samplers = [SamplerConfig(steps=2), SamplerConfig(steps=3, guidance=1.0)]
+    step = graph_of(small, "decoder")
+    graphs, eager = (
+        WholeDecodes(step, small, samplers, cuda_graphs=captured) for captured in (True, False)
+    )
+    kept = []
+    for seed, sampler in enumerate([*samplers, *samplers]):
+        start, condition, _ = example(small, "decoder", 1, seed=seed)
+        kept.append((graphs(start, condition, sampler), start, condition, sampler))
+    assert len(device.captures) == 2
+    for output, start, condition, sampler in kept:
+        with torch.inference_mode():
+            assert torch.equal(output, eager(start, condition, sampler))

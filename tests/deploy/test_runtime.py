@@ -136,6 +136,22 @@ def test_in_bfloat16_its_own_error_is_the_measure(small_checkpoint: Path) -> Non
         golden.check(Wrong(model, 1 + 3 * right["decoder"].plain + golden.SLACK), model)
 
 
+def test_what_may_be_damaged_is_named(
+    small: InferenceModel, small_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise NameError("name 'garbage' is not defined")
+
+    monkeypatch.setattr(golden, "check", fail)
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    runtime = Runtime(kind="compiled", cache=tmp_path)
+    with pytest.raises(CompilationError, match="'garbage' is not defined$"):  # nothing is kept yet
+        install(small, str(small_checkpoint), runtime, (1,))
+    (tmp_path / "fxgraph").mkdir()
+    with pytest.raises(CompilationError, match=f"kept in {tmp_path} is damaged, delete"):
+        install(small, str(small_checkpoint), runtime, (1,))
+
+
 def test_onnx_runtime_is_exported_once_and_computes(small_checkpoint: Path, tmp_path: Path) -> None:
     def encoder() -> InferenceModel:  # one half takes half as long to export
         return InferenceModel(FlowMo.from_pretrained(str(small_checkpoint)), halves=["encoder"])

@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend
 from flowmo.deploy import golden
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.cuda_graphs import CudaGraphs
+from flowmo.deploy.graphs import example
 from flowmo.deploy.runners import Runtime, install
 from flowmo.model.attention import HALF_PRECISION, ranked_backends, time_backends
 from flowmo.model.flowmo import FlowMo
@@ -49,6 +50,23 @@ def test_compiled_steps_agree(tiny_checkpoint: Path, compiled: bool, cuda_graphs
     for rows in (1, 2, 3, 5):
         for error in golden.relative_errors(steps, model, rows=rows).values():
             assert error.compiled <= golden.FACTOR * error.plain + golden.SLACK
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_whole_decode_in_one_graph_is_the_decode_by_steps(
+    tiny_checkpoint: Path, compiled: bool
+) -> None:
+    model = load(tiny_checkpoint)
+    sampler, buckets = model.config.sampler, (1, 2)
+    by_steps = CompiledSteps(model, buckets, compiled=compiled)
+    whole = CompiledSteps(model, buckets, compiled=compiled, whole_decodes=[sampler])
+    for seed in (0, 1, 0):
+        start, condition, _ = example(model, "decoder", 1, seed=seed)
+        images = []
+        for steps in (by_steps, whole):
+            model.compute_with(steps)
+            images.append(model.decode(condition[..., :-1], start=start))
+        torch.testing.assert_close(images[1], images[0], rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -1,4 +1,4 @@
-"""Histograms lead to traces, uploads are timed, and GPU memory is told where there is any."""
+"""Histograms lead to traces, uploads are timed, memory is told by model and, if any, by GPU."""
 
 import asyncio
 import sys
@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from flowmo.service.engine.runner import Runner
+from flowmo.service.engine.local import LocalEngines
+from flowmo.service.engine.runner import Runner, TellsMemory
 from flowmo.service.telemetry.gpu_memory import GpuMemory
 from flowmo.service.telemetry.instruments import PrometheusInstruments
+from flowmo.service.telemetry.model_memory import ModelMemory
 from tests.service.pictures import as_file, gradient
 from tests.service.runners import client_of
 
@@ -89,3 +91,32 @@ def test_gpu_memory_is_told_of_gpus_that_are_used(
         if used
         else set()
     )
+
+
+def test_a_models_memory_is_told_by_owner(runner: Runner) -> None:
+    now = [100.0]
+    instruments = PrometheusInstruments()
+    memory = ModelMemory(instruments, lambda: now[0])
+
+    def told() -> dict[str, float]:
+        text = instruments.render(OPENMETRICS).body.decode()
+        families = text_string_to_metric_families(text)  # type: ignore[no-untyped-call]
+        (family,) = (one for one in families if one.name == "flowmo_model_memory_bytes")
+        assert {sample.labels["model"] for sample in family.samples} <= {"demo"}
+        return {sample.labels["owner"]: sample.value for sample in family.samples}
+
+    memory.sample("elsewhere", object())  # as engines of another process
+    assert told() == {}
+    assert isinstance(runner, TellsMemory)
+    memory.sample("demo", LocalEngines(runner, runner))
+    assert told() == runner.memory_by_owner()
+    assert {"encoder", "decoder", "modulator (host)"} <= told().keys()
+    # The model is loaded again, as engines; then its tables grow.
+    owners = {"engines": 100, "modulation tables": 5}
+    again = SimpleNamespace(memory_by_owner=lambda: dict(owners))
+    memory.sample("demo", again)
+    assert told() == {"engines": 100, "modulation tables": 5}
+    owners["modulation tables"] = 7
+    now[0] += 60
+    memory.sample("demo", again)
+    assert told() == owners
