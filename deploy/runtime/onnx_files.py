@@ -60,7 +60,9 @@ class OnnxFile:
             )
         try:
             half = next(part for part in INPUTS if part == texts["half"])
-            kind = PriorConfig if half == "prior" else FlowMoConfig
+            kind: type[FlowMoConfig | PriorConfig] = FlowMoConfig
+            if half == "prior":
+                kind = PriorConfig
             config = kind.from_dict(json.loads(texts["config"]))
             return cls(
                 path=path,

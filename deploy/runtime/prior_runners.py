@@ -51,8 +51,10 @@ def install_prior(
     if runtime.kind in {"compiled", "compiled-fp8"}:
         use_compile_cache(cache)  # first: Inductor takes its own folder when it is imported
         return compile_prior(prior, buckets)
-    opened = _open_onnx if runtime.kind == "onnxruntime" else _open_tensorrt
-    compute = opened(prior, checkpoint, cache, buckets, build=runtime.build)
+    if runtime.kind == "onnxruntime":
+        compute = _open_onnx(prior, checkpoint, cache, build=runtime.build)
+    else:
+        compute = _open_tensorrt(prior, checkpoint, cache, buckets, build=runtime.build)
     try:
         error = check_prior(compute, prior, buckets)
     except CompilationError:
@@ -68,9 +70,7 @@ def folder_of_prior(cache: Path, prior: Prior) -> Path:
     return folder_of_graphs(cache, prior.fingerprint(), prior.bias.dtype)
 
 
-def _open_onnx(
-    prior: Prior, checkpoint: str | Path, cache: Path, _: Sequence[int], *, build: bool
-) -> Compute:
+def _open_onnx(prior: Prior, checkpoint: str | Path, cache: Path, *, build: bool) -> Compute:
     if prior.bias.device.type != "cpu" or prior.bias.dtype != torch.float32:
         raise CompilationError(
             f"onnxruntime computes in float32 on a CPU, the prior is {prior.bias.dtype} on "
