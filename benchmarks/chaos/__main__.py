@@ -85,9 +85,7 @@ def run(
         with running(folder / f"stop{number}", max_concurrent_requests=16) as application:
             keep(FAULTS[STOP](Bench(application, before=before, after=after)))
     if GENERATOR in names:
-        with running(
-            folder / GENERATOR, generates=True, max_concurrent_requests=16
-        ) as application:
+        with running(folder / GENERATOR, generates=True, max_concurrent_requests=16) as application:
             bench = Bench(application, before=before, after=after, ask=generate)
             for _ in range(times):
                 keep(faults.kill_replica(bench, GENERATOR))

@@ -114,10 +114,7 @@ class Answers:
 def pictures(url: str, ask: Ask, seeds: range) -> Pictures:
     """The answer of each seed, as a service without a fault gives it."""
     with httpx.Client(base_url=url, timeout=120) as client:
-        return {
-            seed: frozenset([_digest(ask(client, seed).raise_for_status())])
-            for seed in seeds
-        }
+        return {seed: frozenset([_digest(ask(client, seed).raise_for_status())]) for seed in seeds}
 
 
 def either(one: Pictures, other: Pictures) -> Pictures:

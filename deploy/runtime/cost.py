@@ -137,9 +137,7 @@ class Cost:
         return weights * self.bytes_a_value + live
 
 
-def floor_seconds(
-    cost: ForwardCost, gpu: Gpu, *, bytes_a_value: int, fp8: bool = False
-) -> float:
+def floor_seconds(cost: ForwardCost, gpu: Gpu, *, bytes_a_value: int, fp8: bool = False) -> float:
     """The roofline's floor of a forward: the slower of computing and moving.
 
     Args:

@@ -38,7 +38,7 @@ class RunnerConfig(BaseModel):
     prior: str | None = setting(
         Panel.MODEL,
         "The prior that generates tokens of the model, which must be its tokenizer: prior-tiny, "
-        "which comes with the package, a checkpoint folder or a hub repository (docs/generation.md).",
+        "which comes with the package, a folder or a hub repository (docs/generation.md).",
         default=None,
     )
     device: str = setting(
