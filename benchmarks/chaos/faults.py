@@ -381,7 +381,7 @@ def disconnect(bench: Bench, *, clients: int = 8) -> Outcome:
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(give_up, range(clients)))
     begin = time.monotonic()
-    with load(url, bench.upload, SEEDS, clients=1) as answers:
+    with load(url, bench.ask, SEEDS, clients=1) as answers:
         while not any(a.ended - a.sent < 3 * quick for a in answers.all):
             if time.monotonic() - begin > _LIMIT_SECONDS:
                 break

@@ -196,8 +196,8 @@ def test_rules_and_dashboards_hold_on_ray(
             for seed in range(4):
                 assert reconstruct(ray_http, seed).is_success
                 ray_http.post("/v1/detokenize", content=container, headers=PACKED)
-                wish = {"class": "dog", "seed": 4 * turn + seed}
-                assert ray_http.post("/v1/generate", params=wish).is_success
+                query = f"class=dog&seed={4 * turn + seed}"
+                assert ray_http.post(f"/v1/generate?{query}").is_success
             time.sleep(4)
             empty = without_data(
                 prometheus, job="flowmo-ray", have={"service", "prior", "ray"}, rate_interval="1m"
