@@ -4,7 +4,7 @@ import flowmo
 
 tok = flowmo.load("tiny")
 prior = flowmo.load_prior("prior-tiny", tok)
-picture = tok.decode(prior.generate("sky"))
+picture = tok.decode(prior.generate("scenes"))
 """
 
 from collections.abc import Sequence

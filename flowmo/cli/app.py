@@ -101,8 +101,8 @@ _add(
     _USE,
     "generate",
     generate_command,
-    "flowmo generate --class sky",
-    "flowmo generate --class surfaces --tokens generated/sky-0.flowmo --keep 0-31 --out edited/",
+    "flowmo generate --class scenes",
+    "flowmo generate --class surfaces --tokens generated/scenes-0.flowmo --keep 0-31 --out edited/",
     "flowmo generate --prior runs/prior/best --checkpoint runs/lo/export --class cat --count 4",
 )
 
