@@ -54,6 +54,7 @@ COPY training training
 COPY deploy/runtime deploy/runtime
 COPY service service
 COPY checkpoints/tiny checkpoints/tiny
+COPY checkpoints/prior-tiny checkpoints/prior-tiny
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/pip/bin/pip wheel --no-cache-dir --no-deps -c constraints.txt --wheel-dir /build/wheels . \
     && /opt/pip/bin/pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --target /opt/flowmo /build/wheels/*.whl

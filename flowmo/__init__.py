@@ -5,7 +5,7 @@
     tok = flowmo.load("tiny")                     # a name, a folder or a hub repository
     tokens = tok.encode(["photo.jpg", picture])   # paths, bytes, Pillow's images, arrays
     pictures = tok.decode(tokens, steps=8)
-    prior = flowmo.load_prior("runs/prior", tok)  # new images: tok.decode(prior.generate("cat"))
+    prior = flowmo.load_prior("prior-tiny", tok)  # new images: tok.decode(prior.generate("scenes"))
 
 Names are imported when they are first used, so that ``import flowmo`` (and with it the command's
 ``--help``) does not wait for torch, and the client never imports it.

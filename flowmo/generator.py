@@ -3,8 +3,8 @@
 import flowmo
 
 tok = flowmo.load("tiny")
-prior = flowmo.load_prior("runs/prior-tiny/best", tok)
-picture = tok.decode(prior.generate("cat"))
+prior = flowmo.load_prior("prior-tiny", tok)
+picture = tok.decode(prior.generate("scenes"))
 """
 
 from collections.abc import Sequence
@@ -57,7 +57,8 @@ def load_prior(
     """Load a prior, for the tokenizer whose tokens it knows.
 
     Args:
-        name: A checkpoint folder of a prior, or a hub repository of one.
+        name: ``prior-tiny``, which comes with the package, for ``tiny``; a checkpoint folder of a
+            prior, or a hub repository of one.
         tokenizer: The tokenizer that it was trained with, which decodes what it generates.
         device: ``auto`` or a PyTorch device; the tokenizer's by default.
         dtype: ``auto`` (bfloat16 on a GPU, float32 elsewhere), ``float32``, ``bfloat16`` or

@@ -62,7 +62,7 @@ def resolve_checkpoint(
     """Find the folder of a checkpoint by any of its names.
 
     ============================  ==================================================================
-    ``tiny``                      a checkpoint that is shipped with this package
+    ``tiny``, ``prior-tiny``      a checkpoint that is shipped with this package
     ``path/to/folder``            a folder as it is
     ``owner/name``                a hub repository, downloaded to the hub's cache
     ``owner/name:file.pth``       a published file of a hub repository, downloaded, converted to the

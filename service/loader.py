@@ -11,7 +11,7 @@ from typing import Protocol, cast
 import torch
 
 from flowmo.deploy.buckets import powers_of_two
-from flowmo.deploy.compiled_prior import compile_prior
+from flowmo.deploy.prior_runners import install_prior
 from flowmo.deploy.runners import KINDS, Runtime, install
 from flowmo.deploy.threads import measure_threads
 from flowmo.model import registry
@@ -118,11 +118,11 @@ def load_generator(config: RunnerConfig, tokenizer: ModelInfo) -> GeneratorRunne
 
 
 def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> GeneratorRunner:
-    """Load the prior of a model; compiled where the model is, else PyTorch computes it.
+    """Load the prior of a model, computed as the model is; PyTorch computes it where that fails.
 
     Args:
-        config: The model; its ``prior``, ``device``, ``dtype``, ``runner`` and ``max_batch`` are
-            used.
+        config: The model; its ``prior``, ``device``, ``dtype``, ``runner``, ``engine_cache``,
+            ``build_engines`` and ``max_batch`` are used.
         tokenizer: The fingerprint of the model's weights; what its checkpoint says by default.
 
     Raises:
@@ -139,15 +139,20 @@ def load_prior_of(config: RunnerConfig, tokenizer: str | None = None) -> Generat
         return pool.submit(_prior_runner, config, folder).result()
 
 
+def _runtime(config: RunnerConfig) -> Runtime:
+    kind = next(kind for kind in KINDS if kind == config.runner)
+    return Runtime(kind=kind, cache=config.engine_cache, build=config.build_engines)
+
+
 def _prior_runner(config: RunnerConfig, folder: Path) -> GeneratorRunner:
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, device)
     prior = registry.load(folder, expected=Prior, dtype=dtype, device=device)
     buckets = buckets_of(device.type, config.max_batch)
     compute = None
-    if config.runner in {"compiled", "compiled-fp8"}:
+    if config.runner in KINDS:  # beside a runner of the operator's own PyTorch computes it
         try:
-            compute = compile_prior(prior, buckets)
+            compute = install_prior(prior, folder, _runtime(config), buckets)
         except CompilationError as error:
             logger.warning("PyTorch computes the prior: %s", error)
     return TorchGeneratorRunner(prior, buckets=buckets, compute=compute)
@@ -179,7 +184,7 @@ def load_runner(config: RunnerConfig, *, halves: Sequence[Half] = HALVES) -> Run
         raise ConfigError(
             f"runner must be one of {', '.join(KINDS)}, or module:function, got {config.runner!r}"
         )
-    runtime = Runtime(kind=config.runner, cache=config.engine_cache, build=config.build_engines)
+    runtime = _runtime(config)
     folder = resolve(config)
     model = load_model(config, halves=halves)
     buckets = buckets_of(model.device.type, config.max_batch)

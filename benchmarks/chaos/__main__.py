@@ -4,11 +4,11 @@
     python -m benchmarks.chaos --faults decoder,gateway --times 20
 
 Four clients reconstruct a picture with seeds in turn and compare each answer with the picture
-that the service gave before. A fault is injected under that load; counted is every request from
-then until some seconds after what was broken is replaced. Clients repeat what failed, as
-``flowmo.Client`` does; whether the first attempt failed is counted, too. Writes OUT.json and
-OUT.md; the exit status is 1 if a target is not met. Processes are killed only of the cluster that
-it starts.
+that the service gave before; where a prior's replica is killed they generate tokens instead. A
+fault is injected under that load; counted is every request from then until some seconds after what
+was broken is replaced. Clients repeat what failed, as ``flowmo.Client`` does; whether the first
+attempt failed is counted, too. Writes OUT.json and OUT.md; the exit status is 1 if a target is not
+met. Processes are killed only of the cluster that it starts.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.chaos import faults
 from benchmarks.chaos.application import running
+from benchmarks.chaos.checked_load import generate
 from benchmarks.chaos.distribution import distribution_table, distributions
 from benchmarks.chaos.faults import Bench, Outcome
 from benchmarks.chaos.nodes import two_nodes
@@ -43,6 +44,8 @@ FAULTS: dict[str, Fault] = {
     "stop": faults.graceful_stop,
 }
 STOP = "stop"
+# Each in a cluster of its own.
+GENERATOR = "generator"
 NODE = "node"
 
 
@@ -55,7 +58,7 @@ def run(
     times: int = 1,
     note: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Inject faults, the lost node in a cluster of its own, as a stop but the first.
+    """Inject faults: the prior's and the lost node in clusters of their own, as stops after one.
 
     Args:
         names: The names of the faults.
@@ -81,6 +84,11 @@ def run(
     for number in range(times - 1 if STOP in names else 0):
         with running(folder / f"stop{number}", max_concurrent_requests=16) as application:
             keep(FAULTS[STOP](Bench(application, before=before, after=after)))
+    if GENERATOR in names:
+        with running(folder / GENERATOR, generates=True, max_concurrent_requests=16) as application:
+            bench = Bench(application, before=before, after=after, ask=generate)
+            for _ in range(times):
+                keep(faults.kill_replica(bench, GENERATOR))
     for number in range(times if NODE in names else 0):
         with (
             two_nodes() as nodes,
@@ -133,7 +141,7 @@ def _write(out: Path, outcomes: Sequence[Outcome], times: int) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos")
-    every = [*FAULTS, NODE]
+    every = [*FAULTS, GENERATOR, NODE]
     parser.add_argument("--faults", default=",".join(every), help=f"of {', '.join(every)}")
     parser.add_argument("--before", type=float, default=3.0, help="seconds of load before each")
     parser.add_argument("--after", type=float, default=8.0, help="seconds of load after recovery")

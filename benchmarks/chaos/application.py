@@ -17,6 +17,8 @@ from PIL import Image
 from flowmo.cli.server_process import ServerProcess
 from flowmo.model.config import FlowMoConfig, SamplerConfig, TransformerConfig
 from flowmo.model.flowmo import FlowMo
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import PriorConfig
 
 MODEL = "nano"
 SIDE = 32
@@ -72,6 +74,30 @@ def write_checkpoint(folder: Path, *, seed: int) -> Path:
     return folder
 
 
+def write_prior(folder: Path, tokenizer: Path) -> Path:
+    """A prior of the tokens of such a network, with weights that do something."""
+    model = FlowMo.from_pretrained(tokenizer)
+    config = PriorConfig(
+        name=f"{MODEL}-prior",
+        width=32,
+        depth=1,
+        heads=2,
+        mlp_width=48,
+        code_length=model.config.code_length,
+        token_bits=model.config.token_bits,
+        group_bits=model.config.group_bits,
+        classes=2,
+        tokenizer=model.fingerprint(),
+    )
+    torch.manual_seed(0)
+    prior = Prior(config)
+    for name, parameter in prior.named_parameters():
+        if not name.endswith("norm.weight"):
+            torch.nn.init.normal_(parameter, std=0.5)
+    prior.save_pretrained(folder, dtype=torch.float32)
+    return folder
+
+
 def picture() -> bytes:
     """A PNG with colour in it."""
     y, x = np.mgrid[:SIDE, :SIDE] * 255 // SIDE
@@ -81,9 +107,9 @@ def picture() -> bytes:
     return buffer.getvalue()
 
 
-def config_of(checkpoint: Path, **settings: Any) -> dict[str, Any]:
+def config_of(checkpoint: Path, *, prior: Path | None = None, **settings: Any) -> dict[str, Any]:
     """A cluster config with two replicas of everything, for two cores."""
-    model = {
+    model: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "device": "cpu",
         "threads": 1,
@@ -91,6 +117,8 @@ def config_of(checkpoint: Path, **settings: Any) -> dict[str, Any]:
         "encoder": _TWO,
         "decoder": _TWO,
     }
+    if prior is not None:
+        model |= {"prior": str(prior), "generator": _TWO}
     limits = {"cache_bytes": 0, "default_deadline_seconds": 30.0, "max_deadline_seconds": 60.0}
     return {"models": {MODEL: model}, "gateway": _TWO, "settings": limits | settings}
 
@@ -104,18 +132,23 @@ def write_serve_file(folder: Path, config: dict[str, Any]) -> Path:
 
 
 @contextmanager
-def running(folder: Path, *, address: str | None = None, **settings: Any) -> Iterator[Application]:
+def running(
+    folder: Path, *, address: str | None = None, generates: bool = False, **settings: Any
+) -> Iterator[Application]:
     """Start the application; stop it at the end.
 
     Args:
         folder: for checkpoint, config and log; made.
         address: The address of a Ray cluster that is there; one of its own by default.
+        generates: Whether the model has a prior.
         settings: The gateways' settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = os.environ | (token if address is None else {"RAY_ADDRESS": address})
-    config = config_of(write_checkpoint(folder / "checkpoint", seed=0), **settings)
+    checkpoint = write_checkpoint(folder / "checkpoint", seed=0)
+    prior = write_prior(folder / "prior", checkpoint) if generates else None
+    config = config_of(checkpoint, prior=prior, **settings)
     arguments = ["--ray-config", str(write_serve_file(folder, config))]
     with ServerProcess(
         arguments, log=folder / "server.log", environment=environment, start_seconds=240

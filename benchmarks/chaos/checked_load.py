@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ import httpx
 
 RAW = {"Content-Type": "image/png"}
 STEPS = 25
+# Each is a call of its own: some are inside whichever replica is killed.
+IMAGES = 8
 _RETRIES = 4
 _PAUSE_SECONDS = 0.5
 
@@ -66,7 +68,10 @@ class Tally:
 
 
 Pictures = Mapping[int, frozenset[bytes]]
-"""Digests of the pictures that are right, by seed."""
+"""Digests of the answers that are right, by seed."""
+
+Ask = Callable[[httpx.Client, int], httpx.Response]
+"""Sends the request of a seed; raises ``httpx.HTTPError`` where no answer came."""
 
 
 @dataclass(slots=True)
@@ -106,13 +111,10 @@ class Answers:
         )
 
 
-def pictures(url: str, upload: bytes, seeds: range) -> Pictures:
-    """The picture of each seed, as a service without a fault gives it."""
+def pictures(url: str, ask: Ask, seeds: range) -> Pictures:
+    """The answer of each seed, as a service without a fault gives it."""
     with httpx.Client(base_url=url, timeout=120) as client:
-        return {
-            seed: frozenset([_digest(ask(client, upload, seed).raise_for_status())])
-            for seed in seeds
-        }
+        return {seed: frozenset([_digest(ask(client, seed).raise_for_status())]) for seed in seeds}
 
 
 def either(one: Pictures, other: Pictures) -> Pictures:
@@ -121,7 +123,7 @@ def either(one: Pictures, other: Pictures) -> Pictures:
 
 
 @contextmanager
-def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Answers]:
+def load(url: str, ask: Ask, seeds: range, *, clients: int) -> Iterator[Answers]:
     """Requests without a pause, of several clients, while the block runs.
 
     A client repeats an attempt that failed, as ``flowmo.Client`` does, after half a second, and
@@ -129,7 +131,7 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
 
     Args:
         url: The address of the service.
-        upload: the picture that is reconstructed.
+        ask: sends each request.
         seeds: one after the other.
         clients: how many.
     """
@@ -140,7 +142,7 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
         turn = number
         with httpx.Client(base_url=url, timeout=60) as client:
             while not done.is_set():
-                answer = _with_retries(client, upload, seeds[turn % len(seeds)])
+                answer = _with_retries(client, ask, seeds[turn % len(seeds)])
                 answers.all.append(answer)
                 turn += 1
                 if answer.status == 429:
@@ -157,8 +159,10 @@ def load(url: str, upload: bytes, seeds: range, *, clients: int) -> Iterator[Ans
             worker.result()
 
 
-def ask(client: httpx.Client, upload: bytes, seed: int, steps: int = STEPS) -> httpx.Response:
-    """One request.
+def reconstruct(
+    client: httpx.Client, upload: bytes, seed: int, steps: int = STEPS
+) -> httpx.Response:
+    """One picture, encoded and decoded.
 
     Raises:
         httpx.HTTPError: no answer came.
@@ -167,13 +171,28 @@ def ask(client: httpx.Client, upload: bytes, seed: int, steps: int = STEPS) -> h
     return client.post("/v1/reconstruct", content=upload, headers=RAW, params=params)
 
 
-def _with_retries(client: httpx.Client, upload: bytes, seed: int) -> Answer:
+def reconstructing(upload: bytes) -> Ask:
+    """Requests that reconstruct a picture."""
+    return lambda client, seed: reconstruct(client, upload, seed)
+
+
+def generate(client: httpx.Client, seed: int) -> httpx.Response:
+    """The tokens of some images, which a prior generates: an :data:`Ask`.
+
+    Raises:
+        httpx.HTTPError: no answer came.
+    """
+    params = {"class": 1, "seed": seed, "count": IMAGES}
+    return client.post("/v1/generate", params=params)
+
+
+def _with_retries(client: httpx.Client, ask: Ask, seed: int) -> Answer:
     sent = time.monotonic()
     first_failed = ""
     status, digest = None, b""
     for attempt in range(1 + _RETRIES):
         try:
-            response = ask(client, upload, seed)
+            response = ask(client, seed)
             status, digest = response.status_code, _digest(response)
             end = f"{status} {_code(response)}".strip()
         except httpx.HTTPError as error:

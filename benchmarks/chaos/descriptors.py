@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos.application import MODEL, picture, running
-from benchmarks.chaos.checked_load import load
+from benchmarks.chaos.checked_load import load, reconstructing
 from benchmarks.chaos.processes import kill_one, replicas, titles
 from benchmarks.environment import environment
 from flowmo.training.json_report import write_json
@@ -121,7 +121,7 @@ def measure(folder: Path, *, kills: int, rest: float) -> dict[str, Any]:
     roles: dict[int, str] = {}
     with running(folder) as application:
         ancestor = application.pid
-        with load(application.url, upload, range(4), clients=2):
+        with load(application.url, reconstructing(upload), range(4), clients=2):
             for victim in (None, *islice(cycle(_VICTIMS), kills)):
                 if victim is not None:
                     dead = kill_one(victim, ancestor)

@@ -24,12 +24,14 @@ from benchmarks.chaos.checked_load import (
     RAW,
     Answer,
     Answers,
+    Ask,
     Pictures,
     Tally,
-    ask,
     either,
     load,
     pictures,
+    reconstruct,
+    reconstructing,
 )
 from benchmarks.chaos.nodes import Nodes
 from benchmarks.chaos.processes import (
@@ -81,17 +83,21 @@ class Bench:
     Args:
         application: that is broken.
         before, after: seconds of load before an injection, and after recovery.
+        ask: Sends the requests; they reconstruct a picture by default.
 
     Attributes:
         deployed: How often other weights were deployed.
     """
 
-    def __init__(self, application: Application, *, before: float, after: float) -> None:
+    def __init__(
+        self, application: Application, *, before: float, after: float, ask: Ask | None = None
+    ) -> None:
         self.application = application
         self._before, self._after = before, after
         self.deployed = 0
         self.upload = picture()
-        self.known: Pictures = pictures(application.url, self.upload, SEEDS)
+        self.ask = ask or reconstructing(self.upload)
+        self.known: Pictures = pictures(application.url, self.ask, SEEDS)
 
     @property
     def pid(self) -> int:
@@ -113,7 +119,7 @@ class Bench:
         Raises:
             TimeoutError: it is not over after three minutes.
         """
-        with load(self.application.url, self.upload, SEEDS, clients=clients) as answers:
+        with load(self.application.url, self.ask, SEEDS, clients=clients) as answers:
             time.sleep(self._before)
             memory = self.memory()
             begin = time.monotonic()
@@ -222,7 +228,7 @@ def redeploy(bench: Bench) -> Outcome:
 
     answers, begin, seconds, growth = bench.inject(inject)
     before = bench.known
-    bench.known = pictures(application.url, bench.upload, SEEDS)
+    bench.known = pictures(application.url, bench.ask, SEEDS)
     tally = answers.tally(begin, either(before, bench.known))
     changed = all(before[seed] != bench.known[seed] for seed in SEEDS)
     return Outcome(
@@ -277,7 +283,7 @@ def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
 
 def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outcome:
     """Several times as many clients as are admitted."""
-    with load(bench.application.url, bench.upload, SEEDS, clients=16) as answers:
+    with load(bench.application.url, bench.ask, SEEDS, clients=16) as answers:
         time.sleep(2)
         begin = time.monotonic()
         time.sleep(seconds)
@@ -370,12 +376,12 @@ def disconnect(bench: Bench, *, clients: int = 8) -> Outcome:
 
     def give_up(seed: int) -> None:
         with httpx.Client(base_url=url, timeout=long / 4) as client, suppress(httpx.HTTPError):
-            ask(client, bench.upload, seed, 1000)
+            reconstruct(client, bench.upload, seed, 1000)
 
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(give_up, range(clients)))
     begin = time.monotonic()
-    with load(url, bench.upload, SEEDS, clients=1) as answers:
+    with load(url, bench.ask, SEEDS, clients=1) as answers:
         while not any(a.ended - a.sent < 3 * quick for a in answers.all):
             if time.monotonic() - begin > _LIMIT_SECONDS:
                 break
@@ -397,7 +403,7 @@ def disconnect(bench: Bench, *, clients: int = 8) -> Outcome:
 
 def _seconds(client: httpx.Client, upload: bytes, steps: int) -> float:
     begin = time.monotonic()
-    ask(client, upload, 0, steps).raise_for_status()
+    reconstruct(client, upload, 0, steps).raise_for_status()
     return time.monotonic() - begin
 
 
@@ -410,7 +416,7 @@ def graceful_stop(bench: Bench) -> Outcome:
         sent = time.monotonic()
         status = None
         with httpx.Client(base_url=url, timeout=120) as client, suppress(httpx.HTTPError):
-            status = ask(client, bench.upload, seed, _LONG_STEPS).status_code
+            status = reconstruct(client, bench.upload, seed, _LONG_STEPS).status_code
         answer = replace(_NOBODY, sent=sent, ended=time.monotonic(), status=status)
         answers.all.append(answer)
         return answers
@@ -419,7 +425,7 @@ def graceful_stop(bench: Bench) -> Outcome:
         begun = [pool.submit(one, seed) for seed in range(4)]
         with httpx.Client(base_url=url, timeout=60) as client:
             # Theirs have been admitted when one that came later is answered.
-            ask(client, bench.upload, 9).raise_for_status()
+            reconstruct(client, bench.upload, 9).raise_for_status()
         begin = time.monotonic()
         os.kill(bench.pid, signal.SIGTERM)
         for future in begun:

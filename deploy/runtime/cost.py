@@ -74,8 +74,8 @@ GPUS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HalfCost:
-    """One forward of one half as it is served: dead parts left out, modulation looked up.
+class ForwardCost:
+    """One forward as it is served: dead parts left out, modulation looked up.
 
     Attributes:
         rows: The batch size.
@@ -112,8 +112,8 @@ class Cost:
         bytes_a_value: The size of one value of the served dtype.
     """
 
-    encoder: HalfCost
-    decoder: HalfCost
+    encoder: ForwardCost
+    decoder: ForwardCost
     forwards: int
     modulation_parameters: int
     bytes_a_value: int
@@ -127,12 +127,7 @@ class Cost:
             fp8: Whether linears are in fp8, and the rest in bf16.
         """
         cost = self.encoder if half == "encoder" else self.decoder
-        if fp8 and gpu.fp8_flops is None:
-            raise ConfigError(f"{gpu.name} has no fp8")
-        linear_rate = gpu.fp8_flops if fp8 and gpu.fp8_flops else gpu.bf16_flops
-        computing = cost.linear_flops / linear_rate + cost.attention_flops / gpu.bf16_flops
-        moved = cost.parameters * self.bytes_a_value + cost.activation_bytes
-        return max(computing, moved / gpu.bytes_a_second)
+        return floor_seconds(cost, gpu, bytes_a_value=self.bytes_a_value, fp8=fp8)
 
     @property
     def memory_bytes(self) -> int:
@@ -140,6 +135,26 @@ class Cost:
         weights = self.encoder.parameters + self.decoder.parameters + self.modulation_parameters
         live = max(self.encoder.live_bytes, self.decoder.live_bytes)
         return weights * self.bytes_a_value + live
+
+
+def floor_seconds(cost: ForwardCost, gpu: Gpu, *, bytes_a_value: int, fp8: bool = False) -> float:
+    """The roofline's floor of a forward: the slower of computing and moving.
+
+    Args:
+        cost: The forward.
+        gpu: The GPU that it computes on.
+        bytes_a_value: The size of one value of the served dtype.
+        fp8: Whether linears are in fp8, and the rest in bf16.
+
+    Raises:
+        ConfigError: The GPU has no fp8.
+    """
+    if fp8 and gpu.fp8_flops is None:
+        raise ConfigError(f"{gpu.name} has no fp8")
+    linear_rate = gpu.fp8_flops if fp8 and gpu.fp8_flops else gpu.bf16_flops
+    computing = cost.linear_flops / linear_rate + cost.attention_flops / gpu.bf16_flops
+    moved = cost.parameters * bytes_a_value + cost.activation_bytes
+    return max(computing, moved / gpu.bytes_a_second)
 
 
 def cost_of(config: FlowMoConfig, rows: int, *, bytes_a_value: int = 2) -> Cost:
@@ -192,7 +207,7 @@ def cost_of(config: FlowMoConfig, rows: int, *, bytes_a_value: int = 2) -> Cost:
     )
 
 
-def _with_head(cost: HalfCost, config: FlowMoConfig, *, bytes_a_value: int) -> HalfCost:
+def _with_head(cost: ForwardCost, config: FlowMoConfig, *, bytes_a_value: int) -> ForwardCost:
     """A decoder's cost and that of its head's convolutions (:class:`flowmo.model.head.Head`)."""
     if not config.head:
         return cost
@@ -231,7 +246,7 @@ def _half(
     output: tuple[int, int],
     dead: str,
     bytes_a_value: int,
-) -> HalfCost:
+) -> ForwardCost:
     """Count one half; the last block's ``dead`` stream gives keys and values only."""
     d, hidden = shape.width, shape.width * shape.mlp_ratio
     tokens = patches + code
@@ -260,7 +275,7 @@ def _half(
     multiplied += length * d * size
     # Residual, q, k, v and the output of attention, or residual and the MLP's hidden layer.
     live = tokens * max(5 * d, 2 * d + hidden)
-    return HalfCost(
+    return ForwardCost(
         rows=rows,
         parameters=weights,
         linear_flops=2 * rows * multiplied,

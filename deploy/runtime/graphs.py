@@ -5,6 +5,8 @@ the modulation that its times are looked up to, not the times: a third of a deco
 only to compute it, and a served model uses a few times again and again.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -20,16 +22,22 @@ __all__ = [
     "DecoderStepGraph",
     "EncoderGraph",
     "Half",
+    "Part",
     "example",
     "graph_of",
     "grid_of",
 ]
 
-INPUTS: dict[Half, tuple[str, ...]] = {
+Part = Literal["encoder", "decoder", "prior"]
+"""What is exported by itself: a half of a tokenizer, or a whole prior
+(:mod:`flowmo.deploy.prior_graph`)."""
+
+INPUTS: dict[Part, tuple[str, ...]] = {
     "encoder": ("images",),
     "decoder": ("x", "condition", "modulation"),
+    "prior": ("ids", "classes"),
 }
-OUTPUTS: dict[Half, str] = {"encoder": "code", "decoder": "velocity"}
+OUTPUTS: dict[Part, str] = {"encoder": "code", "decoder": "velocity", "prior": "logits"}
 
 
 class EncoderGraph(nn.Module):

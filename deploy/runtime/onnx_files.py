@@ -1,13 +1,14 @@
-"""The ONNX files of a checkpoint's halves, and what they say about themselves."""
+"""The ONNX files of a checkpoint's parts, and what they say about themselves."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from flowmo.deploy.graphs import HALVES, Half
+from flowmo.deploy.graphs import INPUTS, Part
 from flowmo.model.config import FlowMoConfig
 from flowmo.model.errors import CompilationError, FlowMoError
+from flowmo.model.prior.config import PriorConfig
 
 FORMAT = "1"
 _PREFIX = "flowmo."
@@ -15,11 +16,11 @@ _PREFIX = "flowmo."
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OnnxFile:
-    """An exported half.
+    """An exported part.
 
     Attributes:
         path: The path of the file; weights may lie beside it in ``NAME.onnx.data``.
-        half: ``encoder`` or ``decoder``.
+        half: ``encoder`` or ``decoder``; ``prior`` is a whole one.
         fingerprint: The fingerprint of the checkpoint's weights.
         config: The model's config; its name, sizes and default sampler.
         dtype: The dtype of weights and activations: float32 or bfloat16.
@@ -28,9 +29,9 @@ class OnnxFile:
     """
 
     path: Path
-    half: Half
+    half: Part
     fingerprint: str
-    config: FlowMoConfig
+    config: FlowMoConfig | PriorConfig
     dtype: str
     attention: str
     quantization: str = "none"
@@ -52,14 +53,17 @@ class OnnxFile:
         except Exception as error:  # noqa: BLE001  (protobuf's own kinds of error)
             raise CompilationError(f"{path} cannot be read as ONNX: {error}") from None
         texts = {p.key.removeprefix(_PREFIX): p.value for p in proto.metadata_props}
-        if texts.get("format") != FORMAT or texts.get("half") not in HALVES:
+        if texts.get("format") != FORMAT or texts.get("half") not in INPUTS:
             raise CompilationError(
                 f"{path} has no metadata of flowmo export (format {FORMAT}); it was written by "
                 f"something else or another release: export the checkpoint again"
             )
         try:
-            config = FlowMoConfig.from_dict(json.loads(texts["config"]))
-            half: Half = "encoder" if texts["half"] == "encoder" else "decoder"
+            half = next(part for part in INPUTS if part == texts["half"])
+            kind: type[FlowMoConfig | PriorConfig] = FlowMoConfig
+            if half == "prior":
+                kind = PriorConfig
+            config = kind.from_dict(json.loads(texts["config"]))
             return cls(
                 path=path,
                 half=half,
@@ -98,6 +102,6 @@ class OnnxFile:
         return {_PREFIX + key: text for key, text in texts.items()}
 
 
-def file_name(half: Half) -> str:
-    """The file name of a half in the export's folder."""
-    return {"encoder": "encoder.onnx", "decoder": "decoder_step.onnx"}[half]
+def file_name(part: Part) -> str:
+    """The file name of a part in the export's folder."""
+    return {"encoder": "encoder", "decoder": "decoder_step", "prior": "prior"}[part] + ".onnx"

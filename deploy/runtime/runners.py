@@ -61,8 +61,13 @@ def default_cache() -> Path:
 
 def graph_folder(cache: Path, model: InferenceModel) -> Path:
     """The folder of a model's exported graphs in a cache."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return cache / f"onnx-{model.fingerprint[:12]}-{dtype}"
+    return folder_of_graphs(cache, model.fingerprint, model.dtype)
+
+
+def folder_of_graphs(cache: Path, fingerprint: str, dtype: torch.dtype) -> Path:
+    """The folder of the exported graphs of some weights, in a dtype, in a cache."""
+    name = str(dtype).removeprefix("torch.")
+    return cache / f"onnx-{fingerprint[:12]}-{name}"
 
 
 def install(

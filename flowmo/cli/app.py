@@ -101,8 +101,9 @@ _add(
     _USE,
     "generate",
     generate_command,
-    "flowmo generate --prior prior/ --tokens cat-0.flowmo --keep 0-31 --seed 9 --out edited/",
-    "flowmo generate --prior runs/prior-tiny/best --class cat --count 4 --out generated/",
+    "flowmo generate --class scenes",
+    "flowmo generate --class surfaces --tokens generated/scenes-0.flowmo --keep 0-31 --out edited/",
+    "flowmo generate --prior runs/prior/best --checkpoint runs/lo/export --class cat --count 4",
 )
 
 _SERVE = "Serve"

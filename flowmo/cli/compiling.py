@@ -1,5 +1,7 @@
-"""``flowmo export`` and ``flowmo build-engine``: from a checkpoint to compiled halves."""
+"""``flowmo export`` and ``flowmo build-engine``: from a checkpoint to compiled parts."""
 
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,20 +12,21 @@ from flowmo.deploy.buckets import DEFAULT_PROFILE, PROFILES, powers_of_two, prof
 from flowmo.model.errors import CompilationError
 
 if TYPE_CHECKING:
-    from flowmo.deploy.graphs import Half
+    from flowmo.deploy.graphs import Half, Part
     from flowmo.deploy.onnx_files import OnnxFile
 
 Dtype = Literal["float32", "bfloat16"]
+Attention = Literal["fused", "explicit"]
 # Of ONNX Runtime against PyTorch; outputs are of the size of 1 to 10.
 _TOLERANCE = 1e-4
 
 
 def export_command(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write encoder and decoder_step to.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write the graphs to.")],
     dtype: Annotated[Dtype, typer.Option(help="Dtype of weights and activations.")] = "bfloat16",
     attention: Annotated[
-        Literal["fused", "explicit"],
+        Attention,
         typer.Option(
             help="Attention as one operator (fused), or as products and softmax (explicit)."
         ),
@@ -32,22 +35,13 @@ def export_command(
         bool, typer.Option(help="In float32: compare with PyTorch by ONNX Runtime.")
     ] = True,
 ) -> None:
-    """Write a checkpoint's encoder and one step of its decoder as ONNX files."""
-    import torch
-
-    from flowmo.deploy.export import export, largest_difference
-    from flowmo.deploy.graphs import HALVES
-    from flowmo.model.flowmo import FlowMo
-    from flowmo.model.inference import InferenceModel
-
-    wanted = torch.float32 if dtype == "float32" else torch.bfloat16
-    model = InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=wanted)
-    for half in HALVES:
-        typer.echo(f"exporting the {half} of {model.config.name} in {dtype}", err=True)
-        file = export(model, out, half, attention=attention)
+    """Write a checkpoint's encoder and one step of its decoder, or a prior, as ONNX files."""
+    for part in _parts(checkpoint, dtype):
+        typer.echo(f"exporting the {part.name} of {part.model} in {dtype}", err=True)
+        file = part.export(out, attention)
         line = f"{file.path}  {_megabytes(_size(file.path))}"
         if check and dtype == "float32":
-            error = largest_difference(file, model)
+            error = part.difference(file)
             line += f"  largest difference from PyTorch {error:.1e}"
             if not error <= _TOLERANCE:
                 typer.echo(line)
@@ -101,7 +95,7 @@ def build_engine_command(
         ),
     ] = None,
 ) -> None:
-    """Build TensorRT engines from exported halves, or from a checkpoint."""
+    """Build TensorRT engines from exported graphs, or from a checkpoint."""
     from flowmo.deploy.runners import default_cache
     from flowmo.deploy.tensorrt.build import BuildOptions, build, find_or_build
     from flowmo.deploy.tensorrt.libraries import load_library
@@ -143,6 +137,63 @@ def ready_text(checkpoint: Path) -> bytes:
     return release + (checkpoint / CONFIG_FILE).read_bytes()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Part:
+    """What a checkpoint is exported as: a half of a tokenizer, or a prior.
+
+    Attributes:
+        name: Which.
+        model: The model's name.
+        fingerprint: The weights'.
+        export: Writes it to a folder, with attention in a form.
+        difference: The largest difference of what was written from PyTorch.
+    """
+
+    name: "Part"
+    model: str
+    fingerprint: str
+    export: "Callable[[Path, Attention], OnnxFile]"
+    difference: "Callable[[OnnxFile], float]"
+
+
+def _parts(checkpoint: str | Path, dtype: Dtype) -> "Iterator[_Part]":
+    import torch
+
+    from flowmo.deploy.export import export, largest_difference
+    from flowmo.deploy.graphs import HALVES
+    from flowmo.deploy.prior_graph import difference_of_prior, export_prior
+    from flowmo.model import registry
+    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.hub import resolve_checkpoint
+    from flowmo.model.inference import InferenceModel
+    from flowmo.model.prior.checkpoint import PRIOR_TYPE, Prior
+
+    wanted = torch.float32 if dtype == "float32" else torch.bfloat16
+    folder = resolve_checkpoint(checkpoint)
+    if registry.model_type(folder) == PRIOR_TYPE:
+        prior = Prior.from_pretrained(folder, dtype=wanted)
+        yield _Part(
+            name="prior",
+            model=prior.config.name,
+            fingerprint=prior.fingerprint(),
+            export=lambda out, attention: export_prior(prior, out, attention=attention),
+            difference=lambda file: difference_of_prior(file, prior),
+        )
+        return
+    model = InferenceModel(FlowMo.from_pretrained(folder), dtype=wanted)
+
+    def half_of(half: "Half") -> _Part:
+        return _Part(
+            name=half,
+            model=model.config.name,
+            fingerprint=model.fingerprint,
+            export=lambda out, attention: export(model, out, half, attention=attention),
+            difference=lambda file: largest_difference(file, model),
+        )
+
+    yield from map(half_of, HALVES)
+
+
 def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
     """The folder of a checkpoint's graphs, where a service looks; else the source itself."""
     from flowmo.model.checkpoint_files import CONFIG_FILE
@@ -151,20 +202,16 @@ def _graphs(source: Path, cache: Path, dtype: Dtype) -> Path:
         return source
     import torch
 
-    from flowmo.deploy.export import export
-    from flowmo.deploy.graphs import HALVES
     from flowmo.deploy.onnx_files import file_name
-    from flowmo.deploy.runners import graph_folder
-    from flowmo.model.flowmo import FlowMo
-    from flowmo.model.inference import InferenceModel
+    from flowmo.deploy.runners import folder_of_graphs
 
+    folder = source
     wanted = torch.float32 if dtype == "float32" else torch.bfloat16
-    model = InferenceModel(FlowMo.from_pretrained(str(source)), dtype=wanted)
-    folder = graph_folder(cache, model)
-    for half in HALVES:
-        if not (folder / file_name(half)).is_file():
-            typer.echo(f"exporting the {half} to {folder}", err=True)
-            export(model, folder, half)
+    for part in _parts(source, dtype):
+        folder = folder_of_graphs(cache, part.fingerprint, wanted)
+        if not (folder / file_name(part.name)).is_file():
+            typer.echo(f"exporting the {part.name} to {folder}", err=True)
+            part.export(folder, "fused")
     return folder
 
 
@@ -172,10 +219,13 @@ def _files(source: Path) -> "list[OnnxFile]":
     from flowmo.deploy.graphs import HALVES
     from flowmo.deploy.onnx_files import OnnxFile, file_name
 
-    if source.is_dir():
-        halves: tuple[Half, ...] = HALVES
-        return [OnnxFile.read(source / file_name(half)) for half in halves]
-    return [OnnxFile.read(source)]
+    if not source.is_dir():
+        return [OnnxFile.read(source)]
+    parts: tuple[Part, ...] = HALVES
+    if (source / file_name("prior")).is_file():
+        alone = not any((source / file_name(half)).is_file() for half in HALVES)
+        parts = ("prior",) if alone else (*HALVES, "prior")
+    return [OnnxFile.read(source / file_name(part)) for part in parts]
 
 
 def _progress(phase: str, done: int, steps: int) -> None:

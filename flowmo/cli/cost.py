@@ -8,8 +8,10 @@ import typer
 from flowmo.model.errors import ConfigError
 
 if TYPE_CHECKING:
-    from flowmo.deploy.cost import Cost, Gpu
+    from flowmo.deploy.cost import Cost, ForwardCost, Gpu
+    from flowmo.deploy.prior_cost import PriorCost
     from flowmo.model.config import FlowMoConfig
+    from flowmo.model.prior.config import PriorConfig
 
 
 _PREFIXES = (
@@ -26,7 +28,7 @@ _PREFIXES = (
 
 def cost_command(
     preset: Annotated[
-        str | None, typer.Option(help="Name of a preset, such as lo, hi, small or tiny.")
+        str | None, typer.Option(help="Name of a preset, such as lo, hi, small, tiny or prior.")
     ] = None,
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", help="Checkpoint, instead of a preset.")
@@ -55,6 +57,8 @@ def cost_command(
 ) -> None:
     """Show operations, bytes, least time and memory of a model, or of a training run."""
     from flowmo.deploy.cost import GPUS, cost_of
+    from flowmo.deploy.prior_cost import cost_of_prior
+    from flowmo.model.prior.config import PriorConfig
 
     if gpu.lower() not in GPUS:
         raise ConfigError(f"gpu must be one of {', '.join(GPUS)}, got {gpu!r}")
@@ -67,21 +71,31 @@ def cost_command(
     if assignments:
         raise typer.BadParameter("--set changes a recipe: give --train RECIPE, too")
     config = _config(preset, checkpoint)
-    cost = cost_of(config, batch, bytes_a_value=2 if dtype == "bfloat16" else 4)
-    report = _report(config, cost, GPUS[gpu.lower()])
+    size, chosen = 2 if dtype == "bfloat16" else 4, GPUS[gpu.lower()]
+    if isinstance(config, PriorConfig):
+        report = _prior_report(config, cost_of_prior(config, batch, bytes_a_value=size), chosen)
+    else:
+        report = _report(config, cost_of(config, batch, bytes_a_value=size), chosen)
     typer.echo(json.dumps(report, indent=2) if as_json else _table(report))
 
 
-def _config(preset: str | None, checkpoint: str | None) -> "FlowMoConfig":
+def _config(preset: str | None, checkpoint: str | None) -> "FlowMoConfig | PriorConfig":
+    from flowmo.model import registry
+    from flowmo.model.checkpoint import inspect_checkpoint
     from flowmo.model.config import preset as preset_of
-    from flowmo.model.flowmo import FlowMo
+    from flowmo.model.hub import resolve_checkpoint
+    from flowmo.model.prior.checkpoint import PRIOR_TYPE, inspect_prior
+    from flowmo.model.prior.config import PRIOR_PRESETS
 
     if (preset is None) == (checkpoint is None):
         raise typer.BadParameter("give either --preset or --checkpoint, or --train")
     if preset is not None:
-        return preset_of(preset)
+        return PRIOR_PRESETS.get(preset) or preset_of(preset)
     assert checkpoint is not None
-    return FlowMo.from_pretrained(checkpoint).config
+    folder = resolve_checkpoint(checkpoint)
+    if registry.model_type(folder) == PRIOR_TYPE:
+        return inspect_prior(folder).config
+    return inspect_checkpoint(folder).config
 
 
 def _training_report(name: str, assignments: list[str], gpus: int, gpu: "Gpu") -> dict[str, Any]:
@@ -140,17 +154,10 @@ def _training_table(report: dict[str, Any]) -> str:
 
 
 def _report(config: "FlowMoConfig", cost: "Cost", gpu: "Gpu") -> dict[str, Any]:
-    halves = {}
-    for half, of_half in (("encoder", cost.encoder), ("decoder", cost.decoder)):
-        halves[half] = {
-            "parameters": of_half.parameters,
-            "flops": of_half.flops,
-            "linear_flops": of_half.linear_flops,
-            "attention_flops": of_half.attention_flops,
-            "weight_bytes": of_half.parameters * cost.bytes_a_value,
-            "activation_bytes": of_half.activation_bytes,
-            "floor_seconds": cost.seconds("encoder" if half == "encoder" else "decoder", gpu),
-        }
+    halves = {
+        "encoder": _forward(cost.encoder, cost.bytes_a_value, cost.seconds("encoder", gpu)),
+        "decoder": _forward(cost.decoder, cost.bytes_a_value, cost.seconds("decoder", gpu)),
+    }
     floor = halves["decoder"]["floor_seconds"] * cost.forwards
     rows = cost.decoder.rows
     return {
@@ -169,9 +176,40 @@ def _report(config: "FlowMoConfig", cost: "Cost", gpu: "Gpu") -> dict[str, Any]:
     }
 
 
+def _prior_report(config: "PriorConfig", cost: "PriorCost", gpu: "Gpu") -> dict[str, Any]:
+    floor = cost.seconds(gpu) * cost.forwards
+    rows = cost.forward.rows
+    return {
+        "model": config.name,
+        "gpu": gpu.name,
+        "batch": rows,
+        "prior": _forward(cost.forward, cost.bytes_a_value, cost.seconds(gpu)),
+        "steps": cost.steps,
+        "forwards_a_picture": cost.forwards,
+        "picture_flops": cost.forward.flops // rows * cost.forwards,
+        "generate_floor_seconds": floor,
+        "generate_pictures_a_second": rows / floor,
+        "memory_bytes": cost.memory_bytes,
+        "fits": cost.memory_bytes <= gpu.memory_bytes,
+    }
+
+
+def _forward(cost: "ForwardCost", bytes_a_value: int, floor: float) -> dict[str, Any]:
+    return {
+        "parameters": cost.parameters,
+        "flops": cost.flops,
+        "linear_flops": cost.linear_flops,
+        "attention_flops": cost.attention_flops,
+        "weight_bytes": cost.parameters * bytes_a_value,
+        "activation_bytes": cost.activation_bytes,
+        "floor_seconds": floor,
+    }
+
+
 def _table(report: dict[str, Any]) -> str:
+    parts = [part for part in ("encoder", "decoder", "prior") if part in report]
     lines = [f"{report['model']}, batch {report['batch']}, {report['gpu']}", ""]
-    lines.append(f"{'one forward of the':<24}{'encoder':>14}{'decoder':>14}")
+    lines.append(f"{'one forward of the':<24}" + "".join(f"{part:>14}" for part in parts))
     for label, key, unit in (
         ("parameters read", "parameters", ""),
         ("operations", "flops", "FLOP"),
@@ -181,18 +219,25 @@ def _table(report: dict[str, Any]) -> str:
         ("activations moved", "activation_bytes", "B"),
         ("least time", "floor_seconds", "s"),
     ):
-        values = (_short(report[half][key], unit) for half in ("encoder", "decoder"))
+        values = (_short(report[part][key], unit) for part in parts)
         lines.append(f"{label:<24}" + "".join(f"{value:>14}" for value in values))
     fits = "fits" if report["fits"] else "does not fit"
     picture = (
-        f"{report['forwards_a_picture']} forwards of the decoder, "
+        f"{report['forwards_a_picture']} forwards of the {parts[-1]}, "
         f"{_short(report['picture_flops'], 'FLOP')}"
     )
-    floor = (
-        f"{_short(report['decode_floor_seconds'], 's')} a batch, "
-        f"{report['decode_pictures_a_second']:.4g} pictures/s decoded, "
-        f"{report['encode_pictures_a_second']:.4g} encoded"
-    )
+    if "steps" in report:
+        picture += f", in {report['steps']} steps"
+        floor = (
+            f"{_short(report['generate_floor_seconds'], 's')} a batch, "
+            f"{report['generate_pictures_a_second']:.4g} pictures' tokens/s generated"
+        )
+    else:
+        floor = (
+            f"{_short(report['decode_floor_seconds'], 's')} a batch, "
+            f"{report['decode_pictures_a_second']:.4g} pictures/s decoded, "
+            f"{report['encode_pictures_a_second']:.4g} encoded"
+        )
     lines += [
         "",
         f"{'a picture':<24}{picture}",

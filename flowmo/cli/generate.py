@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from flowmo.model.container import Container
 
 DEFAULT_IMAGES_AT_ONCE = 8
+DEFAULT_OUT = Path("generated")
 
 
 class Write(StrEnum):
@@ -87,10 +88,14 @@ class Made:
 
 
 def generate_command(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the results.")] = DEFAULT_OUT,
     prior: Annotated[
         str | None,
-        typer.Option("--prior", help="Checkpoint folder of the prior (not with --url)."),
+        typer.Option(
+            "--prior",
+            help="The prior: a checkpoint folder or hub repository (not with --url).",
+            show_default="that of the demo model",
+        ),
     ] = None,
     class_: Annotated[
         str | None,
@@ -175,17 +180,21 @@ def generate_command(
     if not overwrite and (there := next((path for path in targets if path.exists()), None)):
         raise typer.BadParameter(f"{shown(there)} exists; --overwrite replaces results")
     if url is None:
-        if prior is None:
-            raise typer.BadParameter("name the prior with --prior, or a server with --url")
         if model is not None:
             raise typer.BadParameter(
                 "--model is one of a server's: give its --url, or --checkpoint"
             )
         from flowmo.cli.generate_here import generate_here
+        from flowmo.cli.local_backend import DEMO_MODEL, DEMO_PRIOR
 
+        if prior is None and checkpoint not in (None, DEMO_MODEL):
+            raise typer.BadParameter(
+                f"the prior that comes with the package is of {DEMO_MODEL}: name that of "
+                f"{checkpoint} with --prior"
+            )
         made = generate_here(
             wish,
-            prior,
+            prior or DEMO_PRIOR,
             checkpoint,
             preset=preset,
             device=device,

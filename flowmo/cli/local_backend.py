@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from flowmo.model.image_tokens import ImageTokens
     from flowmo.model.inference import InferenceModel
 
-# The checkpoint that comes with the package.
+# The checkpoint that comes with the package, and the prior of its tokens.
 DEMO_MODEL = "tiny"
+DEMO_PRIOR = "prior-tiny"
 DEFAULT_TILES_AT_ONCE = 4
 
 S = TypeVar("S")

@@ -37,8 +37,8 @@ class RunnerConfig(BaseModel):
     )
     prior: str | None = setting(
         Panel.MODEL,
-        "The prior that generates tokens of the model, which must be its tokenizer: a checkpoint "
-        "folder or hub repository (docs/generation.md).",
+        "The prior that generates tokens of the model, which must be its tokenizer: prior-tiny, "
+        "which comes with the package, a folder or a hub repository (docs/generation.md).",
         default=None,
     )
     device: str = setting(

@@ -6,16 +6,22 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowmo.deploy.cost import GPUS, HalfCost, cost_of
+from flowmo.deploy.cost import GPUS, ForwardCost, cost_of
 from flowmo.deploy.graphs import HALVES, Half, example, graph_of
+from flowmo.deploy.prior_cost import cost_of_prior
+from flowmo.deploy.prior_graph import prior_example
 from flowmo.model.config import FlowMoConfig, Prediction, preset
 from flowmo.model.errors import ConfigError
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import Modulator
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.config import prior_preset
+from flowmo.model.prior.sampler_config import PriorSamplerConfig
+from tests.service.fixtures import prior_config
 
 
-def half_of(config: FlowMoConfig, half: Half, rows: int) -> HalfCost:
+def half_of(config: FlowMoConfig, half: Half, rows: int) -> ForwardCost:
     cost = cost_of(config, rows)
     return cost.encoder if half == "encoder" else cost.decoder
 
@@ -84,8 +90,26 @@ def test_a_small_batch_on_slow_memory_is_bound_by_it() -> None:
     assert cost.seconds("decoder", gpu) == pytest.approx(moved / gpu.bytes_a_second)
 
 
+def test_a_priors_forward_is_counted() -> None:
+    config = replace(prior_config("0" * 32), depth=2, sampler=PriorSamplerConfig(steps=1000))
+    prior = Prior(config)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        prior(*prior_example(config, 3))
+    cost = cost_of_prior(config, 3)
+    assert cost.forward.flops == counter.get_total_flops()
+    assert cost.forward.parameters == sum(weight.numel() for weight in prior.parameters())
+    # No more steps than ids, and two rows in each with guidance.
+    assert (cost.steps, cost.forwards) == (config.length, 2 * config.length)
+    unguided = replace(config, sampler=PriorSamplerConfig(steps=4, guidance=1.0))
+    assert cost_of_prior(unguided, 3).forwards == 4
+    published = cost_of_prior(prior_preset("prior"), 1).forward
+    assert published.parameters == pytest.approx(395.9e6, rel=1e-3)
+
+
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one row, got 0"):
         cost_of(preset("tiny"), 0)
+    with pytest.raises(ConfigError, match="at least one row, got 0"):
+        cost_of_prior(prior_preset("prior"), 0)
     with pytest.raises(ConfigError, match="has no fp8"):
         cost_of(preset("tiny"), 1).seconds("decoder", GPUS["a100"], fp8=True)

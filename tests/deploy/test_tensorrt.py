@@ -49,6 +49,7 @@ def check_engine(
 ) -> None:
     """Weights in bfloat16 are all there, and each attention is one kernel."""
     half = file.half
+    assert half != "prior"
     assert path.stat().st_size == manifest.size
     assert manifest.size > 2 * sum(p.numel() for p in model.network(half).parameters())
     depth = (model.config.encoder if half == "encoder" else model.config.decoder).depth

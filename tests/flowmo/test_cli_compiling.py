@@ -1,6 +1,7 @@
 """flowmo export, build-engine and cost, as a person calls them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,13 @@ from typer.testing import CliRunner
 
 from flowmo.cli.app import app
 from flowmo.deploy.runners import graph_folder
+from flowmo.deploy.tensorrt.keys import read_manifest
+from flowmo.deploy.tensorrt.steps import check_bindings
 from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
-from tests.service.fixtures import CONFIG, save_model
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.network import initialize
+from tests.service.fixtures import CONFIG, prior_config, save_model
 
 RUN = CliRunner()
 
@@ -52,6 +57,25 @@ def test_a_checkpoints_engines_are_where_a_service_looks(checkpoint: Path, tmp_p
     assert "exporting" not in RUN.invoke(app, command).stderr
 
 
+def test_a_priors_engine_is_built_where_no_gpu_is(tmp_path: Path) -> None:
+    # Heads of 16 values, of which attention is one kernel as in larger ones.
+    config = replace(prior_config("0" * 32), width=32, depth=2)
+    prior = Prior(config)
+    initialize(prior, seed=0)
+    prior.save_pretrained(tmp_path / "prior")
+    command = ["build-engine", str(tmp_path / "prior"), "--out", str(tmp_path), "--max-batch", "2"]
+    built = RUN.invoke(app, [*command, "--architecture", "sm86", "--library", "tensorrt_rtx"])
+    assert built.exit_code == 0, built.output
+    assert "attention fused: all" in built.stdout
+    (engine,) = tmp_path.glob("prior-*-sm86-*.engine")
+    manifest = read_manifest(engine)
+    assert manifest.size > 2 * sum(weight.numel() for weight in prior.parameters())
+    assert manifest.report["attention_expected"] == 2 * config.depth
+    check_bindings("prior", manifest.bindings)
+    assert manifest.bindings["ids"] == {"kind": "input", "dtype": "int64", "shape": [config.length]}
+    assert manifest.bindings["logits"]["dtype"] == "float"
+
+
 def test_float32_is_compared_with_pytorch(checkpoint: Path, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["export", str(checkpoint), str(tmp_path), "--dtype", "float32"])
     assert result.exit_code == 0, result.output
@@ -81,3 +105,11 @@ def test_cost_of_a_preset_and_of_a_checkpoint(checkpoint: Path) -> None:
     assert report["model"] == CONFIG.name
     assert report["forwards_a_picture"] >= CONFIG.sampler.steps
     assert report["fits"] is True
+    prior = RUN.invoke(app, ["cost", "--preset", "prior"])
+    assert "128 forwards of the prior" in prior.stdout
+    report = json.loads(RUN.invoke(app, ["cost", "-c", "prior-tiny", "--json"]).stdout)
+    assert (report["model"], report["steps"], report["forwards_a_picture"]) == (
+        "prior-tiny",
+        64,
+        128,
+    )

@@ -50,6 +50,19 @@ def test_images_of_a_class_are_written_and_edited(models: tuple[str, ...], tmp_p
     assert after != before
 
 
+def test_with_no_option_the_shipped_models_draw(
+    other_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--class=sky", "--steps=1", "--decode-steps=1", "--device=cpu").exit_code == 0
+    assert from_file((tmp_path / "generated/sky-0.png").read_bytes()).shape == (128, 128, 3)
+    prior = flowmo.load_prior("prior-tiny", flowmo.load("tiny", device="cpu"))
+    tokens = prior.generate("sky", seeds=0, steps=1)
+    assert flowmo.ImageTokens.load(tmp_path / "generated/sky-0.flowmo") == tokens
+    other = run(f"--checkpoint={other_checkpoint}")
+    assert "the prior that comes with the package is of tiny" in " ".join(other.stderr.split())
+
+
 def test_mistakes_are_named(
     models: tuple[str, ...], other_checkpoint: Path, tmp_path: Path
 ) -> None:

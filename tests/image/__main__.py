@@ -67,6 +67,7 @@ def check_commands(container: Container, folder: Path) -> str:
     for command in (
         container.command("--version"),
         container.command("inspect", "/opt/flowmo/flowmo/checkpoints/tiny"),
+        container.command("inspect", "/opt/flowmo/flowmo/checkpoints/prior-tiny"),
         container.command("export", "--help"),
         container.command("train", "tiny-demo", "--data", "x", "--list-fields"),
         ["python3", "-c", f"import {modules}"],

@@ -44,7 +44,8 @@ def test_the_wheel_has_every_file_of_the_packages_once(names: list[str]) -> None
             continue
         folder = next((folder for folder in LINKED if path.startswith(f"{folder}/")), None)
         expected.add(path if folder is None else LINKED[folder] + path.removeprefix(folder))
-    assert {"flowmo/py.typed", "flowmo/checkpoints/tiny/model.safetensors"} <= expected
+    shipped = {f"flowmo/checkpoints/{name}/model.safetensors" for name in ("tiny", "prior-tiny")}
+    assert {"flowmo/py.typed", *shipped} <= expected
     assert "flowmo/photographs/chelsea.png" in expected
     assert Counter(name for name in names if name in expected) == Counter(expected)
 

@@ -55,6 +55,8 @@ def test_a_prior_goes_to_the_models_whose_tokens_it_knows(
     }
     with pytest.raises(ConfigError, match="none of the models is that: other"):
         with_prior({"other": cpu(other_checkpoint)}, prior)
+    shipped = {"nano": cpu(checkpoint), "shipped": cpu(Path("tiny"))}
+    assert with_prior(shipped, "prior-tiny")["shipped"].prior == "prior-tiny"
     asked = cpu(checkpoint).model_copy(update={"prior": prior})
     loaded = load_generator(asked, runner.info)
     assert loaded is not None

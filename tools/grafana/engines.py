@@ -4,6 +4,7 @@ from tools.grafana.expressions import largest, mean, quantile, rare, rate, serie
 from tools.grafana.panels import Dashboard, Panel, Query, Row
 
 _DECODER = {"engine": "decoder"}
+_GENERATOR = {"engine": "generator"}
 
 _ROWS = rate("flowmo_batch_rows_sum", "model", "engine")
 # On Ray there is no series before the first row of padding.
@@ -83,11 +84,62 @@ ENGINES = Dashboard(
             ],
         ),
         Row(
+            title="Priors",
+            panels=[
+                Panel(
+                    title="Steps of generated images",
+                    description="Rows of generator batches a second: a row is one step of one "
+                    "image, and a guided step is two. The prior's throughput.",
+                    unit="ops",
+                    queries=[
+                        Query(
+                            rate("flowmo_batch_rows_sum", "model", **_GENERATOR),
+                            "{{model}}",
+                            needs="prior",
+                        )
+                    ],
+                ),
+                Panel(
+                    title="Rows a generator's tick",
+                    description="Mean rows of a generator batch, and of its largest batch.",
+                    unit="short",
+                    queries=[
+                        Query(
+                            mean("flowmo_batch_rows", "model", **_GENERATOR),
+                            "{{model}} mean",
+                            needs="prior",
+                        ),
+                        Query(
+                            largest("flowmo_batch_slots", "model", **_GENERATOR),
+                            "{{model}} slots",
+                            needs="prior",
+                        ),
+                    ],
+                ),
+                Panel(
+                    title="Time to generate",
+                    description="The stage generate: of a request's tokens, however many images "
+                    "it asks for, decoding left out.",
+                    unit="s",
+                    queries=[
+                        Query(
+                            quantile(
+                                share, "flowmo_stage_duration_seconds", "model", stage="generate"
+                            ),
+                            f"{{{{model}}}} p{round(100 * share)}",
+                            needs="prior",
+                        )
+                        for share in (0.5, 0.95)
+                    ],
+                ),
+            ],
+        ),
+        Row(
             title="What waits",
             panels=[
                 Panel(
                     title="Pictures inside",
-                    description="That wait for a batch or are in one, in both engines.",
+                    description="That wait for a batch or are in one, in all engines.",
                     unit="short",
                     queries=[Query(total("flowmo_queue_depth", "model"), "{{model}}")],
                 ),

@@ -12,7 +12,7 @@ Unit = Literal[
 ]  # fmt: skip
 Kind = Literal["timeseries", "stat", "heatmap"]
 # What must be there for a query to have data: `service` is either form of it.
-Need = Literal["service", "keys", "ray", "gpu"]
+Need = Literal["service", "keys", "prior", "ray", "gpu"]
 
 # Of Grafana 11; later ones bring it up to their own when they load it.
 SCHEMA_VERSION = 39

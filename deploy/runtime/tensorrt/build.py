@@ -1,4 +1,4 @@
-"""Builds engines from exported halves."""
+"""Builds engines from exported halves and priors."""
 
 import logging
 import time
@@ -21,6 +21,7 @@ from flowmo.deploy.tensorrt.keys import (
 from flowmo.deploy.tensorrt.libraries import Library, make_logger
 from flowmo.deploy.tensorrt.report import layer_report
 from flowmo.model.errors import CompilationError
+from flowmo.model.prior.config import PriorConfig
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def build(
     cache in the folder makes later builds quicker, where the library has one.
 
     Args:
-        file: An exported half.
+        file: An exported half or prior.
         folder: The folder of engines; made if it is not there.
         library: The library that builds.
         buckets: The batch sizes, ascending.
@@ -235,6 +236,8 @@ def _bindings(network: Any) -> dict[str, dict[str, Any]]:
 
 
 def _depth(file: OnnxFile) -> int:
+    if isinstance(file.config, PriorConfig):
+        return file.config.depth
     stack = file.config.encoder if file.half == "encoder" else file.config.decoder
     return stack.depth
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import torch
 
-from flowmo.deploy.graphs import Half
+from flowmo.deploy.graphs import Part
 from flowmo.model.errors import CompilationError
 from flowmo.model.files import replacing_file
 
@@ -18,7 +18,7 @@ class EngineKey:
     """All that an engine depends on.
 
     Attributes:
-        half: ``encoder`` or ``decoder``.
+        half: ``encoder`` or ``decoder``; ``prior`` is a whole one.
         fingerprint: The fingerprint of the weights.
         dtype: The dtype of weights and activations.
         attention: The form of attention in the exported graph.
@@ -29,7 +29,7 @@ class EngineKey:
         quantization: What linears compute in beside the dtype: none or fp8.
     """
 
-    half: Half
+    half: Part
     fingerprint: str
     dtype: str
     attention: str

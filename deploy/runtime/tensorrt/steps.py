@@ -1,4 +1,4 @@
-"""Both halves, computed by TensorRT engines on this machine's GPU."""
+"""Both halves, or a prior, computed by TensorRT engines on this machine's GPU."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -8,14 +8,19 @@ import torch
 from torch import Tensor
 
 from flowmo.deploy.cuda_graphs import CudaGraphs
-from flowmo.deploy.graphs import INPUTS, OUTPUTS, Half
+from flowmo.deploy.graphs import INPUTS, OUTPUTS, Half, Part
 from flowmo.deploy.padding import in_buckets
 from flowmo.deploy.tensorrt.keys import Manifest
 from flowmo.deploy.tensorrt.libraries import Library, make_logger
 from flowmo.deploy.tensorrt.report import inspected_lines, layer_report
 from flowmo.model.errors import CompilationError
 
-_DTYPES = {"float": torch.float32, "bf16": torch.bfloat16, "half": torch.float16}
+_DTYPES = {
+    "float": torch.float32,
+    "bf16": torch.bfloat16,
+    "half": torch.float16,
+    "int64": torch.int64,
+}
 
 
 class EngineHalf:
@@ -25,7 +30,7 @@ class EngineHalf:
     use what :meth:`use_memory` is given, for only one computes at a time.
 
     Args:
-        half: The half that the engine computes.
+        half: The half that the engine computes, or a whole prior.
         engine: The verified bytes of the engine.
         manifest: What lay beside them.
         library: The library that built the engine.
@@ -41,7 +46,7 @@ class EngineHalf:
 
     def __init__(
         self,
-        half: Half,
+        half: Part,
         engine: bytes,
         manifest: Manifest,
         library: Library,
@@ -153,8 +158,8 @@ def _present(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext() if device.index is None else torch.cuda.device(device)
 
 
-def check_bindings(half: Half, bindings: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check that an engine takes and gives what a half does.
+def check_bindings(half: Part, bindings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Check that an engine takes and gives what a half, or a prior, does.
 
     Raises:
         CompilationError: It has other inputs or outputs.

@@ -192,13 +192,15 @@ def test_rules_and_dashboards_hold_on_ray(
         wait_until(lambda: bool(prometheus.query("up == 1")), 20)
 
         empty = ["not looked at"]
-        for _ in range(12):  # Ray's workers report every ten seconds
+        for turn in range(12):  # Ray's workers report every ten seconds
             for seed in range(4):
                 assert reconstruct(ray_http, seed).is_success
                 ray_http.post("/v1/detokenize", content=container, headers=PACKED)
+                query = f"class=dog&seed={4 * turn + seed}"
+                assert ray_http.post(f"/v1/generate?{query}").is_success
             time.sleep(4)
             empty = without_data(
-                prometheus, job="flowmo-ray", have={"service", "ray"}, rate_interval="1m"
+                prometheus, job="flowmo-ray", have={"service", "prior", "ray"}, rate_interval="1m"
             )
             if not empty:
                 break
