@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from flowmo.imaging.reading import Pixels
 from flowmo.model.tokens import Tokens
@@ -35,6 +35,60 @@ if TYPE_CHECKING:
     Handle = DeploymentHandle[Any]
 
 
+# What one replica answers to a call: the result, or why it could not give it.
+Answer = Any
+
+
+class _Step(Protocol):
+    """How far the work is."""
+
+    @property
+    def step(self) -> int: ...
+
+
+P = TypeVar("P", bound=_Step)
+
+
+async def _answered(response: Any) -> Answer:
+    """A replica's answer; whoever gives up waiting has it cancelled there."""
+    try:
+        return await response
+    except asyncio.CancelledError:
+        response.cancel()  # type: ignore[no-untyped-call]
+        raise
+
+
+class _Reports(Generic[P]):
+    """Reports the progress of one piece of work, by whichever replicas it is done.
+
+    Args:
+        on_progress: Is given each step, once.
+    """
+
+    def __init__(self, on_progress: Callable[[P], None]) -> None:
+        self._on_progress, self._seen = on_progress, 0
+
+    async def until_answered(
+        self, stream: "DeploymentResponseGenerator[Answer]", progress: type[P]
+    ) -> Answer:
+        """A replica's answer, which comes after its progress.
+
+        Args:
+            stream: What it gives.
+            progress: The type of its progress.
+        """
+        try:
+            async for item in stream:
+                if not isinstance(item, progress):
+                    return item
+                if item.step > self._seen:  # another replica begins anew
+                    self._seen = item.step
+                    self._on_progress(item)
+        finally:
+            stream.cancel()  # type: ignore[no-untyped-call]
+        raise EngineStoppedError("the replica's stream ended without a result")
+
+
 class RemoteEncoder:
     """The encoder's replicas.
 
@@ -50,13 +104,10 @@ class RemoteEncoder:
         """See :meth:`EncoderEngine.encode`."""
 
         async def once(refused_by: frozenset[str]) -> Encoded | RemoteError:
-            response = self._handle.encode.remote(pixels, CallMessage.of(call, refused_by))
-            try:
-                result: Encoded | RemoteError = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            return result
+            message = CallMessage.of(call, refused_by)
+            encoded: Encoded | RemoteError
+            encoded = await _answered(self._handle.encode.remote(pixels, message))
+            return encoded
 
         encoded = await self._calls.until_done(once, call)
         if encoded.weights != self._calls.info.fingerprint:
@@ -79,43 +130,19 @@ class RemoteDecoder:
         self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch | None = None
     ) -> Decoded:
         """See :meth:`DecoderEngine.decode`."""
+        reports = None if watch is None else _Reports(watch.on_progress)
+        previews = frozenset(() if watch is None else watch.previews)
 
         async def once(refused_by: frozenset[str]) -> Decoded | RemoteError:
             message = CallMessage.of(call, refused_by)
-            response = self._handle.decode.remote(tokens, options, message)
-            try:
-                result: Decoded | RemoteError = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            return result
-
-        if watch is None:
-            return await self._calls.until_done(once, call, options.patience)
-        return await self._watched(tokens, options, call, watch)
-
-    async def _watched(
-        self, tokens: Tokens, options: DecodeOptions, call: Call, watch: Watch
-    ) -> Decoded:
-        seen = 0
-
-        async def once(refused_by: frozenset[str]) -> Decoded | RemoteError:
-            nonlocal seen
-            call_now, previews = CallMessage.of(call, refused_by), frozenset(watch.previews)
-            handle: Any = self._handle.options(stream=True)
-            stream: DeploymentResponseGenerator[DecodeProgress | Decoded | RemoteError]
-            stream = handle.watch.remote(tokens, options, call_now, previews)
-            try:
-                async for item in stream:
-                    if isinstance(item, Decoded | RemoteError):
-                        return item
-                    # Another replica begins anew: no step is reported twice.
-                    if item.step > seen:
-                        seen = item.step
-                        watch.on_progress(item)
-            finally:
-                stream.cancel()  # type: ignore[no-untyped-call]
-            raise EngineStoppedError("the decoder's stream ended without a result")
+            decoded: Decoded | RemoteError
+            if reports is None:
+                decoded = await _answered(self._handle.decode.remote(tokens, options, message))
+            else:
+                handle: Any = self._handle.options(stream=True)
+                stream = handle.watch.remote(tokens, options, message, previews)
+                decoded = await reports.until_answered(stream, DecodeProgress)
+            return decoded
 
         return await self._calls.until_done(once, call, options.patience)
 
@@ -135,42 +162,19 @@ class RemoteGenerator:
         self, options: GenerateOptions, call: Call, watch: GenerateWatch | None = None
     ) -> Generated:
         """See :meth:`GeneratorEngine.generate`."""
+        reports = None if watch is None else _Reports(watch.on_progress)
+        previews = frozenset(() if watch is None else watch.previews)
 
         async def once(refused_by: frozenset[str]) -> Generated | RemoteError:
-            response = self._handle.generate.remote(options, CallMessage.of(call, refused_by))
-            try:
-                result: Generated | RemoteError = await response
-            except asyncio.CancelledError:
-                response.cancel()  # type: ignore[no-untyped-call]
-                raise
-            return result
-
-        if watch is None:
-            return await self._calls.until_done(once, call, options.patience)
-        return await self._watched(options, call, watch)
-
-    async def _watched(
-        self, options: GenerateOptions, call: Call, watch: GenerateWatch
-    ) -> Generated:
-        seen = 0
-
-        async def once(refused_by: frozenset[str]) -> Generated | RemoteError:
-            nonlocal seen
-            call_now, previews = CallMessage.of(call, refused_by), frozenset(watch.previews)
-            handle: Any = self._handle.options(stream=True)
-            stream: DeploymentResponseGenerator[GenerateProgress | Generated | RemoteError]
-            stream = handle.watch.remote(options, call_now, previews)
-            try:
-                async for item in stream:
-                    if isinstance(item, Generated | RemoteError):
-                        return item
-                    # Another replica begins anew: no step is reported twice.
-                    if item.step > seen:
-                        seen = item.step
-                        watch.on_progress(item)
-            finally:
-                stream.cancel()  # type: ignore[no-untyped-call]
-            raise EngineStoppedError("the generator's stream ended without a result")
+            message = CallMessage.of(call, refused_by)
+            generated: Generated | RemoteError
+            if reports is None:
+                generated = await _answered(self._handle.generate.remote(options, message))
+            else:
+                handle: Any = self._handle.options(stream=True)
+                stream = handle.watch.remote(options, message, previews)
+                generated = await reports.until_answered(stream, GenerateProgress)
+            return generated
 
         return await self._calls.until_done(once, call, options.patience)
 

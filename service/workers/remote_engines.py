@@ -31,19 +31,42 @@ class _Calls(CallsInside):
         super().__init__()
         self.link = link
 
-    async def result(
-        self, streams: Streams, call: Call, report: Callable[[Frame], None] | None = None
+    async def done(
+        self,
+        call: Call,
+        send: Callable[[Streams], None],
+        late: str,
+        report: Callable[[Frame], None] | None = None,
     ) -> Frame:
-        """The answer to what has been sent; as urgent as those who come to wait for it.
+        """Give the engine work, and wait for the answer by the deadline.
 
         Args:
-            streams: What it was sent by.
             call: The deadline and the priority.
+            send: Sends the work.
+            late: What is told when the deadline passes.
             report: Is given what tells of progress.
 
         Raises:
+            DeadlineExceededError: The answer was not there by the deadline.
             Exception: What the engine refused the work with.
         """
+        self.inside += 1
+        try:
+            async with until_deadline(call), self.link.connection() as streams:
+                send(streams)
+                frame = await self._result(streams, call, report)
+        except TimeoutError:
+            raise DeadlineExceededError(late) from None
+        finally:
+            self.inside -= 1
+        if frame.head["kind"] == "error":
+            raise messages.error_of(frame)
+        return frame
+
+    async def _result(
+        self, streams: Streams, call: Call, report: Callable[[Frame], None] | None
+    ) -> Frame:
+        """The answer to what has been sent; as urgent as those who come to wait for it."""
 
         def follow(raised: Call) -> None:
             streams.send({"op": "raise", "call": messages.call_to_dict(raised)})
@@ -73,17 +96,11 @@ class RemoteEncoder:
 
     async def encode(self, pixels: Pixels, call: Call) -> Encoded:
         """See :meth:`EncoderEngine.encode`."""
-        self._calls.inside += 1
-        try:
-            async with until_deadline(call), self._calls.link.connection() as streams:
-                messages.send_pixels(streams, self._model, pixels, call)
-                frame = await self._calls.result(streams, call)
-        except TimeoutError:
-            raise DeadlineExceededError("the picture was not encoded by the deadline") from None
-        finally:
-            self._calls.inside -= 1
-        if frame.head["kind"] == "error":
-            raise messages.error_of(frame)
+        frame = await self._calls.done(
+            call,
+            lambda streams: messages.send_pixels(streams, self._model, pixels, call),
+            "the picture was not encoded by the deadline",
+        )
         return messages.encoded_of(frame)
 
 
@@ -103,24 +120,18 @@ class RemoteDecoder:
     ) -> Decoded:
         """See :meth:`DecoderEngine.decode`."""
         previews = None if watch is None else sorted(watch.previews)
-        self._calls.inside += 1
-        try:
-            async with until_deadline(call), self._calls.link.connection() as streams:
-                messages.send_tokens(streams, self._model, tokens, options, call, previews)
-                frame = await self._calls.result(streams, call, _reporting(watch))
-        except TimeoutError:
-            raise DeadlineExceededError("the decode was not done by the deadline") from None
-        finally:
-            self._calls.inside -= 1
-        if frame.head["kind"] == "error":
-            raise messages.error_of(frame)
+
+        def send(streams: Streams) -> None:
+            messages.send_tokens(streams, self._model, tokens, options, call, previews)
+
+        def report(frame: Frame) -> None:
+            assert watch is not None
+            watch.on_progress(messages.progress_of(frame))
+
+        frame = await self._calls.done(
+            call, send, "the decode was not done by the deadline", report
+        )
         return messages.decoded_of(frame)
-
-
-def _reporting(watch: Watch | None) -> Callable[[Frame], None] | None:
-    if watch is None:
-        return None
-    return lambda frame: watch.on_progress(messages.progress_of(frame))
 
 
 class RemoteGenerator:
@@ -140,21 +151,16 @@ class RemoteGenerator:
         """See :meth:`GeneratorEngine.generate`."""
         previews = None if watch is None else sorted(watch.previews)
 
+        def send(streams: Streams) -> None:
+            generate_messages.send_wish(streams, self._model, options, call, previews)
+
         def report(frame: Frame) -> None:
             assert watch is not None
             watch.on_progress(generate_messages.progress_of(frame))
 
-        self._calls.inside += 1
-        try:
-            async with until_deadline(call), self._calls.link.connection() as streams:
-                generate_messages.send_wish(streams, self._model, options, call, previews)
-                frame = await self._calls.result(streams, call, report)
-        except TimeoutError:
-            raise DeadlineExceededError("the tokens were not made by the deadline") from None
-        finally:
-            self._calls.inside -= 1
-        if frame.head["kind"] == "error":
-            raise messages.error_of(frame)
+        frame = await self._calls.done(
+            call, send, "the tokens were not made by the deadline", report
+        )
         return generate_messages.generated_of(frame)
 
 
