@@ -54,7 +54,7 @@ async def _answered(response: Any) -> Answer:
     try:
         return await response
     except asyncio.CancelledError:
-        response.cancel()  # type: ignore[no-untyped-call]
+        response.cancel()
         raise
 
 

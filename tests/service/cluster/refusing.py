@@ -92,7 +92,13 @@ async def main() -> dict[str, Any]:
 if __name__ == "__main__":
     # It hung once on a busy machine, and nobody knows where.
     faulthandler.dump_traceback_later(200, exit=True)
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
     try:
         sys.stdout.write(json.dumps(asyncio.run(main())) + "\n")
     finally:
