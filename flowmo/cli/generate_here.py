@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from flowmo.cli.generate import Made, Wish
+from flowmo.cli.generate_wish import Made, Wish
 from flowmo.cli.local_backend import DEMO_MODEL
 from flowmo.generator import load_prior
 from flowmo.imaging.writing import encode_image

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import typer
 
-from flowmo.cli.generate import Made, Wish
+from flowmo.cli.generate_wish import Made, Wish
 from flowmo.client import AsyncClient, GeneratedTokens, GenerateOptions, Retry, Sampling
 
 # Of one request; the server's own limit is 64 by default.
