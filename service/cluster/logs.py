@@ -9,6 +9,9 @@ session. A node's environment says where else::
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging.handlers import MemoryHandler
 
 from flowmo.service.settings import LogFormat, Settings
 from flowmo.service.telemetry.logs import configure_logs
@@ -30,8 +33,25 @@ def configure_process_logs(settings: Settings | None = None) -> None:
         form, level = settings.log_format, settings.log_level
     file = variables.get(FILE_VARIABLE) or None
     try:
-        configure_logs(form, level, file=file)
+        with _rays_files_kept():
+            configure_logs(form, level, file=file)
     except ValueError as error:
         # Whoever reads stderr shall know; a replica without that file is better than none.
-        configure_logs(form, level)
+        with _rays_files_kept():
+            configure_logs(form, level)
         logger.warning("%s=%s cannot be written: %s", FILE_VARIABLE, file, error.__cause__ or error)
+
+
+@contextmanager
+def _rays_files_kept() -> Iterator[None]:
+    """Give Ray's handlers their files again: to configure logging closes every handler there is.
+
+    Ray's proxy asks its handler for the file when it says that it is ready, and fails without one.
+    """
+    handlers = logging.getLogger("ray.serve").handlers
+    kept = [(each, each.target) for each in handlers if isinstance(each, MemoryHandler)]
+    try:
+        yield
+    finally:
+        for handler, target in kept:
+            handler.setTarget(target)

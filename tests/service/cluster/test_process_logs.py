@@ -52,3 +52,23 @@ def test_a_file_that_cannot_be_written_is_said_and_costs_no_line(tmp_path: Path)
     complaint, access = map(json.loads, ended.stderr.splitlines())
     assert f"{FILE_VARIABLE}={file} cannot be written" in complaint["message"]
     assert access["key"] == "team"
+
+
+RAYS = """
+import logging, sys
+from logging.handlers import MemoryHandler, RotatingFileHandler
+from flowmo.service.cluster.logs import configure_process_logs
+
+rays = logging.getLogger("ray.serve")
+rays.addHandler(MemoryHandler(10, target=RotatingFileHandler(sys.argv[1])))
+rays.error("before")
+configure_process_logs()
+rays.error("after")
+"""
+
+
+def test_rays_own_log_goes_on_in_its_file(tmp_path: Path) -> None:
+    """To configure logging closes all handlers, and Ray's proxy does not start without this one."""
+    file = tmp_path / "proxy.log"
+    subprocess.run([sys.executable, "-c", RAYS, str(file)], check=True, capture_output=True)
+    assert file.read_text().split() == ["before", "after"]
