@@ -45,6 +45,7 @@ from flowmo.service.workers.engine_server import EngineServer
 from flowmo.service.workers.frames import Streams, listen
 from flowmo.service.workers.remote_engines import ProcessEngines
 from tests.service.fixtures import CONFIG
+from tests.service.runners import until
 
 INFO = ModelInfo(fingerprint="f" * 32, config=CONFIG, device="cpu", dtype="float32")
 TOKENS = Tokens(ids=np.arange(48, dtype=np.int32).reshape(16, 3) % 16, group_bits=4)
@@ -126,11 +127,6 @@ def run(tmp_path: Path, test: Callable[[Scripted, ProcessEngines, EngineLink], A
             await test(engine, engines, link)
 
     asyncio.run(main())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110  (what others do on other connections)
-        await asyncio.sleep(0.01)
 
 
 def test_what_goes_in_and_comes_out_is_the_same_as_in_one_process(tmp_path: Path) -> None:
