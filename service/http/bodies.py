@@ -28,7 +28,9 @@ from flowmo.service.errors import (
 )
 from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, field_problems, parse_json
 from flowmo.service.http.token_files import ARRAYS, read_container
-from flowmo.service.http.wire import DetokenizeBody, DetokenizeOptions, ImageBody, TokensMessage
+from flowmo.service.http.wire.bodies import DetokenizeBody, ImageBody
+from flowmo.service.http.wire.options import DetokenizeOptions
+from flowmo.service.http.wire.tokens import TokensMessage
 from flowmo.service.models import Models
 
 JSON = "application/json"

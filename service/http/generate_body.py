@@ -7,9 +7,9 @@ from starlette.requests import Request
 
 from flowmo.service.errors import UnsupportedBodyError
 from flowmo.service.http.bodies import JSON, media_type_of, merged, parse_aside, read_body, shown
-from flowmo.service.http.generate_wire import GenerateBody, GenerateOptions
 from flowmo.service.http.json_bodies import MAX_OPTION_VALUES, parse_json
 from flowmo.service.http.token_sets import SentTokens
+from flowmo.service.http.wire.generate import GenerateBody, GenerateOptions
 
 
 @dataclass(frozen=True, slots=True)

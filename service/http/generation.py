@@ -21,12 +21,12 @@ from flowmo.service.errors import (
     NoPriorError,
 )
 from flowmo.service.http.cache import CacheEntry, CacheResult
-from flowmo.service.http.generate_wire import GenerationOptions
 from flowmo.service.http.item_feed import when_there_is_room
 from flowmo.service.http.job import ENTRY_BYTES, Job
 from flowmo.service.http.request_scope import WorkScope
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import SentTokens, model_for
+from flowmo.service.http.wire.generate import GenerationOptions
 from flowmo.service.models import Models, Served
 
 

@@ -7,15 +7,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from flowmo.service.engine.model_info import ModelInfo
-from flowmo.service.http.batch_wire import (
+from flowmo.service.http.oip.tensors import InferRequest
+from flowmo.service.http.problems import Problem
+from flowmo.service.http.wire.batches import (
     DetokenizeBatchBody,
     ReconstructBatchBody,
     TokenizeBatchBody,
 )
-from flowmo.service.http.generate_wire import GenerateBody
-from flowmo.service.http.oip.tensors import InferRequest
-from flowmo.service.http.problems import Problem
-from flowmo.service.http.wire import DetokenizeBody, ReconstructBody, TokenizeBody
+from flowmo.service.http.wire.bodies import DetokenizeBody, ReconstructBody, TokenizeBody
+from flowmo.service.http.wire.generate import GenerateBody
 
 _TEMPLATE = "#/components/schemas/{model}"
 _MODELS: tuple[type[BaseModel], ...] = (

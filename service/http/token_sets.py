@@ -6,7 +6,7 @@ from flowmo.model.errors import TokenError
 from flowmo.model.image_tokens import ImageTokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.http.token_files import PACKED, TokenArray
-from flowmo.service.http.wire import TokensMessage
+from flowmo.service.http.wire.tokens import TokensMessage
 from flowmo.service.models import Models, Served
 
 SentTokens = Container | TokensMessage

@@ -14,7 +14,6 @@ from flowmo.model.config import FlowMoConfig
 from flowmo.model.tokens import Tokens
 from flowmo.service.engine.model_info import ModelInfo
 from flowmo.service.errors import InvalidFieldsError, TensorError
-from flowmo.service.http.generate_wire import GenerationOptions
 from flowmo.service.http.json_bodies import field_problems
 from flowmo.service.http.oip.shared_memory import OFFSET, REGION, SIZE
 from flowmo.service.http.oip.tensors import (
@@ -25,7 +24,8 @@ from flowmo.service.http.oip.tensors import (
     Placement,
     Tensor,
 )
-from flowmo.service.http.wire import FitOptions, QualityOptions, SamplingOptions
+from flowmo.service.http.wire.generate import GenerationOptions
+from flowmo.service.http.wire.options import FitOptions, QualityOptions, SamplingOptions
 
 TOKENIZE, DETOKENIZE, GENERATE = "tokenize", "detokenize", "generate"
 PLATFORM = "flowmo"

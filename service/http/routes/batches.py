@@ -15,21 +15,6 @@ from flowmo.imaging.worker import SquareImage
 from flowmo.imaging.writing import OUTPUT_MEDIA_TYPES, ImageFormat
 from flowmo.model.container import MEDIA_TYPE as CONTAINER_MEDIA_TYPE
 from flowmo.service.engine.calls import DecodeOptions
-from flowmo.service.http.batch_wire import (
-    BatchAnswer,
-    DetokenizeBatchBody,
-    DetokenizeItem,
-    ItemAnswer,
-    PictureItemAnswer,
-    PictureItemOptions,
-    ReconstructBatchBody,
-    ReconstructItem,
-    ReconstructItemOptions,
-    TokenizeBatchBody,
-    TokenizeItem,
-    TokenizeItemAnswer,
-    TokenizeItemOptions,
-)
 from flowmo.service.http.batches import Outcomes, Split, read_batch
 from flowmo.service.http.bodies import FINGERPRINT_HEADER, FORM, JSON
 from flowmo.service.http.cache import CacheResult
@@ -56,7 +41,23 @@ from flowmo.service.http.routes.shared import (
 from flowmo.service.http.service import Service
 from flowmo.service.http.streaming import EventStream
 from flowmo.service.http.token_sets import check_one_tile, model_for
-from flowmo.service.http.wire import FitMessage, TokensBody, TokensMessage, UploadMessage
+from flowmo.service.http.wire.batches import (
+    BatchAnswer,
+    DetokenizeBatchBody,
+    DetokenizeItem,
+    ItemAnswer,
+    PictureItemAnswer,
+    PictureItemOptions,
+    ReconstructBatchBody,
+    ReconstructItem,
+    ReconstructItemOptions,
+    TokenizeBatchBody,
+    TokenizeItem,
+    TokenizeItemAnswer,
+    TokenizeItemOptions,
+)
+from flowmo.service.http.wire.bodies import FitMessage, TokensBody, UploadMessage
+from flowmo.service.http.wire.tokens import TokensMessage
 
 router = APIRouter(prefix="/v1", tags=["batches"])
 

@@ -19,8 +19,6 @@ from flowmo.service.http.cache import CacheResult
 from flowmo.service.http.disconnect import until_disconnect
 from flowmo.service.http.generate_body import GenerateRequest, read_generate
 from flowmo.service.http.generate_stream import GenerateStream
-from flowmo.service.http.generate_wire import GenerateAnswer, GenerateBody, GeneratedItem
-from flowmo.service.http.generate_wire import GenerateOptions as GenerateQuery
 from flowmo.service.http.generation import Generation, check_limits, generating_model, wish_of
 from flowmo.service.http.job import Job
 from flowmo.service.http.negotiation import choose
@@ -35,7 +33,9 @@ from flowmo.service.http.routes.shared import (
     received_tokens,
 )
 from flowmo.service.http.service import Service
-from flowmo.service.http.wire import TokensMessage
+from flowmo.service.http.wire.generate import GenerateAnswer, GenerateBody, GeneratedItem
+from flowmo.service.http.wire.generate import GenerateOptions as GenerateQuery
+from flowmo.service.http.wire.tokens import TokensMessage
 
 router = APIRouter(prefix="/v1", tags=["generation"])
 

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 
 from flowmo.service.http.routes.shared import ServiceOf
-from flowmo.service.http.wire import ModelMessage, ModelsAnswer
+from flowmo.service.http.wire.models import ModelMessage, ModelsAnswer
 
 router = APIRouter(prefix="/v1", tags=["models"])
 

@@ -28,7 +28,7 @@ from flowmo.service.http.routes.shared import (
     sampling_headers,
 )
 from flowmo.service.http.token_sets import model_for
-from flowmo.service.http.wire import QualityOptions, SamplingOptions
+from flowmo.service.http.wire.options import QualityOptions, SamplingOptions
 
 router = APIRouter(prefix="/v1", tags=["pictures"])
 

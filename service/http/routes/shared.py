@@ -29,7 +29,7 @@ from flowmo.service.http.problems import (
 )
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_sets import SentTokens, tokens_for
-from flowmo.service.http.wire import SamplingOptions
+from flowmo.service.http.wire.options import SamplingOptions
 
 logger = logging.getLogger(__name__)
 

@@ -33,18 +33,16 @@ from flowmo.service.http.routes.shared import (
 from flowmo.service.http.service import Service
 from flowmo.service.http.token_files import ARRAYS, PACKED
 from flowmo.service.http.token_sets import compact, model_for
-from flowmo.service.http.wire import (
+from flowmo.service.http.wire.bodies import (
     DetokenizeBody,
-    DetokenizeOptions,
     FitMessage,
     ReconstructBody,
-    ReconstructOptions,
     TokenizeAnswer,
     TokenizeBody,
-    TokenizeOptions,
-    TokensMessage,
     UploadMessage,
 )
+from flowmo.service.http.wire.options import DetokenizeOptions, ReconstructOptions, TokenizeOptions
+from flowmo.service.http.wire.tokens import TokensMessage
 
 router = APIRouter(prefix="/v1", tags=["tokens"])
 

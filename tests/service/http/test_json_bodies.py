@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flowmo.service.errors import InvalidFieldsError, MalformedBodyError
 from flowmo.service.http.json_bodies import MAX_VALUES, check_structure, from_base64, parse_json
 from flowmo.service.http.oip.tensors import parse
-from flowmo.service.http.wire import DetokenizeBody, TokenizeBody
+from flowmo.service.http.wire.bodies import DetokenizeBody, TokenizeBody
 
 SIZE = 8 * 2**20
 JSON = {"Content-Type": "application/json"}

@@ -7,17 +7,15 @@ from pydantic import ConfigDict, Field, model_validator
 from flowmo.model.container import Container
 from flowmo.model.prior.sampler_config import PriorSamplerConfig
 from flowmo.service.http.cache import CacheOutcome
-from flowmo.service.http.wire import (
+from flowmo.service.http.wire.bodies import Base64Bytes
+from flowmo.service.http.wire.message import Message
+from flowmo.service.http.wire.options import (
     MAX_GUIDANCE,
-    MAX_IDS_PER_TOKEN,
-    MAX_TOKENS,
-    Base64Bytes,
-    Message,
     ModelOptions,
     QualityOptions,
     StreamOptions,
-    TokensMessage,
 )
+from flowmo.service.http.wire.tokens import MAX_IDS_PER_TOKEN, MAX_TOKENS, TokensMessage
 
 MAX_TEMPERATURE = 100.0
 MAX_CLASS_NAME = 256

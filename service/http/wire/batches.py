@@ -10,16 +10,9 @@ from pydantic import BaseModel, Field, model_validator
 from flowmo.imaging.writing import ImageFormat
 from flowmo.service.http.cache import CacheOutcome
 from flowmo.service.http.problems import Problem
-from flowmo.service.http.wire import (
-    FitMessage,
-    FitOptions,
-    ImageBody,
-    PictureOptions,
-    TokenizeOptions,
-    TokensBody,
-    TokensMessage,
-    UploadMessage,
-)
+from flowmo.service.http.wire.bodies import FitMessage, ImageBody, TokensBody, UploadMessage
+from flowmo.service.http.wire.options import FitOptions, PictureOptions, TokenizeOptions
+from flowmo.service.http.wire.tokens import TokensMessage
 
 
 class TokenizeItemOptions(TokenizeOptions):

@@ -1,0 +1,1 @@
+"""The JSON and the query parameters of requests and answers."""
