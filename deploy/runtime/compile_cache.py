@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import threading
 from pathlib import Path
 
 import torch
@@ -62,6 +63,30 @@ def kept_code() -> Path | None:
     if folder is None or not Path(folder).is_dir() or not any(Path(folder).iterdir()):
         return None
     return Path(folder)
+
+
+def probe_the_compiler() -> threading.Thread:
+    """Find out beside other work which vector instructions Inductor's code for a CPU can use.
+
+    Inductor starts a process for each of them when it first compiles or reads kept code, and
+    waits for about a second in all; on a second core that second costs nothing. It keeps what it
+    found, and asks again itself where this failed.
+
+    Returns:
+        The thread that waits for those processes.
+    """
+    # Imported here: two threads that import parts of PyTorch at once can meet in a circle.
+    from torch._inductor import cpu_vec_isa  # takes seconds
+
+    def probe() -> None:
+        try:
+            cpu_vec_isa.pick_vec_isa()
+        except (OSError, RuntimeError) as error:  # comes again where the compiler is needed
+            logger.debug("the vector instructions were not found out: %s", error)
+
+    thread = threading.Thread(target=probe, name="vector-instructions", daemon=True)
+    thread.start()
+    return thread
 
 
 def _instructions() -> str:

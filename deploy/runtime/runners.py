@@ -10,7 +10,7 @@ from typing import Literal, get_args
 import torch
 
 from flowmo.deploy import golden
-from flowmo.deploy.compile_cache import kept_code, use_compile_cache
+from flowmo.deploy.compile_cache import kept_code, probe_the_compiler, use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps
 from flowmo.deploy.export import export
 from flowmo.deploy.graphs import Half
@@ -125,6 +125,8 @@ def _open(
     cache = runtime.cache or default_cache()
     if runtime.kind in {"compiled", "compiled-fp8"}:
         use_compile_cache(cache)  # first: Inductor takes its own folder when it is imported
+        if model.device.type == "cpu":
+            probe_the_compiler()
         return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
     if runtime.kind == "kernels":
         # They leave nothing for torch.compile to fuse, and need no compiling at the start.

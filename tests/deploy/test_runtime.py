@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from flowmo.deploy import golden
-from flowmo.deploy.compile_cache import compile_folder, use_compile_cache
+from flowmo.deploy.compile_cache import compile_folder, probe_the_compiler, use_compile_cache
 from flowmo.deploy.compiled import CompiledSteps, choose_backends, is_inner_linear, quantize
 from flowmo.deploy.graphs import HALVES, Half, example
 from flowmo.deploy.runners import Runtime, default_cache, graph_folder, install
@@ -270,6 +271,22 @@ def test_compiled_code_is_kept_in_the_engine_cache(
     assert torch.__version__ in folder.name
     monkeypatch.setattr("flowmo.deploy.compile_cache._instructions", lambda: "others")
     assert compile_folder(tmp_path) != folder
+
+
+def test_instructions_are_found_beside_and_failures_stay_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probed: list[int] = []
+
+    def probe() -> None:
+        probed.append(threading.get_ident())
+        raise OSError("no process could be started")
+
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", probe)
+    thread = probe_the_compiler()
+    thread.join(60.0)
+    assert probed == [thread.ident]
+    assert thread.ident != threading.get_ident()
 
 
 def test_fp8_leaves_input_and_output_as_they_are(small: InferenceModel) -> None:
