@@ -4,10 +4,11 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -133,7 +134,12 @@ def write_serve_file(folder: Path, config: dict[str, Any]) -> Path:
 
 @contextmanager
 def running(
-    folder: Path, *, address: str | None = None, generates: bool = False, **settings: Any
+    folder: Path,
+    *,
+    address: str | None = None,
+    generates: bool = False,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    **settings: Any,
 ) -> Iterator[Application]:
     """Start the application; stop it at the end.
 
@@ -141,11 +147,13 @@ def running(
         folder: for checkpoint, config and log; made.
         address: The address of a Ray cluster that is there; one of its own by default.
         generates: Whether the model has a prior.
+        variables: Of the environment of all processes, beside those of this one.
         settings: The gateways' settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = os.environ | (token if address is None else {"RAY_ADDRESS": address})
+    environment |= variables
     checkpoint = write_checkpoint(folder / "checkpoint", seed=0)
     prior = write_prior(folder / "prior", checkpoint) if generates else None
     config = config_of(checkpoint, prior=prior, **settings)

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.chaos import soak
 from benchmarks.chaos.__main__ import main, table
+from benchmarks.chaos.access_lines import AccessLines, access_lines
 from benchmarks.chaos.checked_load import Answer, Answers, either
 from benchmarks.chaos.descriptors import kinds_of, open_sockets, rises, role_of
 from benchmarks.chaos.distribution import distribution_table, distributions
@@ -129,6 +130,39 @@ def test_not_one_series_more_is_allowed() -> None:
     assert not soak.flatness("series", at, [400.0 + second / 5 for second in range(20)]).flat
 
 
+def test_a_part_that_comes_late_is_judged_as_nothing_before() -> None:
+    readings = [{"threads": 3.0}] * 10 + [{"threads": 3.0, "resident_bytes of x": 1e9}] * 10
+    judged = {one.quantity: one for one in soak.judge([float(n) for n in range(20)], readings)}
+    assert judged["threads"].flat
+    assert judged["resident_bytes of x"].median == 1e9
+    leaks = [{"resident_bytes of x": 1e6 * n} for n in range(20)]
+    (leak,) = soak.judge([float(n) for n in range(20)], leaks)
+    assert leak.allowed == 4 << 20  # as for the sum of all
+    assert not leak.flat
+
+
+def test_each_answer_has_its_one_access_line_or_is_told(tmp_path: Path) -> None:
+    def line(name: str, status: int = 200, logger: str = "flowmo.access") -> str:
+        return json.dumps({"logger": logger, "request_id": name, "status": status})
+
+    log = tmp_path / "log"
+    log.write_text("\n".join([line("a"), line("b", 404), line("a", logger="other"), line("z")]))
+    good = access_lines(log, {"a": 200, "b": 404})
+    assert good == AccessLines(
+        lines=4, not_json=0, answered=2, found=2, missing=0, twice=0, contradicted=0
+    )
+    assert good.complete()
+    log.write_text("\n".join([line("a"), line("a"), line("b", 500), "Traceback:", "3", "{}"]))
+    bad = access_lines(log, {"a": 200, "b": 404, "c": 200})
+    assert bad == AccessLines(
+        lines=6, not_json=2, answered=3, found=0, missing=1, twice=1, contradicted=1
+    )
+    assert not bad.complete(may_miss=9)
+    log.write_text(line("a"))
+    assert not access_lines(log, {"a": 200, "c": 200}).complete()
+    assert access_lines(log, {"a": 200, "c": 200}).complete(may_miss=1)
+
+
 # --- processes ----------------------------------------------------------------------------------
 
 
@@ -167,6 +201,9 @@ def test_a_short_soak_counts_every_kind_of_request(tmp_path: Path) -> None:
     report = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
     assert not [end for end in report["ends"] if end.startswith("UNEXPECTED")]
     assert len({end.partition(":")[0] for end in report["ends"]}) == 9
+    lines = report["access_lines"]
+    assert lines["found"] == lines["answered"] > 9
+    assert lines["not_json"] == 0
     assert {row["quantity"] for row in report["flatness"]} == {
         "resident_bytes", "descriptors", "threads", "series",
     }  # fmt: skip
