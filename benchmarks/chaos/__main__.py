@@ -7,22 +7,26 @@ Four clients reconstruct a picture with seeds in turn and compare each answer wi
 that the service gave before; where a prior's replica is killed they generate tokens instead. A
 fault is injected under that load; counted is every request from then until some seconds after what
 was broken is replaced. Clients repeat what failed, as ``flowmo.Client`` does; whether the first
-attempt failed is counted, too. Writes OUT.json and OUT.md; the exit status is 1 if a target is not
-met. Processes are killed only of the cluster that it starts.
+attempt failed is counted, too. At the end of each cluster its log is read: every line is JSON, and
+every answer that a client got has its access line. Writes OUT.json and OUT.md; the exit status is 1
+if a target is not met or a log lacks something. Processes are killed only of the cluster that it
+starts.
 """
 
 import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.chaos import faults
-from benchmarks.chaos.application import running
-from benchmarks.chaos.checked_load import generate
+from benchmarks.chaos.access_lines import AccessLines
+from benchmarks.chaos.application import logging_to, running
+from benchmarks.chaos.checked_load import Ask, generate
 from benchmarks.chaos.distribution import distribution_table, distributions
 from benchmarks.chaos.faults import Bench, Outcome
 from benchmarks.chaos.nodes import two_nodes
@@ -49,56 +53,91 @@ GENERATOR = "generator"
 NODE = "node"
 
 
-def run(
-    names: Sequence[str],
-    folder: Path,
-    *,
-    before: float,
-    after: float,
-    times: int = 1,
-    note: Callable[[Outcome], None] = lambda _: None,
-) -> list[Outcome]:
-    """Inject faults: the prior's and the lost node in clusters of their own, as stops after one.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What came of one; it fills while it goes on.
 
-    Args:
+    Attributes:
+        outcomes: Of all faults.
+        lines: What the logs say of all clusters' requests, by cluster.
+        logged: By cluster, whether its log lacks nothing.
+    """
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    lines: dict[str, AccessLines] = field(default_factory=dict)
+    logged: dict[str, bool] = field(default_factory=dict)
+
+    @property
+    def met(self) -> bool:
+        """Whether every target is met and no log lacks anything."""
+        return all(outcome.met for outcome in self.outcomes) and all(self.logged.values())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What is run.
+
+    Attributes:
         names: The names of the faults.
         folder: for files.
         before: seconds of load before an injection.
         after: seconds of load after recovery.
         times: How often each is injected.
-        note: Is told of each outcome when it is there.
     """
-    outcomes: list[Outcome] = []
 
-    def keep(outcome: Outcome) -> None:
-        outcomes.append(outcome)
-        note(outcome)
+    names: Sequence[str]
+    folder: Path
+    before: float
+    after: float
+    times: int = 1
 
-    chosen = [name for name in FAULTS if name in names]
+
+def run(plan: Plan, note: Callable[[Run, Outcome], None] = lambda _run, _last: None) -> Run:
+    """Inject faults: the prior's and the lost node in clusters of their own, as stops after one.
+
+    Args:
+        plan: What is run.
+        note: Is told of all there is, and of each outcome when it comes.
+    """
+    done = Run()
+
+    @contextmanager
+    def broken(
+        cluster: str, *, ask: Ask | None = None, **how: Any
+    ) -> Iterator[tuple[Bench, Callable[[Outcome], None]]]:
+        def keep(outcome: Outcome) -> None:
+            done.outcomes.append(outcome)
+            note(done, outcome)
+
+        with running(plan.folder / cluster, max_concurrent_requests=16, **how) as application:
+            bench = Bench(application, before=plan.before, after=plan.after, ask=ask)
+            yield bench, keep
+        lines = bench.access_lines()
+        done.lines[cluster] = lines
+        done.logged[cluster] = lines.complete(may_miss=bench.may_miss)
+        note(done, done.outcomes[-1])
+
+    chosen = [name for name in FAULTS if name in plan.names]
     if chosen:
-        with running(folder / "one", max_concurrent_requests=16) as application:
-            bench = Bench(application, before=before, after=after)
+        with broken("one") as (bench, keep):
             for name in chosen:
-                for _ in range(1 if name == STOP else times):
+                for _ in range(1 if name == STOP else plan.times):
                     keep(FAULTS[name](bench))
-    for number in range(times - 1 if STOP in names else 0):
-        with running(folder / f"stop{number}", max_concurrent_requests=16) as application:
-            keep(FAULTS[STOP](Bench(application, before=before, after=after)))
-    if GENERATOR in names:
-        with running(folder / GENERATOR, generates=True, max_concurrent_requests=16) as application:
-            bench = Bench(application, before=before, after=after, ask=generate)
-            for _ in range(times):
+    for number in range(plan.times - 1 if STOP in plan.names else 0):
+        with broken(f"stop-{number}") as (bench, keep):
+            keep(FAULTS[STOP](bench))
+    if GENERATOR in plan.names:
+        with broken(GENERATOR, ask=generate, generates=True) as (bench, keep):
+            for _ in range(plan.times):
                 keep(faults.kill_replica(bench, GENERATOR))
-    for number in range(times if NODE in names else 0):
+    for number in range(plan.times if NODE in plan.names else 0):
+        cluster = f"{NODE}-{number}"
         with (
-            two_nodes() as nodes,
-            running(
-                folder / f"node{number}", address=nodes.address, max_concurrent_requests=16
-            ) as application,
+            two_nodes(logging_to(plan.folder / cluster)) as nodes,
+            broken(cluster, address=nodes.address) as (bench, keep),
         ):
-            bench = Bench(application, before=before, after=after)
             keep(faults.lose_node(bench, nodes))
-    return outcomes
+    return done
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -130,12 +169,16 @@ def _shown(outcomes: Sequence[Outcome], times: int) -> str:
     return table(outcomes) if times == 1 else distribution_table(distributions(outcomes))
 
 
-def _write(out: Path, outcomes: Sequence[Outcome], times: int) -> None:
+def _write(out: Path, done: Run, times: int) -> None:
     report: dict[str, Any] = {"times": times}
-    report["faults"] = [asdict(outcome) for outcome in outcomes]
-    report["distributions"] = [asdict(one) for one in distributions(outcomes)]
+    report["faults"] = [asdict(outcome) for outcome in done.outcomes]
+    report["distributions"] = [asdict(one) for one in distributions(done.outcomes)]
+    report["access_lines"] = {
+        name: asdict(lines) | {"complete": done.logged[name]} for name, lines in done.lines.items()
+    }
+    report["load_average"] = os.getloadavg()
     write_json(out.with_suffix(".json"), report | {"environment": environment()})
-    out.with_suffix(".md").write_text(_shown(outcomes, times), encoding="utf-8")
+    out.with_suffix(".md").write_text(_shown(done.outcomes, times), encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -153,25 +196,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = options.faults.split(",")
     if unknown := sorted(set(names) - set(every)):
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(every)}")
-    so_far: list[Outcome] = []
+    told: list[Outcome] = []
 
-    def note(outcome: Outcome) -> None:
-        so_far.append(outcome)
-        _tell(outcome)
+    def note(done: Run, last: Outcome) -> None:
+        if last not in told:
+            told.append(last)
+            _tell(last)
         if options.out is not None:
-            _write(options.out, so_far, options.times)  # the rest may take an hour
+            _write(options.out, done, options.times)  # the rest may take an hour
 
     with tempfile.TemporaryDirectory() as folder:
-        outcomes = run(
-            names,
-            Path(folder),
+        plan = Plan(
+            names=names,
+            folder=Path(folder),
             before=options.before,
             after=options.after,
             times=options.times,
-            note=note,
         )
-    print(_shown(outcomes, options.times))
-    return 0 if all(outcome.met for outcome in outcomes) else 1
+        done = run(plan, note)
+    print(_shown(done.outcomes, options.times))
+    for cluster, lines in done.lines.items():
+        print(f"{cluster}: {'complete' if done.logged[cluster] else 'NOT COMPLETE'} {lines}")
+    return 0 if done.met else 1
 
 
 if __name__ == "__main__":

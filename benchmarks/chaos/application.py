@@ -4,11 +4,10 @@ import io
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,11 @@ class Application:
     def url(self) -> str:
         """Of the service."""
         return self.server.url
+
+    @property
+    def log(self) -> Path:
+        """The file with the JSON lines of all the application's processes."""
+        return lines_of(self.folder)
 
     @property
     def pid(self) -> int:
@@ -132,13 +136,22 @@ def write_serve_file(folder: Path, config: dict[str, Any]) -> Path:
     return path
 
 
+def lines_of(folder: Path) -> Path:
+    """The file with the log of an application whose files are in a folder."""
+    return folder / "lines.log"
+
+
+def logging_to(folder: Path) -> dict[str, str]:
+    """Variables for every process of a cluster, with which its log is there, in JSON."""
+    return {"FLOWMO_LOG_FORMAT": "json", "FLOWMO_LOG_FILE": str(lines_of(folder))}
+
+
 @contextmanager
 def running(
     folder: Path,
     *,
     address: str | None = None,
     generates: bool = False,
-    variables: Mapping[str, str] = MappingProxyType({}),
     **settings: Any,
 ) -> Iterator[Application]:
     """Start the application; stop it at the end.
@@ -147,13 +160,12 @@ def running(
         folder: for checkpoint, config and log; made.
         address: The address of a Ray cluster that is there; one of its own by default.
         generates: Whether the model has a prior.
-        variables: Of the environment of all processes, beside those of this one.
         settings: The gateways' settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment = os.environ | (token if address is None else {"RAY_ADDRESS": address})
-    environment |= variables
+    environment |= logging_to(folder)
     checkpoint = write_checkpoint(folder / "checkpoint", seed=0)
     prior = write_prior(folder / "prior", checkpoint) if generates else None
     config = config_of(checkpoint, prior=prior, **settings)

@@ -122,8 +122,19 @@ def either(one: Pictures, other: Pictures) -> Pictures:
     return {seed: one[seed] | other[seed] for seed in one}
 
 
+def _client(url: str) -> httpx.Client:
+    return httpx.Client(base_url=url, timeout=60)
+
+
 @contextmanager
-def load(url: str, ask: Ask, seeds: range, *, clients: int) -> Iterator[Answers]:
+def load(
+    url: str,
+    ask: Ask,
+    seeds: range,
+    *,
+    clients: int,
+    client: Callable[[str], httpx.Client] = _client,
+) -> Iterator[Answers]:
     """Requests without a pause, of several clients, while the block runs.
 
     A client repeats an attempt that failed, as ``flowmo.Client`` does, after half a second, and
@@ -134,15 +145,16 @@ def load(url: str, ask: Ask, seeds: range, *, clients: int) -> Iterator[Answers]
         ask: sends each request.
         seeds: one after the other.
         clients: how many.
+        client: Makes the client of the address that each has.
     """
     answers = Answers()
     done = threading.Event()
 
     def work(number: int) -> None:
         turn = number
-        with httpx.Client(base_url=url, timeout=60) as client:
+        with client(url) as own:
             while not done.is_set():
-                answer = _with_retries(client, ask, seeds[turn % len(seeds)])
+                answer = _with_retries(own, ask, seeds[turn % len(seeds)])
                 answers.all.append(answer)
                 turn += 1
                 if answer.status == 429:

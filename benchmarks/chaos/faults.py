@@ -6,12 +6,13 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
+from benchmarks.chaos.access_lines import AccessLines, NamedRequests, access_lines
 from benchmarks.chaos.application import (
     MODEL,
     Application,
@@ -87,6 +88,8 @@ class Bench:
 
     Attributes:
         deployed: How often other weights were deployed.
+        requests: Names the load's requests.
+        gateways_killed: How many died with what they had inside.
     """
 
     def __init__(
@@ -97,6 +100,8 @@ class Bench:
         self.deployed = 0
         self.upload = picture()
         self.ask = ask or reconstructing(self.upload)
+        self.requests = NamedRequests(f"chaos{time.time_ns():x}")
+        self.gateways_killed = 0
         self.known: Pictures = pictures(application.url, self.ask, SEEDS)
 
     @property
@@ -119,7 +124,7 @@ class Bench:
         Raises:
             TimeoutError: it is not over after three minutes.
         """
-        with load(self.application.url, self.ask, SEEDS, clients=clients) as answers:
+        with self.load(clients) as answers:
             time.sleep(self._before)
             memory = self.memory()
             begin = time.monotonic()
@@ -132,6 +137,21 @@ class Bench:
             time.sleep(self._after)
             growth = self.memory() / memory - 1
         return answers, begin, seconds, growth
+
+    def load(self, clients: int) -> AbstractContextManager[Answers]:
+        """Requests of so many clients while the block runs."""
+        return load(
+            self.application.url, self.ask, SEEDS, clients=clients, client=self.requests.client
+        )
+
+    def access_lines(self) -> AccessLines:
+        """What the log says of the load's requests; a moment after the last of them."""
+        return access_lines(self.application.log, self.requests.statuses)
+
+    @property
+    def may_miss(self) -> int:
+        """How many answers may have no line: a killed gateway's last of each client."""
+        return self.gateways_killed * CLIENTS
 
     def memory(self) -> int:
         """Bytes resident in all processes of the cluster."""
@@ -149,6 +169,7 @@ def kill_replica(bench: Bench, part: str) -> Outcome:
     answers, begin, seconds, growth = bench.inject(inject)
     tally = answers.tally(begin, bench.known)
     gateway = part == "gateway"
+    bench.gateways_killed += gateway
     return Outcome(
         fault=f"{part} replica killed",
         injected="SIGKILL of the process",
@@ -269,6 +290,7 @@ def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
 
     answers, begin, seconds, growth = bench.inject(inject)
     dead = len(before - everybody(me))
+    bench.gateways_killed += 1  # of the two one is there, or none
     tally = answers.tally(begin, bench.known)
     return Outcome(
         fault="worker node lost",
@@ -283,7 +305,7 @@ def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
 
 def overload(bench: Bench, *, clients: int = 48, seconds: float = 20.0) -> Outcome:
     """Several times as many clients as are admitted."""
-    with load(bench.application.url, bench.ask, SEEDS, clients=16) as answers:
+    with bench.load(16) as answers:
         time.sleep(2)
         begin = time.monotonic()
         time.sleep(seconds)
@@ -381,7 +403,7 @@ def disconnect(bench: Bench, *, clients: int = 8) -> Outcome:
     with ThreadPoolExecutor(clients) as pool:
         list(pool.map(give_up, range(clients)))
     begin = time.monotonic()
-    with load(url, bench.ask, SEEDS, clients=1) as answers:
+    with bench.load(1) as answers:
         while not any(a.ended - a.sent < 3 * quick for a in answers.all):
             if time.monotonic() - begin > _LIMIT_SECONDS:
                 break
@@ -415,7 +437,7 @@ def graceful_stop(bench: Bench) -> Outcome:
     def one(seed: int) -> Answers:
         sent = time.monotonic()
         status = None
-        with httpx.Client(base_url=url, timeout=120) as client, suppress(httpx.HTTPError):
+        with bench.requests.client(url, timeout=120) as client, suppress(httpx.HTTPError):
             status = reconstruct(client, bench.upload, seed, _LONG_STEPS).status_code
         answer = replace(_NOBODY, sent=sent, ended=time.monotonic(), status=status)
         answers.all.append(answer)

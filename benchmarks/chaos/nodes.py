@@ -1,8 +1,9 @@
 """A Ray cluster of two nodes on this machine, one of which can be lost."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,10 +35,18 @@ class Nodes:
 
 
 @contextmanager
-def two_nodes() -> Iterator[Nodes]:
-    """Start them; stop them at the end."""
+def two_nodes(variables: Mapping[str, str]) -> Iterator[Nodes]:
+    """Start them; stop them at the end.
+
+    Args:
+        variables: Of the environment of all that runs there, beside this process' own.
+    """
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-c", _NODES], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", _NODES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | dict(variables),
     )
     assert process.stdin is not None
     assert process.stdout is not None

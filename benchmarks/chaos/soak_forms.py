@@ -17,7 +17,6 @@ from benchmarks.chaos.processes import kill_one, replicas, resources, titles
 from flowmo.cli.server_process import ServerProcess
 
 _CACHE_BYTES = 2 << 20
-_JSON_LOGS = {"FLOWMO_LOG_FORMAT": "json"}
 Reading = dict[str, float]
 
 
@@ -49,7 +48,8 @@ def on_this_machine(folder: Path, *, workers: int = 1) -> Iterator[Soaked]:
     checkpoint = write_checkpoint(folder / "checkpoint", seed=0)
     arguments = ["--checkpoint", str(checkpoint), "--threads", "1", "--workers", str(workers)]
     # A cache that is full within a minute: until then it grows, as it should.
-    environment = os.environ | _JSON_LOGS | {"FLOWMO_CACHE_BYTES": str(_CACHE_BYTES)}
+    environment = os.environ | {"FLOWMO_CACHE_BYTES": str(_CACHE_BYTES)}
+    environment["FLOWMO_LOG_FORMAT"] = "json"
     log = folder / "server.log"
     with ServerProcess(arguments, log=log, environment=environment) as server:
 
@@ -70,10 +70,8 @@ def on_ray(folder: Path, *, kill_every: float | None) -> Iterator[Soaked]:
         folder: for files.
         kill_every: Seconds between kills of replicas; None kills nothing.
     """
-    log = folder / "lines.log"
     kills: Counter[str] = Counter()
-    variables = _JSON_LOGS | {"FLOWMO_LOG_FILE": str(log)}
-    with running(folder, variables=variables) as application:
+    with running(folder) as application:
         ends = threading.Event()
 
         def kill() -> None:
@@ -89,7 +87,7 @@ def on_ray(folder: Path, *, kill_every: float | None) -> Iterator[Soaked]:
         try:
             yield Soaked(
                 url=application.url,
-                log=log,
+                log=application.log,
                 read=lambda: _held_by_descendants(application.pid),
                 kills=kills,
             )

@@ -193,6 +193,9 @@ def test_a_gateway_is_killed_under_load_and_nothing_is_lost(tmp_path: Path) -> N
     killed = report["faults"][0]
     assert killed["tally"]["sent"] == killed["tally"]["ok"] > 4
     assert killed["recovery_seconds"] > 0
+    lines = report["access_lines"]["one"]
+    assert lines["complete"]
+    assert lines["answered"] - 4 <= lines["found"] > 4  # four clients lost what a gateway had
 
 
 def test_a_short_soak_counts_every_kind_of_request(tmp_path: Path) -> None:
