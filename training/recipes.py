@@ -207,7 +207,8 @@ def tiny_post_train() -> TrainConfig:
         task="post-train",
         init="runs/tiny-pretrain/export",
         optimizer=replace(tiny_pretrain().optimizer, learning_rate=2e-4, decay_from=0.3),
-        losses=LossWeights(sample_mse=1.0),
+        # For models that predict images; of others it only weighs small times less.
+        losses=LossWeights(flow_full_from=0.5, sample_mse=1.0),
         post_train=PostTrainConfig(steps=4, recompute=False),
         validation=ValidationConfig(interval=250),
         output="runs/tiny-post-train",
@@ -224,7 +225,7 @@ def tiny_distill() -> TrainConfig:
         task="distill",
         init="runs/tiny-post-train/export",
         model=replace(config.model, sampler=SamplerConfig(steps=4, guidance=1.0)),
-        losses=LossWeights(flow=0.5, teacher_l1=0.5, sample_mse=0.5),
+        losses=LossWeights(flow=0.5, flow_full_from=0.5, teacher_l1=0.5, sample_mse=0.5),
         post_train=PostTrainConfig(recompute=False),
         distill=DistillConfig(teacher_steps=25),
         output="runs/tiny-distill",
