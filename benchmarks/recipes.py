@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="an empty folder for the runs")
     parser.add_argument("--only", nargs="*", default=list(ORDER), help="recipes, in this order")
     arguments = parser.parse_args()
-    assert sorted(ORDER) == sorted(RECIPES), "a recipe is missing here"
+    tokenizers = [name for name, config in RECIPES.items() if config().task != "prior"]
+    assert sorted(ORDER) == sorted(tokenizers), "a recipe is missing here"
     rows: dict[str, Any] = {}
     root = arguments.work
     # One group for all runs: processes are found once.
