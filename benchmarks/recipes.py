@@ -43,7 +43,7 @@ _LPIPS = ("perceptual.weights=random",)
 # What a recipe needs beside: where it begins, and what it may not be without.
 _BEGINS: dict[str, str] = {
     "tiny-sharp": "grown",
-    "tiny-post-train": "tiny-demo/export",
+    "tiny-post-train": "tiny-pretrain/export",
     "tiny-distill": "tiny-post-train/export",
     "post-train": "lo/export",
     "distill": "post-train/best",
@@ -56,7 +56,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 # The order in which each finds what it begins with.
 ORDER = (
-    *("tiny-demo", "tiny-sharp", "tiny-post-train", "tiny-distill"),
+    *("tiny-pretrain", "tiny-sharp", "tiny-post-train", "tiny-distill"),
     *("fewer-params", "lo", "hi", "continuous", "post-train", "distill", "finetune"),
 )
 
@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="an empty folder for the runs")
     parser.add_argument("--only", nargs="*", default=list(ORDER), help="recipes, in this order")
     arguments = parser.parse_args()
-    assert sorted(ORDER) == sorted(RECIPES), "a recipe is missing here"
+    tokenizers = [name for name, config in RECIPES.items() if config().task != "prior"]
+    assert sorted(ORDER) == sorted(tokenizers), "a recipe is missing here"
     rows: dict[str, Any] = {}
     root = arguments.work
     # One group for all runs: processes are found once.
@@ -137,7 +138,7 @@ def main() -> None:
 def _grow(root: Path) -> None:
     """What ``python -m flowmo.training.checkpointing.grow`` does between the two recipes."""
     pictures = str(photograph_paths()[0].parent)
-    begins, out = str(root / "tiny-demo" / "export"), str(root / "grown")
+    begins, out = str(root / "tiny-pretrain" / "export"), str(root / "grown")
     grow([begins, "--data", pictures, "--out", out, "--crops", "16"])
 
 

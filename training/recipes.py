@@ -7,7 +7,7 @@ sizes (:func:`flowmo.training.tasks.registry.start_from`, ``--init``).
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flowmo.model.config import SamplerConfig, preset
@@ -82,8 +82,8 @@ def continuous() -> TrainConfig:
     return replace(config, losses=LossWeights(kl=1.0))
 
 
-def tiny_demo() -> TrainConfig:
-    """The demo checkpoint: minutes on a GPU, five hours on two CPU cores.
+def tiny_pretrain() -> TrainConfig:
+    """The demo checkpoint's first stage: minutes on a GPU, five hours on two CPU cores.
 
     The budget is time: the learning rate falls over ``max_minutes``, however many steps fit. It
     departs from Table 1 in what so short a run needs (docs/decisions/0020).
@@ -111,7 +111,7 @@ def tiny_demo() -> TrainConfig:
         losses=LossWeights(commitment=0.01),
         uniform_share=1.0,
         time_shift=2.5,
-        output="runs/tiny-demo",
+        output="runs/tiny-pretrain",
         steps=40_000,
         max_minutes=315.0,
         batch_size=8,
@@ -171,10 +171,10 @@ def tiny_sharp() -> TrainConfig:
     """The demo checkpoint with a head, as images, and with a perceptual loss (decision 0023).
 
     It begins with what ``python -m flowmo.training.checkpointing.grow`` made of a checkpoint of
-    ``tiny-demo``, and needs a file of ``python -m flowmo.training.perceptual.fetch``. Most of the
-    times are near 1, and one step is what the model decodes with.
+    ``tiny-pretrain``, and needs a file of ``python -m flowmo.training.perceptual.fetch``. Most of
+    the times are near 1, and one step is what the model decodes with.
     """
-    config = tiny_demo()
+    config = tiny_pretrain()
     return replace(
         config,
         init="runs/grown",
@@ -203,11 +203,12 @@ def tiny_sharp() -> TrainConfig:
 def tiny_post_train() -> TrainConfig:
     """The demo checkpoint after stage 1A: chains of 4 steps, squared error instead of ResNet-50."""
     return replace(
-        tiny_demo(),
+        tiny_pretrain(),
         task="post-train",
-        init="runs/tiny-demo/export",
-        optimizer=replace(tiny_demo().optimizer, learning_rate=2e-4, decay_from=0.3),
-        losses=LossWeights(sample_mse=1.0),
+        init="runs/tiny-pretrain/export",
+        optimizer=replace(tiny_pretrain().optimizer, learning_rate=2e-4, decay_from=0.3),
+        # For models that predict images; of others it only weighs small times less.
+        losses=LossWeights(flow_full_from=0.5, sample_mse=1.0),
         post_train=PostTrainConfig(steps=4, recompute=False),
         validation=ValidationConfig(interval=250),
         output="runs/tiny-post-train",
@@ -224,7 +225,7 @@ def tiny_distill() -> TrainConfig:
         task="distill",
         init="runs/tiny-post-train/export",
         model=replace(config.model, sampler=SamplerConfig(steps=4, guidance=1.0)),
-        losses=LossWeights(flow=0.5, teacher_l1=0.5, sample_mse=0.5),
+        losses=LossWeights(flow=0.5, flow_full_from=0.5, teacher_l1=0.5, sample_mse=0.5),
         post_train=PostTrainConfig(recompute=False),
         distill=DistillConfig(teacher_steps=25),
         output="runs/tiny-distill",
@@ -315,7 +316,7 @@ def prior_tiny() -> TrainConfig[PriorConfig]:
 
 
 RECIPES: dict[str, Callable[[], TrainConfig[Any]]] = {
-    "tiny-demo": tiny_demo,
+    "tiny-pretrain": tiny_pretrain,
     "tiny-sharp": tiny_sharp,
     "tiny-post-train": tiny_post_train,
     "tiny-distill": tiny_distill,
@@ -331,12 +332,38 @@ RECIPES: dict[str, Callable[[], TrainConfig[Any]]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """One of the recipes that are run in order.
+
+    Attributes:
+        recipe: Its name.
+        grow: Whether the model of the stage before is given this recipe's head and a readout of
+            images first (:mod:`flowmo.training.checkpointing.grow`).
+        crops: The number of crops that this readout is fitted to.
+    """
+
+    recipe: str
+    grow: bool = False
+    crops: int = 1_024
+
+
+STAGED_RECIPES: dict[str, tuple[Stage, ...]] = {
+    "tiny-demo": (Stage(recipe="tiny-pretrain"), Stage(recipe="tiny-sharp", grow=True)),
+}
+"""What :mod:`flowmo.training.stages` runs by one command."""
+
+
 def recipe(name: str) -> TrainConfig[Any]:
     """The config of a recipe.
 
     Raises:
-        ConfigError: no such recipe; the message lists those there are.
+        ConfigError: no such recipe, or several stages of them; the message lists those there are.
     """
+    if name in STAGED_RECIPES:
+        stages = ", ".join(stage.recipe for stage in STAGED_RECIPES[name])
+        raise ConfigError(f"{name} is several recipes, one after the other: name one of {stages}")
     if name not in RECIPES:
-        raise ConfigError(f"no recipe {name!r}; there are {', '.join(sorted(RECIPES))}")
+        known = ", ".join(sorted(RECIPES.keys() | STAGED_RECIPES))
+        raise ConfigError(f"no recipe {name!r}; there are {known}")
     return RECIPES[name]()

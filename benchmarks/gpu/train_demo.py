@@ -5,11 +5,11 @@
     python -m benchmarks.gpu.train_demo --data 'DATA/*.tar' --networks NETWORKS --run RUN \
         --out OUT --minutes 10,8 --call-minutes 9
 
---minutes is of the recipes tiny-demo and tiny-sharp, between which the decoder is given a head and
-a readout of images (training.checkpointing.grow). Calling it again continues the stage that is not
-finished, exactly. Once both are, OUT has ``run.json`` (how each stage ended, its held-out figures),
-``results.tar`` (a folder a stage: reconstruction report, picture, log, losses, config) and the
-checkpoint of the last stage, cut into parts of at most --part-mib (join them with
+--minutes is of the recipes tiny-pretrain and tiny-sharp, between which the decoder is given a head
+and a readout of images (training.checkpointing.grow). Calling it again continues the stage that is
+not finished, exactly. Once both are, OUT has ``run.json`` (how each stage ended, its held-out
+figures), ``results.tar`` (a folder a stage: reconstruction report, picture, log, losses, config)
+and the checkpoint of the last stage, cut into parts of at most --part-mib (join them with
 ``cat model.safetensors.*``). They are few files, since a borrowed machine may send back only so
 many.
 
@@ -25,7 +25,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,6 @@ import torch
 from benchmarks.environment import environment
 from benchmarks.loss_curve import draw
 from benchmarks.reconstruction import write_report
-from flowmo.model.flowmo import FlowMo
 from flowmo.training import (
     TrainConfig,
     TrainResult,
@@ -43,11 +42,11 @@ from flowmo.training import (
     start_from,
     train,
 )
-from flowmo.training.checkpointing.grow import crops_of, fit_images, with_a_head
 from flowmo.training.perceptual.fetch import VGG_EDGE
+from flowmo.training.stages import grow, own_assignments
 
 MIB = 2**20
-RECIPES = ("tiny-demo", "tiny-sharp")
+RECIPES = ("tiny-pretrain", "tiny-sharp")
 # What a large GPU wants of the CPU recipes: whole batches, compiled, decoding in workers.
 GPU_DEFAULTS = {
     "batch_size": "256",
@@ -60,7 +59,7 @@ GPU_DEFAULTS = {
     "checkpoint_minutes": "4",
     "tensorboard": "false",
 }
-GPU_LEARNING_RATES = {"tiny-demo": "1e-3", "tiny-sharp": "5e-4"}
+GPU_LEARNING_RATES = {"tiny-pretrain": "1e-3", "tiny-sharp": "5e-4"}
 _FIT_CROPS = 512
 
 
@@ -87,14 +86,13 @@ def stage_config(
         init: The checkpoint that the run begins with; None is the recipe's own.
         networks: The folder of the fetched perceptual networks; None leaves the recipe's file.
     """
-    own = [one.removeprefix(f"{name}:") for one in assignments if _is_for(name, one)]
     changes = {
         **(GPU_DEFAULTS | {"optimizer.learning_rate": GPU_LEARNING_RATES[name]} if gpu else {}),
         "data.paths": ",".join(data),
         "output": str(run),
         "max_minutes": str(minutes),
         "optimizer.anneal_over_budget": "true",
-        **parse_assignments(own),
+        **parse_assignments(own_assignments(name, assignments)),
     }
     config = recipe(name)
     if networks is not None and config.perceptual.network == "vgg-edge":
@@ -103,21 +101,6 @@ def stage_config(
         config = start_from(config, str(init))
         changes = {field: text for field, text in changes.items() if not field.startswith("model.")}
     return override(config, changes)
-
-
-def _is_for(name: str, assignment: str) -> bool:
-    """Whether a change is of all recipes or of this one."""
-    recipe_name, colon, _ = assignment.partition("=")[0].partition(":")
-    return not colon or recipe_name == name
-
-
-def grown(checkpoint: Path, data: Sequence[str], folder: Path) -> Path:
-    """What ``tiny-sharp`` begins with, made of a checkpoint unless it is there already."""
-    if not (folder / "config.json").exists():
-        model = with_a_head(FlowMo.from_pretrained(checkpoint), recipe("tiny-sharp").model.head)
-        crops = crops_of(data, model.config, count=_FIT_CROPS, least_scale=0.25)
-        fit_images(model, crops).save_pretrained(folder, dtype=torch.float32)
-    return folder
 
 
 def split_file(path: Path, out: Path, part_bytes: int) -> list[Path]:
@@ -204,7 +187,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, minutes in zip(RECIPES, map(float, options.minutes.split(",")), strict=True):
         init = None
         if runs:
-            init = grown(_weights(runs[-1][1]), options.data, options.run / "grown")
+            init = options.run / "grown"
+            sharp = recipe(name)
+            sharp = replace(sharp, data=replace(sharp.data, paths=tuple(options.data)))
+            grow(_weights(runs[-1][1]), sharp, init, crops=_FIT_CROPS)
         config = stage_config(
             name,
             options.data,

@@ -2,10 +2,17 @@
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flowmo.training import TrainConfig
+    from flowmo.training.stages import StageResult
 
 EXIT_INTERRUPTED = 130
 
@@ -14,9 +21,9 @@ def train_command(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="finetune (of the shipped model); tiny-demo, tiny-sharp, tiny-post-train, "
-            "tiny-distill; fewer-params, lo, hi, continuous, post-train, distill; prior, "
-            "prior-tiny.",
+            help="finetune (of the shipped model); tiny-demo, which is tiny-pretrain and then "
+            "tiny-sharp; tiny-post-train, tiny-distill; fewer-params, lo, hi, continuous, "
+            "post-train, distill; prior, prior-tiny.",
         ),
     ],
     data: Annotated[
@@ -44,7 +51,8 @@ def train_command(
             "--set",
             "-s",
             metavar="FIELD=VALUE",
-            help="Change a field of the recipe, e.g. optimizer.learning_rate=3e-4; repeatable.",
+            help="Change a field of the recipe, e.g. optimizer.learning_rate=3e-4, or of one "
+            "stage of several, tiny-sharp:max_minutes=60; repeatable.",
         ),
     ] = None,
     resume: Annotated[
@@ -86,9 +94,26 @@ def train_command(
     import json
     from dataclasses import replace
 
-    from flowmo.training import override, parse_assignments, start_from, train
+    from flowmo.model.errors import ConfigError
+    from flowmo.training import override, parse_assignments, start_from
     from flowmo.training import recipe as find_recipe
+    from flowmo.training.recipes import STAGED_RECIPES
+    from flowmo.training.stages import stage_configs, train_stages
 
+    run = _runner(ray_workers, ray_address, gpus_per_worker, ray_retries)
+    if recipe in STAGED_RECIPES:
+        if init is not None:
+            raise ConfigError(f"{recipe} begins with nothing; give --init to one of its stages")
+        configs = stage_configs(recipe, assignments or [], data=data or [], out=out)
+        if list_fields:
+            typer.echo(json.dumps({name: one.to_dict() for name, one in configs.items()}, indent=2))
+            return
+        # What a stage finds of its own is gone on with: it was looked at before the first.
+        for result in train_stages(
+            STAGED_RECIPES[recipe], list(configs.values()), partial(run, resume=True), resume=resume
+        ):
+            _report(result)
+        return
     changes = parse_assignments(assignments or [])
     config = find_recipe(recipe)
     if init is not None:
@@ -101,26 +126,52 @@ def train_command(
     if list_fields:
         typer.echo(json.dumps(config.to_dict(), indent=2))
         return
-    if ray_workers is not None:
+    _report(run(config, resume=resume))
+
+
+def _runner(
+    workers: int | None, address: str | None, gpus_per_worker: float | None, retries: int
+) -> "Callable[..., StageResult]":
+    """What trains one run: this process, those of torchrun, or those of Ray Train."""
+    from flowmo.training import train
+    from flowmo.training.stages import StageResult
+
+    def ours(config: "TrainConfig", *, resume: bool) -> StageResult:
+        result = train(config, resume=resume)
+        return StageResult(
+            recipe=Path(config.output).name,
+            stopped=result.stopped,
+            step=result.step,
+            seconds=result.seconds,
+            model=result.best or result.export,
+        )
+
+    def on_ray(config: "TrainConfig", *, resume: bool) -> StageResult:
         from flowmo.cli.train_on_ray import RayOptions, train_on_ray
 
+        assert workers is not None
         options = RayOptions(
-            workers=ray_workers,
-            address=ray_address,
-            gpus_per_worker=gpus_per_worker,
-            retries=ray_retries,
+            workers=workers, address=address, gpus_per_worker=gpus_per_worker, retries=retries
         )
         ended = train_on_ray(config, options, resume=resume)
-        _report(ended["stopped"], ended["step"], ended["seconds"], ended["best"] or ended["export"])
-        return
-    result = train(config, resume=resume)
+        return StageResult(
+            recipe=Path(config.output).name,
+            stopped=ended["stopped"],
+            step=ended["step"],
+            seconds=ended["seconds"],
+            model=Path(ended["best"] or ended["export"]),
+        )
+
+    return ours if workers is None else on_ray
+
+
+def _report(result: "StageResult") -> None:
     if os.environ.get("RANK", "0") != "0":
         return  # the first process reports
-    _report(result.stopped, result.step, result.seconds, result.best or result.export)
-
-
-def _report(stopped: str, step: int, seconds: float, model: str | Path) -> None:
-    typer.echo(f"{stopped} after {step} steps ({seconds / 60:.1f} min); model folder: {model}")
-    if stopped == "interrupted":
+    typer.echo(
+        f"{result.stopped} after {result.step} steps ({result.seconds / 60:.1f} min); model "
+        f"folder: {result.model}"
+    )
+    if result.stopped == "interrupted":
         typer.echo("continue with the same command and --resume", err=True)
         sys.exit(EXIT_INTERRUPTED)

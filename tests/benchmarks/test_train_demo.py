@@ -43,7 +43,7 @@ def call(tmp_path: Path, *, call_minutes: float) -> Path:
 def test_a_call_that_ends_early_is_continued_by_the_next(tmp_path: Path) -> None:
     out = call(tmp_path, call_minutes=0.0)
     state = json.loads((out / "run.json").read_text(encoding="utf-8"))
-    assert state["stages"]["tiny-demo"]["stopped"] == "interrupted"
+    assert state["stages"]["tiny-pretrain"]["stopped"] == "interrupted"
     assert [path.name for path in out.iterdir()] == ["run.json"]
 
     call(tmp_path, call_minutes=5)

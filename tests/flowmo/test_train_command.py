@@ -28,7 +28,7 @@ def _sets(*assignments: str) -> list[str]:
 def test_the_config_is_the_recipe_with_every_change() -> None:
     arguments = [
         "train",
-        "tiny-demo",
+        "tiny-pretrain",
         "-d",
         "a,b",
         "-d",
@@ -43,7 +43,7 @@ def test_the_config_is_the_recipe_with_every_change() -> None:
     assert config.data.paths == ("a,b", "c[1].tar")
     assert config.output == "there"
     assert config.optimizer.learning_rate == 2e-4
-    assert config.model == recipe("tiny-demo").model
+    assert config.model == recipe("tiny-pretrain").model
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_config_is_the_recipe_with_every_change() -> None:
         (["huge"], "no recipe 'huge'"),
         (["fewer-params", *_sets("learning_rate=1")], "did you mean optimizer.learning_rate"),
         (["fewer-params", "--data", "not-there"], "not-there is no folder, image, tar"),
-        (["tiny-demo"], "name a folder, tar or pattern with --data, such as `flowmo train"),
+        (["tiny-pretrain"], "name a folder, tar or pattern with --data, such as `flowmo train"),
         (["fewer-params", *_sets("losses.sample_mse=1")], "ignores losses.sample_mse = 1.0"),
     ],
 )
@@ -85,7 +85,7 @@ def test_finetuning_begins_with_the_shipped_model(tmp_path: Path) -> None:
 def test_a_run_ends_with_a_model_folder_that_loads(tmp_path: Path) -> None:
     for i in range(2):
         Image.new("RGB", (20, 20), (100 * i, 50, 50)).save(tmp_path / f"{i}.png")
-    arguments = ["train", "tiny-demo", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
+    arguments = ["train", "tiny-pretrain", "--data", str(tmp_path), "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*arguments, *_sets(*_SMALL)])
     assert result.exit_code == 0, result.output
     assert "finished after 2 steps" in result.stdout

@@ -32,7 +32,7 @@ _SMALL = (
 
 def _command(pictures: Path, out: Path, steps: int) -> list[str]:
     sets = [text for assignment in (*_SMALL, f"steps={steps}") for text in ("-s", assignment)]
-    return ["train", "tiny-demo", "-d", str(pictures), "-o", str(out), *sets]
+    return ["train", "tiny-pretrain", "-d", str(pictures), "-o", str(out), *sets]
 
 
 def _log(out: Path) -> list[dict[str, float]]:

@@ -18,7 +18,14 @@ SMALL = (
 
 def test_a_checkpoint_just_trained_is_served(tmp_path: Path) -> None:
     photographs = photograph_paths()[0].parent
-    arguments = ["train", "tiny-demo", "--data", str(photographs), "--out", str(tmp_path / "run")]
+    arguments = [
+        "train",
+        "tiny-pretrain",
+        "--data",
+        str(photographs),
+        "--out",
+        str(tmp_path / "run"),
+    ]
     result = CliRunner().invoke(app, [*arguments, *(x for s in SMALL for x in ("--set", s))])
     assert result.exit_code == 0, result.output
     export = tmp_path / "run" / "export"
@@ -48,7 +55,7 @@ def test_a_student_decodes_with_its_own_steps_when_nobody_says_otherwise(tmp_pat
         assert result.exit_code == 0, result.output
         return str(tmp_path / out / "export")
 
-    first = run("tiny-demo", "first", changes=SMALL)
+    first = run("tiny-pretrain", "first", changes=SMALL)
     second = run("post-train", "second", "--init", first, changes=(*later, "losses.sample_mse=1"))
     assert FlowMo.from_pretrained(second).config == FlowMo.from_pretrained(first).config
     student = run(

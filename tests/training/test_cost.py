@@ -129,7 +129,7 @@ def test_recomputation_changes_no_gradient(form: str, compiled: bool) -> None:
 
 
 def test_the_command_says_memory_time_and_days() -> None:
-    asked = ["cost", "--train", "tiny-demo", "--gpus", "2", "--json", "-s", "batch_size=16"]
+    asked = ["cost", "--train", "tiny-pretrain", "--gpus", "2", "--json", "-s", "batch_size=16"]
     report = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).output)
     assert (report["micro_batch"], report["gpus"]) == (8, 2)
     memory = report["memory_bytes"]

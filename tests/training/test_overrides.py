@@ -9,7 +9,7 @@ from flowmo.training.recipes import recipe
 
 def test_values_are_read_by_the_type_of_their_field() -> None:
     config = override(
-        recipe("tiny-demo"),
+        recipe("tiny-pretrain"),
         parse_assignments(
             [
                 "optimizer.learning_rate=3e-4",
@@ -45,7 +45,7 @@ def test_the_recipe_itself_is_unchanged_and_the_last_assignment_wins() -> None:
 
 def test_fields_that_only_fit_together_are_validated_together() -> None:
     config = override(
-        recipe("tiny-demo"),
+        recipe("tiny-pretrain"),
         {"model.encoder.width": "80", "model.encoder.heads": "5", "batch_size": "9",
          "accumulation": "3"},
     )  # fmt: skip
@@ -59,7 +59,7 @@ def test_a_given_rotary_split_is_kept() -> None:
         "model.encoder.heads": "6",
         "model.encoder.rope_dims": "4,6,6",
     }
-    assert override(recipe("tiny-demo"), changes).model.encoder.rope_dims == (4, 6, 6)
+    assert override(recipe("tiny-pretrain"), changes).model.encoder.rope_dims == (4, 6, 6)
 
 
 @pytest.mark.parametrize(

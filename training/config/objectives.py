@@ -68,8 +68,8 @@ class PerceptualConfig:
             of the same names). ``vgg-edge`` and ``efficientnet-lite0`` need the file that was
             fetched. ``random`` is for tests: it measures nothing that people see.
         blocks: How many of the first of the five blocks of ``vgg-edge`` are used.
-        window: stage 1A compares a square of so many pixels, a multiple of 8, at a place that is
-            drawn for each micro-batch; 0 compares whole images.
+        window: stages 1A and 1B compare a square of so many pixels, a multiple of 8, at a place
+            that is drawn for each micro-batch; 0 compares whole images.
         below: stage 1A compares an image with its one-step estimate only where t is at most this.
 
     Raises:

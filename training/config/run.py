@@ -105,6 +105,9 @@ class TrainConfig(Generic[C_co]):
             divides ``batch_size``.
         ema_decay: The decay of the weights' exponential moving average.
         ema_ramp: Whether to use min(decay, (1 + step) / (10 + step)), for runs of few steps.
+        ema_half_life: The half-life of the average as a share of the steps done so far, in (0, 1):
+            it grows with the run, and nothing is left of the weights that the run began with. It
+            takes the place of ``ema_decay`` and ``ema_ramp``; None leaves it to them.
         condition_dropout: The share of samples that see the null condition.
         uniform_share: The share of uniform times in the "fat" logit-normal.
         time_shift: s of t -> s t / (1 + (s - 1) t). 1 is the published distribution; above it,
@@ -162,6 +165,7 @@ class TrainConfig(Generic[C_co]):
     accumulation: int = 1
     ema_decay: float = 0.9999
     ema_ramp: bool = False
+    ema_half_life: float | None = None
     condition_dropout: float = 0.1
     uniform_share: float = 0.1
     time_shift: float = 1.0
@@ -219,6 +223,11 @@ class TrainConfig(Generic[C_co]):
             condition_dropout=self.condition_dropout,
             uniform_share=self.uniform_share,
             ema_decay=self.ema_decay,
+        )
+        half_life = self.ema_half_life
+        require(
+            half_life is None or 0 < half_life < 1,
+            f"ema_half_life must lie between 0 and 1, or be none, got {half_life!r}",
         )
         one_of("precision", self.precision, Precision)
         one_of("recompute", self.recompute, Recompute)

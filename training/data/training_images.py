@@ -31,7 +31,7 @@ class TrainingImages:
         if not config.data.paths:
             raise DataError(
                 "no training images were given: name a folder, tar or pattern with --data, such as "
-                "`flowmo train tiny-demo --data photos/`, or set data.paths"
+                "`flowmo train finetune --data photos/`, or set data.paths"
             )
         self._config, self._size = config, size
         self.index = ImageIndex(config.data.paths, cache=config.data.index_cache, report=report)

@@ -1,5 +1,6 @@
 """Exponential moving average of the weights."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,11 +17,22 @@ class WeightEMA:
         model: its current weights are the first average.
         decay: d.
         ramp: use min(d, (1 + step) / (10 + step)), so that a short run forgets its random start.
+        half_life: With a value h, d is (1 - 1 / step)^a with (1 - h)^a = 1/2 instead: after n steps
+            half of the average is of the last h n (the power function of Karras et al., "Analyzing
+            and Improving the Training Dynamics of Diffusion Models", section 3.1).
     """
 
-    def __init__(self, model: nn.Module, *, decay: float, ramp: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        decay: float,
+        ramp: bool = False,
+        half_life: float | None = None,
+    ) -> None:
         self._decay = decay
         self._ramp = ramp
+        self._exponent = None if half_life is None else -1 / math.log2(1 - half_life)
         self._parameters = dict(model.named_parameters())
         self.shadow: dict[str, Tensor] = {
             name: p.detach().float().clone() for name, p in self._parameters.items()
@@ -29,6 +41,8 @@ class WeightEMA:
 
     def decay_at(self, step: int) -> float:
         """d of the update after ``step`` (counted from 1)."""
+        if self._exponent is not None:
+            return float((1 - 1 / step) ** self._exponent)
         return min(self._decay, (1 + step) / (10 + step)) if self._ramp else self._decay
 
     @torch.no_grad()

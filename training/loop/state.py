@@ -93,7 +93,12 @@ class TrainState:
         return cls(
             model=model,
             optimizer=optimizer,
-            ema=WeightEMA(model, decay=config.ema_decay, ramp=config.ema_ramp),
+            ema=WeightEMA(
+                model,
+                decay=config.ema_decay,
+                ramp=config.ema_ramp,
+                half_life=config.ema_half_life,
+            ),
             weight_norm=WeightNormFixer(task.held_matrices(model))
             if options.fix_weight_norm
             else None,

@@ -174,6 +174,27 @@ def flow_loss(
     return LossTerm("flow", error.square().mean(), weights.flow), estimate
 
 
+def window(images: Tensor, place: Tensor | None, side: int) -> Tensor:
+    """The square of the images that a perceptual network sees.
+
+    Args:
+        images: [B, 3, S, S].
+        place: :attr:`Draws.place`, of which the first row says where the square lies, at a multiple
+            of 8 pixels; None takes the whole images.
+        side: The square's side in pixels, a multiple of 8.
+
+    Returns:
+        [B, 3, side, side], or the images where they are no larger.
+    """
+    if place is None:
+        return images
+    side = min(side, images.shape[2])
+    # Gathered: a slice at a drawn place would wait for the device.
+    start = (place[0] * ((images.shape[2] - side) // 8 + 1)).long() * 8
+    span = torch.arange(side, device=images.device)
+    return images.index_select(2, start[0] + span).index_select(3, start[1] + span)
+
+
 class Quantized(NamedTuple):
     """The latent that the decoder sees, [B, K, D], and what the quantizer adds to the loss."""
 

@@ -11,7 +11,7 @@ from flowmo.training.config.checks import require
 from flowmo.training.evaluation.protocol import FID_PICTURES
 from flowmo.training.loop.generators import Generators
 from flowmo.training.tasks.chain import random_times, sample_chain
-from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize
+from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize, window
 from flowmo.training.tasks.objective import LossTerm, Objective
 from flowmo.training.tasks.task import Report, TrainingData
 from flowmo.training.tasks.tokenizer import (
@@ -32,6 +32,7 @@ def stage_1b(
     perceptual: Perceptual | None = None,
     *,
     recompute: bool = True,
+    side: int = 0,
 ) -> Objective:
     """Flow loss, and what differs between an image and the sample of a whole chain.
 
@@ -44,6 +45,7 @@ def stage_1b(
         weights: The weights of the terms.
         perceptual: compares image and sample; None leaves that out.
         recompute: as in :func:`flowmo.training.tasks.chain.sample_chain`.
+        side: The side of the square that is compared where the draws have a place for it.
     """
     assert draws.start is not None and draws.spacing is not None
     quantized, quantizer_terms, watched = quantize(model, images, draws, weights)
@@ -54,7 +56,8 @@ def stage_1b(
     )
     error = (sample - images).square().mean()
     if perceptual is not None and weights.sample_perceptual > 0:
-        distance = perceptual(sample, images)
+        seen = (window(each, draws.place, side) for each in (sample, images))
+        distance = perceptual(*seen)
         terms.append(LossTerm("sample_perceptual", distance, weights.sample_perceptual))
     if weights.sample_mse > 0:
         terms.append(LossTerm("sample_mse", error, weights.sample_mse))
@@ -151,4 +154,5 @@ class PostTrainTask(TokenizerTask):
             self.config.losses,
             self.perceptual,
             recompute=self.config.post_train.recompute,
+            side=self.config.perceptual.window,
         )

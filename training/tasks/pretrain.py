@@ -6,7 +6,7 @@ from torch import Tensor
 from flowmo.model.flowmo import FlowMo
 from flowmo.training.config import AnyTrainConfig, LossWeights, PerceptualConfig
 from flowmo.training.loop.generators import Generators
-from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize
+from flowmo.training.tasks.flow import Draws, Perceptual, draw, flow_loss, quantize, window
 from flowmo.training.tasks.objective import LossTerm, Objective
 from flowmo.training.tasks.tokenizer import (
     TokenizerTask,
@@ -38,30 +38,14 @@ def stage_1a(
     flow, estimate = flow_loss(model, images, quantized, draws, weights)
     terms = (flow, *terms)
     if perceptual is not None and weights.perceptual > 0:
-        compared = _compared(estimate, images, draws, options or PerceptualConfig())
-        term = LossTerm("perceptual", perceptual(*compared), weights.perceptual)
+        options = options or PerceptualConfig()
+        if options.below < 1.0:  # the distance of an image to itself is 0, and has no gradient
+            near = (draws.t <= options.below)[:, None, None, None]
+            estimate = torch.where(near, estimate, images)
+        seen = (window(each, draws.place, options.window) for each in (estimate, images))
+        term = LossTerm("perceptual", perceptual(*seen), weights.perceptual)
         terms = (*terms, term)
     return Objective(terms=terms, watched=watched)
-
-
-def _compared(
-    estimate: Tensor, images: Tensor, draws: Draws, options: PerceptualConfig
-) -> tuple[Tensor, Tensor]:
-    """What of the estimates and images the perceptual network sees."""
-    if options.below < 1.0:  # the distance of an image to itself is 0, and has no gradient
-        near = (draws.t <= options.below)[:, None, None, None]
-        estimate = torch.where(near, estimate, images)
-    if draws.place is None:
-        return estimate, images
-    # At multiples of 8 pixels, and gathered: a slice at a drawn place would wait for the device.
-    side = min(options.window, images.shape[2])
-    start = (draws.place[0] * ((images.shape[2] - side) // 8 + 1)).long() * 8
-    span = torch.arange(side, device=images.device)
-    rows, columns = start[0] + span, start[1] + span
-    return (
-        estimate.index_select(2, rows).index_select(3, columns),
-        images.index_select(2, rows).index_select(3, columns),
-    )
 
 
 class PretrainTask(TokenizerTask):

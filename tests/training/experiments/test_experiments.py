@@ -150,7 +150,7 @@ def test_processes_train_and_evaluate_widths_together(tmp_path: Path, pictures: 
     others = ["model.image_size=32", "model.code_length=4", "batch_size=4", "compile=false"]
     command = [
         *("experiment", "width-scaling", "--out", str(out), "--train", str(pictures)),
-        *("--recipe", "tiny-demo", "--widths", "1,2", "--unit", "16", "--steps", "2"),
+        *("--recipe", "tiny-pretrain", "--widths", "1,2", "--unit", "16", "--steps", "2"),
         *("--data", str(pictures), "--limit", "6", "--inception", "none", "--lpips", "none"),
         *(part for text in (*small, *others, "data.workers=0") for part in ("-s", text)),
     ]
@@ -248,7 +248,13 @@ def test_the_commands_write_what_they_print(
     sizes = ["image_size=32", "code_length=4", "encoder.width=32", "encoder.depth=1"]
     sets = [f"--set=model.{size}" for size in [*sizes, "decoder.depth=1", "encoder.heads=2"]]
     run(
-        *("width-scaling", "--recipe=tiny-demo", f"--train={pictures}", "--widths=1", "--unit=32"),
+        *(
+            "width-scaling",
+            "--recipe=tiny-pretrain",
+            f"--train={pictures}",
+            "--widths=1",
+            "--unit=32",
+        ),
         *("--steps=1", *sets, "--set=batch_size=2", "--set=tensorboard=false", "--set=device=cpu"),
         *(out["width-scaling"], *without),
     )

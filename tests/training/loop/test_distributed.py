@@ -182,7 +182,7 @@ def test_torchrun_starts_the_command(pictures: Path, tmp_path: Path) -> None:
         "model.sampler.steps=2", "steps=2", "tensorboard=false", "device=cpu", "data.workers=0",
     )  # fmt: skip
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["--standalone", "-m", "flowmo", "train", "tiny-demo", "-d", str(pictures)]
+    command += ["--standalone", "-m", "flowmo", "train", "tiny-pretrain", "-d", str(pictures)]
     command += ["-o", str(tmp_path / "run"), *(x for s in small for x in ("-s", s))]
     result = subprocess.run(
         command,

@@ -121,6 +121,24 @@ def test_stage_1b_is_the_flow_loss_and_the_samples_distance(taught: TrainConfig)
     assert names == ["flow", "entropy", "commitment", "sample_mse"]
 
 
+def test_stage_1b_compares_a_window_where_one_is_asked_for(taught: TrainConfig) -> None:
+    model, images, config = _fresh(taught)
+    config = replace(config, perceptual=PerceptualConfig(network="vgg-edge", window=16))
+    draws = draw(config, Generators.seeded(0, CPU, GENERATORS), chain_steps=2)
+    draws = draws._replace(place=torch.tensor([[0.9, 0.0]] * len(images)))
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def spy(a: Tensor, b: Tensor) -> Tensor:
+        seen.append((a, b))
+        return (a - b).abs().mean()
+
+    stage_1b(model, images, draws, LossWeights(), spy, side=16)
+    ((sample, image),) = seen
+    assert torch.equal(image, images[..., 16:, :16])
+    assert sample.shape == image.shape
+    assert sample.requires_grad
+
+
 def test_stage_1a_compares_the_one_step_estimate(taught: TrainConfig) -> None:
     model, images, config = _fresh(taught)
     draws = draw(config, Generators.seeded(0, CPU, GENERATORS))

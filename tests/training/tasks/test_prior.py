@@ -210,7 +210,7 @@ def test_what_does_not_fit_is_refused(tokens: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ignores data.crop = 'centre'"):
         replace(one, data=DataConfig(paths=(str(tokens),), crop="centre"))
     with pytest.raises(ConfigError, match="ignores prior.label_smoothing = 0.2"):
-        replace(recipe("tiny-demo"), prior=PriorTrainConfig(label_smoothing=0.2))
+        replace(recipe("tiny-pretrain"), prior=PriorTrainConfig(label_smoothing=0.2))
     with pytest.raises(ConfigError, match="mask_schedule must be one of .*, got 'linear'"):
         override(one, {"prior.mask_schedule": "linear"})
 
