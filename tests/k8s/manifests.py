@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = ("overlays/cpu-dev", "overlays/h100", "single")
+OVERLAYS = ("overlays/cpu-dev", "overlays/h100", "overlays/h100-prior", "single")
 
 Manifest = dict[str, Any]
 

@@ -14,7 +14,18 @@ from benchmarks.prometheus import RULES as RECORDING
 from benchmarks.prometheus import find_tool
 from tests.k8s import component_rules
 from tests.k8s.manifests import Manifest, compose, of_kind, pods
-from tests.k8s.test_manifests import GONE, GROUPS, H100, HEAD, POD, RAY, RULES, SINGLE, change
+from tests.k8s.test_manifests import (
+    GONE,
+    GROUPS,
+    H100,
+    HEAD,
+    POD,
+    PRIOR,
+    RAY,
+    RULES,
+    SINGLE,
+    change,
+)
 
 DIGEST = f"sha256:{'0a' * 32}"
 ROLLOUT, ROUTE = "Rollout/flowmo", "HTTPRoute/flowmo"
@@ -42,7 +53,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], l
 @pytest.mark.parametrize(
     ("overlay", "component"),
     [
-        *((overlay, one) for overlay in (H100, SINGLE)
+        *((overlay, one) for overlay in (H100, PRIOR, SINGLE)
           for one in ("digests", "pull-secret", "priorities")),
         (SINGLE, "canary"),
         (SINGLE, "quotas"),
@@ -83,6 +94,10 @@ def test_with_a_component_every_rule_is_kept(
          "head: pulls with nothing"),
         ("pull_secrets", H100, "pull-secret", "Job/flowmo-engines", f"{POD}.imagePullSecrets",
          [{"name": "registry"}], "pulls with ['registry']"),
+        ("pull_secrets", PRIOR, "pull-secret", RAY, f"{GROUPS}.3.template.spec.imagePullSecrets",
+         GONE, "generator: pulls with nothing"),
+        ("priorities", PRIOR, "priorities", RAY, f"{GROUPS}.3.template.spec.priorityClassName",
+         GONE, "generator: no priority"),
         ("priorities", H100, "priorities", RAY, f"{GROUPS}.0.template.spec.priorityClassName",
          GONE, "gateway: no priority"),
         ("priorities", H100, "priorities", "Deployment/flowmo-edge", f"{POD}.priorityClassName",

@@ -124,6 +124,10 @@ def monitoring(manifests: list[Manifest]) -> Iterator[str]:
             if not container["image"].startswith("flowmo-serve"):
                 continue
             exported = {"metrics", *(["http"] if found.group is None else [])}
+            named = {port["name"] for port in container.get("ports", ())}
+            is_node = found.group is not None and container is found.spec["containers"][0]
+            if is_node and "metrics" not in named:
+                yield f"{found.owner}: has no port metrics to be scraped"
             for port in container.get("ports", ()):
                 if port["name"] in exported and not any(
                     _scrapes(monitor["spec"], found.labels, port["name"]) for monitor in monitors
