@@ -21,10 +21,9 @@ def budgets(manifests: list[Manifest]) -> Iterator[str]:
     of pods that must stay; RayCluster has none, and then no pod may be evicted at all.
     """
     spec = ray_service(manifests)
-    groups = {} if spec is None else {
-        group["template"]["metadata"]["labels"]["part"]: group["minReplicas"]
-        for group in spec["rayClusterConfig"]["workerGroupSpecs"]
-    }  # fmt: skip
+    workers = [] if spec is None else spec["rayClusterConfig"]["workerGroupSpecs"]
+    labels = [group["template"]["metadata"]["labels"] for group in workers]
+    groups = {own["part"]: group["minReplicas"] for own, group in zip(labels, workers, strict=True)}
     for budget in of_kind(manifests, "PodDisruptionBudget"):
         name, asked = budget["metadata"]["name"], budget["spec"]
         least, most = asked.get("minAvailable"), asked.get("maxUnavailable")
@@ -42,9 +41,9 @@ def budgets(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{name}: no pod may go, so no node ever drains"
     if spec is not None and budgets_are_due(manifests):
         chosen = [b["spec"]["selector"] for b in of_kind(manifests, "PodDisruptionBudget")]
-        for part in groups:
-            if not any(selects(one, {"app": "flowmo", "part": part}) for one in chosen):
-                yield f"{part}: no budget, and a drain may take all pods of it"
+        for own in labels:
+            if not any(selects(one, own) for one in chosen):
+                yield f"{own['part']}: no budget, and a drain may take all pods of it"
 
 
 def budgets_are_due(manifests: list[Manifest]) -> bool:
