@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.prometheus import RULES as RECORDING
 from benchmarks.prometheus import find_tool
-from tests.k8s import component_rules
+from tests.k8s import component_rules, flows
 from tests.k8s.manifests import K8S, Manifest, compose, of_kind, pods, render
 from tests.k8s.test_manifests import (
     GONE,
@@ -97,6 +97,30 @@ def test_both_clusters_of_a_canary_keep_every_rule(
     assert len(alone) == len(manifests) - 5
     assert [text for rule in RULES for text in rule(alone)] == []
     assert [text for rule in component_rules.RULES for text in rule(manifests)] == []
+
+
+def test_the_documented_canary_leads_to_the_other_cluster_with_an_image_of_its_own(
+    tmp_path: Path,
+) -> None:
+    text = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (block,) = (one for one in text.split("```yaml\n") if "../overlays/h100-next]" in one)
+    up = "/".join([".."] * len(tmp_path.resolve().parts))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "kustomization.yaml").write_text(
+        f"resources: [../{up}{K8S}/{NEXT}]\n"
+        "images: [{name: flowmo-serve, newName: REGISTRY/flowmo-serve, newTag: 0.2.0}]\n"
+    )
+    block = block.partition("```")[0].replace(f"../{NEXT}", "own")
+    (tmp_path / "kustomization.yaml").write_text(block.replace("../", f"{up}{K8S}/"))
+    manifests = render(tmp_path)
+    images = {
+        found.owner.partition(" ")[0]: found.containers[0]["image"] for found in pods(manifests)
+    }
+    assert images["RayService/flowmo-next"] == "REGISTRY/flowmo-serve:0.2.0"
+    assert images["RayService/flowmo"] == "REGISTRY/flowmo-serve:0.1.0"
+    (edge,) = (found for found in pods(manifests) if found.owner == EDGE)
+    assert "flowmo-next-serve-svc:8000" in str(edge.containers[0]["env"])
+    assert list(flows.services(manifests)) == list(component_rules.clusters(manifests)) == []
 
 
 def test_the_canarys_serve_config_is_that_of_h100_with_engines_of_its_own() -> None:
