@@ -50,7 +50,7 @@ kube -n flowmo create secret generic flowmo-ray-token --from-literal=auth_token=
 kube -n flowmo create secret generic flowmo-redis --from-literal=password="$(openssl rand -hex 32)"
 
 say "the API server takes every manifest that it knows"
-for overlay in single overlays/cpu-dev overlays/h100; do
+for overlay in single overlays/cpu-dev overlays/h100 overlays/h100-prior overlays/h100-next; do
     # Kinds of the Prometheus Operator are not installed here.
     kube kustomize "k8s/$overlay" | awk 'BEGIN { RS = "---\n"; ORS = "---\n" }
         !/kind: (PodMonitor|PrometheusRule)/' >/tmp/flowmo-rendered.yaml

@@ -18,19 +18,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from flowmo.model import registry
 from flowmo.model.checkpoint import CheckpointInfo, inspect_checkpoint, load_weights
 from flowmo.model.checkpoint_files import CONFIG_FILE, INDEX_FILE, WEIGHTS_FILE
+from flowmo.model.config import FlowMoConfig
 from flowmo.model.config import preset as find_preset
 from flowmo.model.errors import CheckpointError
 from flowmo.model.files import replacing_folder
 from flowmo.model.fingerprint import compute_fingerprint
 from flowmo.model.hub import resolve_checkpoint
 from flowmo.model.hub_conversion import HUB_ERRORS, reason
+from flowmo.model.prior.checkpoint import PRIOR_TYPE, Prior, inspect_prior
+from flowmo.model.prior.config import PriorConfig
 from flowmo.model.published import convert_published
 
 RECORD_FILE = "fetched.json"
 _URL = re.compile(r"[a-z][a-z0-9+.\-]*://")
 _PUBLISHED = re.compile(r"\.(pth|pt)$")
+
+Info = CheckpointInfo[FlowMoConfig] | CheckpointInfo[PriorConfig]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,8 +64,8 @@ class Source:
         return _PUBLISHED.search(self.name) is not None
 
 
-def fetch_checkpoint(source: Source, folder: Path) -> tuple[CheckpointInfo, bool]:
-    """Fetch a checkpoint, check every weight of it, and give it its name.
+def fetch_checkpoint(source: Source, folder: Path) -> tuple[Info, bool]:
+    """Fetch a tokenizer's or a prior's checkpoint, check every weight, and give it its name.
 
     A folder that was fetched from the same source before is left as it is, without the network.
 
@@ -94,13 +100,26 @@ def fetch_checkpoint(source: Source, folder: Path) -> tuple[CheckpointInfo, bool
                 convert_published(file, find_preset(source.preset or ""), new)
         else:
             _copy_folder(source, new)
-        info = inspect_checkpoint(new)
-        _check_fingerprint(info, source)
+        _check_fingerprint(new, source)
         (new / RECORD_FILE).write_text(json.dumps(asdict(source), indent=2), encoding="utf-8")
-    return inspect_checkpoint(folder), True
+    return _inspect(folder), True
 
 
-def _already(source: Source, folder: Path) -> CheckpointInfo:
+def _inspect(folder: Path) -> Info:
+    if folder.is_dir() and registry.model_type(folder) == PRIOR_TYPE:
+        return inspect_prior(folder)
+    return inspect_checkpoint(folder)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Of the weights as they are, whatever ``config.json`` says."""
+    if registry.model_type(folder) == PRIOR_TYPE:
+        return Prior.from_pretrained(folder).fingerprint()
+    info = inspect_checkpoint(folder)
+    return compute_fingerprint(info.config, load_weights(info))
+
+
+def _already(source: Source, folder: Path) -> Info:
     record = folder / RECORD_FILE
     if not record.is_file():
         raise CheckpointError(
@@ -113,7 +132,7 @@ def _already(source: Source, folder: Path) -> CheckpointInfo:
             f"is asked for; another checkpoint needs another folder, for tokens of the old one can "
             f"be decoded by it alone"
         )
-    return inspect_checkpoint(folder)
+    return _inspect(folder)
 
 
 def _published_file(source: Source, place: Path) -> Path:
@@ -145,7 +164,7 @@ def _copy_folder(source: Source, new: Path) -> None:
         for name in (
             CONFIG_FILE,
             INDEX_FILE,
-            *(file.name for file in inspect_checkpoint(found).files),
+            *(file.name for file in _inspect(found).files),
         ):
             if (found / name).exists():
                 shutil.copyfile(found / name, new / name)
@@ -196,11 +215,11 @@ def _check_sha256(file: Path, source: Source) -> None:
         raise CheckpointError(f"{source.name} has the SHA-256 {found}, expected {source.sha256}")
 
 
-def _check_fingerprint(info: CheckpointInfo, source: Source) -> None:
+def _check_fingerprint(folder: Path, source: Source) -> None:
     """Every weight takes part: a file that was cut or changed on the way is noticed."""
-    found = compute_fingerprint(info.config, load_weights(info))
+    found = _fingerprint(folder)
     for what, expected in (
-        ("its config.json", info.fingerprint),
+        ("its config.json", _inspect(folder).fingerprint),
         ("--fingerprint", source.fingerprint),
     ):
         if expected is not None and expected != found:

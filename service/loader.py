@@ -34,6 +34,7 @@ from flowmo.service.engine.runner import GeneratorRunner, Runner
 from flowmo.service.engine.sizes import TORCH, default_max_batch
 from flowmo.service.engine.torch_generator import TorchGeneratorRunner
 from flowmo.service.engine.torch_runner import TorchRunner
+from flowmo.service.garbage import set_aside
 from flowmo.service.models import Models
 from flowmo.service.settings import Settings
 
@@ -49,7 +50,7 @@ class EngineObservers(Protocol):
 
 
 def open_models(settings: Settings, observers: EngineObservers) -> Models:
-    """Load all models of a server.
+    """Load all models of a server, whose process takes no requests before.
 
     Args:
         settings: Which models, and how they are computed.
@@ -73,7 +74,8 @@ def open_models(settings: Settings, observers: EngineObservers) -> Models:
         runner = loaded.pop(name, None) or load_runner(config)
         generator = load_generator(config, runner.info)
         observer = observers.observer(name, generates=generator is not None)
-        return LocalEngines(runner, runner, engine_settings(config), observer, generator)
+        own = engine_settings(config)
+        return LocalEngines(runner, runner, own, observer, generator, warmed=set_aside)
 
     return Models({name: partial(build, name, config) for name, config in configs.items()})
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from flowmo.service.engine.engines import Engines
 from flowmo.service.errors import UnknownModelError
+from flowmo.service.garbage import let_go
 
 logger = logging.getLogger(__name__)
 
@@ -166,3 +167,5 @@ async def _retire(served: Served, seconds: float) -> None:
             while served.users:  # noqa: ASYNC110  (rare, and nothing waits for it)
                 await asyncio.sleep(_LOOK_EVERY)
     await served.engines.close(seconds)
+    del served
+    let_go()  # engines and their thread know each other, and were set aside with their weights

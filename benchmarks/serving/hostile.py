@@ -7,20 +7,18 @@ default settings. While the attack lasts a process of its own asks /healthz fort
 the longest answer is how long the event loop stood still. Memory is the server's highest, above
 what it had before; its image processes are counted, too. All of it competes for this machine's
 processors, so the same probe without an attack stands beside, and each answer is also counted
-without the time in which the loop's thread or the probe was ready and waited for a processor.
+without the time in which the loop's thread or the probe was ready and waited for a processor. The
+machine's load average before each attack, over the last minute, is what others used of it.
 """
 
 import argparse
-import base64
 import io
 import json
-import multiprocessing
 import os
 import re
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -28,25 +26,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import numpy as np
 from PIL import Image
 
 from benchmarks.environment import environment
+from benchmarks.serving.hostile_bodies import (
+    MEBI,
+    base64_json,
+    escaped_json,
+    nested_json,
+    progressive_jpeg,
+    segmented_jpeg,
+)
+from benchmarks.serving.hostile_watch import Watch
 from flowmo.cli.server_process import ServerProcess
+from flowmo.model.container import MEDIA_TYPE
 from flowmo.training.json_report import write_json
 
-MEBI = 2**20
-BODY_BYTES = 32 * MEBI - 1024
 _ROOT = Path(__file__).resolve().parents[2]
 _CHECKPOINT = _ROOT / "checkpoints" / "tiny"
-_PROBE_PAUSE = 0.025
 _PICTURES = 64
 _LEAVE_AFTER = 1.0
 _DEADLINE = 2.0
+# Of a picture each, in base64: more than all buffers on the way hold.
+_EVENTS = 12
 _HEADER_BYTES = 300_000_000
 _HEADER_CONNECTIONS = 50
 _JSON = {"Content-Type": "application/json"}
@@ -64,6 +70,7 @@ class Outcome:
         memory_mib: The most memory above that before the attack.
         sent_mib: What the attackers sent.
         others: What was answered to somebody else meanwhile.
+        load: The machine's load average of the minute before.
     """
 
     statuses: Mapping[str, int]
@@ -73,132 +80,10 @@ class Outcome:
     memory_mib: float
     sent_mib: float
     others: Mapping[str, Any]
-
-
-# --- what is watched ----------------------------------------------------------------------------
-
-
-def _probe(url: str, server: int, ready: Any, stop: Any, longest: Any) -> None:
-    def waited() -> float:
-        """The seconds that the loop's thread and this one have waited for a processor."""
-        files = (f"/proc/{pid}/task/{pid}/schedstat" for pid in (server, os.getpid()))
-        return sum(int(Path(file).read_text().split()[1]) for file in files) / 1e9
-
-    with httpx.Client(base_url=url, timeout=120) as client:
-        client.get("/healthz")
-        ready.set()
-        while not stop.is_set():
-            begin, before = time.perf_counter(), waited()
-            client.get("/healthz")
-            seconds = time.perf_counter() - begin
-            longest[0] = max(longest[0], seconds)
-            longest[1] = max(longest[1], seconds - (waited() - before))
-            time.sleep(_PROBE_PAUSE)
-
-
-class Watch:
-    """The longest stall and the most memory of a server while a block runs.
-
-    Args:
-        server: The server.
-
-    Attributes:
-        stall_seconds: The longest answer of /healthz.
-        own_stall_seconds: The longest one without what was waited for a processor.
-        memory_bytes: The most memory above that at the start.
-    """
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self.stall_seconds = self.own_stall_seconds = 0.0
-        self.memory_bytes = 0
-
-    def __enter__(self) -> Self:
-        context = multiprocessing.get_context("spawn")
-        ready, self._stop, self._longest = context.Event(), context.Event(), context.Array("d", 2)
-        self._done = threading.Event()
-        self._process = context.Process(
-            target=_probe,
-            args=(self._server.url, self._server.pid, ready, self._stop, self._longest),
-        )
-        self._process.start()
-        before = _resident(self._server.pid)
-
-        def look() -> None:
-            while not self._done.wait(0.02):
-                self.memory_bytes = max(self.memory_bytes, _resident(self._server.pid) - before)
-
-        self._thread = threading.Thread(target=look)
-        self._thread.start()
-        ready.wait(60)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._stop.set()
-        self._thread.join()
-        self._process.join()
-        self.stall_seconds, self.own_stall_seconds = self._longest[0], self._longest[1]
-
-
-def _resident(pid: int) -> int:
-    """Memory that a process and its children have resident."""
-    total = 0
-    for process in (pid, *_children(pid)):
-        try:
-            found = re.search(r"VmRSS:\s*(\d+) kB", Path(f"/proc/{process}/status").read_text())
-        except OSError:
-            continue
-        total += 0 if found is None else int(found[1]) * 1024
-    return total
-
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            found += map(int, path.read_text().split())
-        except OSError:
-            continue
-    return found
+    load: float
 
 
 # --- attacks ------------------------------------------------------------------------------------
-
-
-def nested_json() -> bytes:
-    """As many empty lists as a body may hold."""
-    return b'{"x":[' + b",".join([b"[]"] * (BODY_BYTES // 3)) + b"]}"
-
-
-def base64_json() -> bytes:
-    """A body that is one string; no picture, but what an honest one looks like to the parser."""
-    return b'{"image":"%b"}' % base64.b64encode(os.urandom(BODY_BYTES // 4 * 3 - 64))
-
-
-def escaped_json() -> bytes:
-    """A string of escapes."""
-    return b'{"image":"%b"}' % (b"\\u0041" * (BODY_BYTES // 6 - 16))
-
-
-def progressive_jpeg(side: int = 7000, scans: int = 64) -> bytes:
-    """A picture of 49 megapixels that is gone over ``scans`` times."""
-    tile = np.random.default_rng(0).integers(0, 255, (500, 500, 3), np.uint8)
-    picture = Image.fromarray(np.tile(tile, (side // 500, side // 500, 1)))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", progressive=True, quality=1)
-    data = buffer.getvalue()
-    last = data[data.rfind(b"\xff\xda") : -2]
-    room = (BODY_BYTES - len(data)) // len(last)
-    return data[:-2] + last * min(scans - data.count(b"\xff\xda"), room) + b"\xff\xd9"
-
-
-def segmented_jpeg() -> bytes:
-    """A small picture behind eight million empty comments."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(buffer, "JPEG")
-    data = buffer.getvalue()
-    return data[:2] + b"\xff\xfe\x00\x02" * (BODY_BYTES // 4 - 1000) + data[2:]
 
 
 def post_json(server: ServerProcess, body: bytes, at_once: int) -> tuple[Counter[int], int]:
@@ -271,9 +156,36 @@ def hold_uploads(server: ServerProcess, count: int) -> ExitStack:
     return held
 
 
-def _connect(server: ServerProcess) -> socket.socket:
+def hold_readers(server: ServerProcess, count: int) -> ExitStack:
+    """Decodes whose previews are asked for as events, of which nobody reads one."""
+    tokens = httpx.post(
+        f"{server.url}/v1/tokenize",
+        content=_honest_picture(),
+        headers={"Content-Type": "image/png", "Accept": MEDIA_TYPE},
+        timeout=300,
+    ).content
+    previews = "&".join(f"previews={step}" for step in range(1, _EVENTS + 1))
+    head = (
+        f"POST /v1/detokenize?stream=true&steps={_EVENTS}&guidance=1&{previews} HTTP/1.1\r\n"
+        f"Host: here\r\nContent-Type: {MEDIA_TYPE}\r\nContent-Length: {len(tokens)}\r\n\r\n"
+    )
+    held = ExitStack()
+    for _ in range(count):
+        # What the client's own kernel takes does not count as left unread.
+        connection = held.enter_context(_connect(server, window=4096))
+        connection.sendall(head.encode() + tokens)
+    time.sleep(0.5)
+    return held
+
+
+def _connect(server: ServerProcess, window: int | None = None) -> socket.socket:
     url = urlsplit(server.url)
-    return socket.create_connection((url.hostname or "", url.port or 0), timeout=120)
+    connection = socket.socket()
+    if window is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
+    connection.settimeout(120)
+    connection.connect((url.hostname or "", url.port or 0))
+    return connection
 
 
 def _status(connection: socket.socket) -> int:
@@ -281,16 +193,20 @@ def _status(connection: socket.socket) -> int:
     return int(line[1]) if len(line) > 1 else 0
 
 
-def _ask(server: ServerProcess, seconds: float | None = None) -> dict[str, Any]:
-    """An honest picture, and how long its answer took."""
+def _honest_picture() -> bytes:
     buffer = io.BytesIO()
     Image.linear_gradient("L").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _ask(server: ServerProcess, seconds: float | None = None) -> dict[str, Any]:
+    """An honest picture, and how long its answer took."""
     headers = {"Content-Type": "image/png"}
     if seconds is not None:
         headers["X-Request-Timeout-Seconds"] = f"{seconds:g}"
     begin = time.perf_counter()
     answer = httpx.post(
-        f"{server.url}/v1/tokenize", content=buffer.getvalue(), headers=headers, timeout=300
+        f"{server.url}/v1/tokenize", content=_honest_picture(), headers=headers, timeout=300
     )
     found: dict[str, Any] = {
         "status": answer.status_code,
@@ -343,6 +259,30 @@ def _uploads(count: int) -> Attack:
     return attack
 
 
+def _readers(count: int) -> Attack:
+    def attack(server: ServerProcess) -> tuple[Counter[int], int, dict[str, Any]]:
+        begin = time.perf_counter()
+        with hold_readers(server, count):
+            others = {"meanwhile": _ask(server)}
+            while (answer := _ask(server))["status"] != httpx.codes.OK:
+                time.sleep(0.5)
+            others["the next answer"] = answer
+            while _admitted(server):
+                time.sleep(0.1)
+            others["every place is free after"] = {"seconds": round(time.perf_counter() - begin, 1)}
+        return Counter(), 0, others
+
+    return attack
+
+
+def _admitted(server: ServerProcess) -> float:
+    """The requests that the server says are inside."""
+    text = httpx.get(f"{server.url}/metrics", timeout=120).text
+    found = re.search(r"^flowmo_requests_admitted (\S+)$", text, flags=re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
 def _nothing(_: ServerProcess) -> tuple[Counter[int], int, dict[str, Any]]:
     time.sleep(3.0)
     return Counter(), 0, {}
@@ -364,6 +304,8 @@ def attacks() -> Iterator[tuple[str, Callable[[], Attack]]]:
     yield f"{_PICTURES} segmented JPEGs", lambda: _picture_attack(segmented_jpeg)
     yield "8 uploads that stop", lambda: _uploads(8)
     yield "64 uploads that stop", lambda: _uploads(64)
+    yield "8 readers that do not read", lambda: _readers(8)
+    yield "64 readers that do not read", lambda: _readers(64)
 
 
 @contextmanager
@@ -378,6 +320,7 @@ def _server(folder: Path) -> Iterator[ServerProcess]:
 def measure(make: Callable[[], Attack]) -> Outcome:
     """Start a server, attack it, and look at it meanwhile."""
     attack = make()
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder, _server(Path(folder)) as server:
         begin = time.perf_counter()
         with Watch(server) as watch:
@@ -391,6 +334,7 @@ def measure(make: Callable[[], Attack]) -> Outcome:
         memory_mib=round(watch.memory_bytes / MEBI, 1),
         sent_mib=round(sent / MEBI, 1),
         others=others,
+        load=round(load, 1),
     )
 
 

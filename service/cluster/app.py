@@ -21,6 +21,7 @@ from flowmo.service.cluster.logs import configure_process_logs
 from flowmo.service.cluster.metrics import RayInstruments
 from flowmo.service.cluster.remote import RemoteEngines, described
 from flowmo.service.cluster.replicas import DecoderReplica, EncoderReplica, GeneratorReplica
+from flowmo.service.garbage import set_aside
 from flowmo.service.http.app import create_app
 from flowmo.service.http.cancellation import counted_together
 from flowmo.service.http.form import Form
@@ -80,6 +81,7 @@ class Gateway:
             cancel_elsewhere=_cancel_everywhere,
         )
         self._service: Service = app.state.service
+        set_aside()
         return app
 
     def cancel_here(self, key: str | None, request_id: str) -> int | None:

@@ -39,6 +39,7 @@ from flowmo.service.engine.model_info import ModelInfo, PriorInfo
 from flowmo.service.engine.observer import EngineKind
 from flowmo.service.engine.streams import own_stream
 from flowmo.service.errors import RequestError
+from flowmo.service.garbage import set_aside
 from flowmo.service.loader import load_prior_of, load_runner
 from flowmo.service.telemetry.metrics import EngineMetrics
 
@@ -76,7 +77,7 @@ class _Replica(ABC, Generic[Engine]):
         device = self._load(config)
         give_back_memory()  # that of the other half, which was loaded to know the fingerprint
         self._metrics = EngineMetrics(RayInstruments())
-        self._device = DeviceThread(own_stream(device))
+        self._device = DeviceThread(own_stream(device), warmed=set_aside)
         self._engine: Engine = self._make_engine(config)
         self._work_share = WorkShare(lambda: self._engine.computed_seconds)
 

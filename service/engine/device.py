@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class DeviceThread:
     Args:
         within: What the thread enters first and leaves last, such as
             :func:`flowmo.service.engine.streams.own_stream`; used once.
+        warmed: Called in the thread when the workers are warm, before it counts as ready.
         stuck_seconds: The age, in seconds, from which a batch may count as stuck; it must also have
             run for :data:`STUCK_BATCHES` times the slowest one measured.
 
@@ -69,9 +70,11 @@ class DeviceThread:
         self,
         within: AbstractContextManager[None] | None = None,
         *,
+        warmed: Callable[[], None] | None = None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._within = within or nullcontext()
+        self._warmed = warmed
         self.changed = threading.Condition()
         self.health = DeviceHealth()
         self._workers: Sequence[Worker] = ()
@@ -156,6 +159,8 @@ class DeviceThread:
 
     def _work(self) -> None:
         self._slowest = max(worker.warm_up() for worker in self._workers)
+        if self._warmed is not None:
+            self._warmed()
         self._warm = True
         while (worker := self._next()) is not None:
             self._busy_since = time.monotonic()

@@ -1,7 +1,7 @@
 """The engines of one model, on one device of this process."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flowmo.service.engine.calls import DEFAULT_MAX_QUEUED_REQUESTS, Batching
@@ -43,6 +43,7 @@ class LocalEngines:
         settings: How the engines work; the defaults of :class:`EngineSettings` without it.
         observer: Is notified of what happens in the engines; nobody is without it.
         generator: The runner of the model's prior; tokens cannot be generated without it.
+        warmed: Called in the device thread when the engines are warm, before they count as ready.
     """
 
     def __init__(
@@ -52,11 +53,12 @@ class LocalEngines:
         settings: EngineSettings | None = None,
         observer: EngineObserver | None = None,
         generator: GeneratorRunner | None = None,
+        warmed: Callable[[], None] | None = None,
     ) -> None:
         settings, observer = settings or EngineSettings(), observer or NullObserver()
         self._info = decoder.info
         self._runners: tuple[object, ...] = (encoder, decoder)
-        self.device = DeviceThread(own_stream(decoder.device))
+        self.device = DeviceThread(own_stream(decoder.device), warmed=warmed)
         self.encoder = EncoderEngine(
             encoder, self.device, observer, max_queued_requests=settings.max_queued_requests
         )

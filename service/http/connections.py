@@ -12,6 +12,8 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from flowmo.service.http.reading_turns import FlowInTurns, ReadingTurns
+
 logger = logging.getLogger(__name__)
 
 MAX_HEADER_FIELDS = 100
@@ -61,6 +63,7 @@ class _LimitedProtocol(HttpToolsProtocol):
     """One connection, within limits."""
 
     _pending: _Pending
+    _turns: ReadingTurns
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -100,6 +103,7 @@ class _LimitedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = FlowInTurns(transport, self._turns)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -222,4 +226,5 @@ def limited_protocol(limits: ConnectionLimits) -> type[asyncio.Protocol]:
     Returns:
         A class; uvicorn makes an instance for each connection.
     """
-    return type("LimitedProtocol", (_LimitedProtocol,), {"_pending": _Pending(limits)})
+    shared = {"_pending": _Pending(limits), "_turns": ReadingTurns()}
+    return type("LimitedProtocol", (_LimitedProtocol,), shared)

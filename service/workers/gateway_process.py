@@ -17,6 +17,7 @@ from uvicorn.loops.auto import auto_loop_factory
 from flowmo.cores import usable_cores
 from flowmo.model.errors import FlowMoError
 from flowmo.service.engine.engines import Engines
+from flowmo.service.garbage import set_aside
 from flowmo.service.http.app import create_app
 from flowmo.service.http.form import Form
 from flowmo.service.http.image_readers import MOST_IMAGES
@@ -66,6 +67,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         when_supervisor_ends(self._end)
+        set_aside()
         tell(listening=True)
 
     def _end(self) -> None:

@@ -57,6 +57,32 @@ def check_contents(root: Path, container: Container) -> str:
     return f"none of {', '.join(_TOOLS)}; /opt is root's"
 
 
+def check_waiting(container: Container, folder: Path) -> str:
+    """The init containers' own scripts, with what they call of the image: they end, or wait."""
+    manifests = render(K8S / "overlays" / "h100-prior")
+    scripts = {
+        one["command"][2]
+        for found in pods(manifests)
+        for one in found.spec.get("initContainers", ())
+        if one["name"] == "wait-for-engines"
+    }
+    for script in scripts:
+        name = script.partition("/engines/")[2].partition(".ready")[0]
+        there = script.replace("/checkpoints/", "/tmp/checkpoints/")
+        there = there.replace("/engines/", "/tmp/engines/")
+        made = f"mkdir -p /tmp/checkpoints/{name} /tmp/engines; cd /tmp"
+        made += f"; echo {{}} >checkpoints/{name}/config.json; (flowmo --version; echo {{}})"
+        for ready, expected in ((f"engines/{name}.ready", 0), ("engines/other.ready", 124)):
+            # 124 is of timeout: it goes on waiting.
+            shell = f'{made} >{ready}; export WAIT; timeout 20 sh -c "$WAIT"'
+            status, said = container.run(
+                ["sh", "-c", shell], output=folder / "wait.log", environment={"WAIT": there}
+            )
+            if status != expected or ("waiting" in said) is not bool(expected):
+                raise ImageError(f"the pods of {name} end waiting with {status}: {said[-500:]}")
+    return f"{len(scripts)} scripts wait for their engines and for no others"
+
+
 def check_commands(container: Container, folder: Path) -> str:
     """The other things that the one image is for: training, evaluation, export, Ray, the doctor."""
     modules = "ray.serve, ray.train, torchvision, torchmetrics, onnx, onnxruntime, s3fs"
@@ -69,6 +95,9 @@ def check_commands(container: Container, folder: Path) -> str:
         container.command("inspect", "/opt/flowmo/flowmo/checkpoints/tiny"),
         container.command("inspect", "/opt/flowmo/flowmo/checkpoints/prior-tiny"),
         container.command("export", "--help"),
+        container.command("fetch", "/opt/flowmo/flowmo/checkpoints/prior-tiny", "/tmp/prior"),
+        container.command("generate", "--class", "scenes", "--out", "/tmp/generated"),
+        container.command("build-engine", "--help"),
         container.command("train", "tiny-demo", "--data", "x", "--list-fields"),
         ["python3", "-c", f"import {modules}"],
     ):
@@ -79,7 +108,7 @@ def check_commands(container: Container, folder: Path) -> str:
     status, said = container.run(
         container.command("doctor", "--json"), output=folder / "doctor.log"
     )
-    return f"version, inspect, export, train, imports; doctor: status {status}"
+    return f"version, inspect, fetch, generate, export, train, imports; doctor: status {status}"
 
 
 def check_service(container: Container, folder: Path) -> str:
@@ -90,7 +119,7 @@ def check_service(container: Container, folder: Path) -> str:
     refused, said = container.run(container.command(), output=folder / "refused.log")
     if refused == 0 or "--allow-anonymous" not in said:
         raise ImageError(f"it should refuse to listen to all without keys, and said {said[-500:]}")
-    variables = {"FLOWMO_PORT": port, "FLOWMO_HOST": "127.0.0.1"}
+    variables = {"FLOWMO_PORT": port, "FLOWMO_HOST": "127.0.0.1", "FLOWMO_PRIOR": "prior-tiny"}
     log = folder / "server.log"
     began = time.monotonic()
     server = container.start(container.command(), output=log, environment=variables)
@@ -102,10 +131,7 @@ def check_service(container: Container, folder: Path) -> str:
         if status:
             raise ImageError(f"the image's health check fails on a healthy server: {said[-500:]}")
         url = f"http://127.0.0.1:{port}"
-        demo = [sys.executable, "-m", "flowmo", "demo", "--url", url, "--out", str(folder / "demo")]
-        build.run(*demo)
-        if not (folder / "demo" / "comparison.png").is_file():
-            raise ImageError("the demo wrote no picture")
+        _ask_as_users_do(url, folder / "demo")
         owner = Path(f"/proc/{server.pid}").stat().st_uid
         if owner != 10001:
             raise ImageError(f"it runs as user {owner}")
@@ -116,7 +142,18 @@ def check_service(container: Container, folder: Path) -> str:
     dead, _ = container.run(health, output=folder / "health.log", environment=variables)
     if dead == 0:
         raise ImageError("the health check passes without a server")
-    return f"ready after {started:.1f} s; demo, health check and SIGTERM as they should be"
+    return f"ready after {started:.1f} s; demo, generate, health check, SIGTERM as they should be"
+
+
+def _ask_as_users_do(url: str, out: Path) -> None:
+    """The demo, and a picture of the prior that comes with the image."""
+    build.run(sys.executable, "-m", "flowmo", "demo", "--url", url, "--out", out)
+    if not (out / "comparison.png").is_file():
+        raise ImageError("the demo wrote no picture")
+    generate = ("generate", "--class", "scenes", "--url", url, "--out", out / "generated")
+    build.run(sys.executable, "-m", "flowmo", *generate)
+    if not (out / "generated" / "scenes-0.png").is_file():
+        raise ImageError("the prior made no picture")
 
 
 def check_ray(container: Container, folder: Path) -> str:
@@ -126,7 +163,9 @@ def check_ray(container: Container, folder: Path) -> str:
     config = serve_config(manifests)
     (application,) = config["applications"]
     (model,) = application["args"]["models"].values()
-    for part in (application["args"]["gateway"], model["encoder"], model["decoder"]):
+    model |= {"prior": "prior-tiny", "generator": dict(model["encoder"])}
+    parts = (model["encoder"], model["decoder"], model["generator"])
+    for part in (application["args"]["gateway"], *parts):
         part.pop("labels")  # one node is all of them here
         part["num_cpus"] = 0.2
     # The proxy starts where a replica is; here the head is the only node.
@@ -161,10 +200,7 @@ def check_ray(container: Container, folder: Path) -> str:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
                 answers[name] = str(answer.status)
         answers["worker"] = _probe(container, asked.command, folder / "probe.log")
-        build.run(
-            *(sys.executable, "-m", "flowmo", "demo", "--url", "http://127.0.0.1:8000"),
-            *("--out", str(folder / "ray-demo")),
-        )
+        _ask_as_users_do("http://127.0.0.1:8000", folder / "ray-demo")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         answers["access log"] = f"{sum('flowmo.access' in line for line in lines)} lines"
         if not any("flowmo.access" in line and '"outcome": "ok"' in line for line in lines):
@@ -257,6 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 checks: dict[str, Callable[[], str]] = {
                     "contents": lambda: check_contents(root, container),
                     "read-only": lambda: check_read_only(container, folder),
+                    "waiting": lambda: check_waiting(container, folder),
                     "commands": lambda: check_commands(container, folder),
                     "service": lambda: check_service(container, folder),
                     "ray": lambda: check_ray(container, folder),

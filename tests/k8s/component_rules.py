@@ -10,6 +10,7 @@ from tests.k8s.manifests import Manifest, Pods, of_kind, pods, quantity, selects
 PULL_SECRET = "flowmo-registry"
 # The burn rate that pages.
 _BURNS_FAST = "14.4"
+_LONGEST = {"FLOWMO_MAX_DEADLINE_SECONDS", "EDGE_SERVER_SECONDS"}
 _BUILT_IN = {"system-node-critical", "system-cluster-critical"}
 _UPKEEP = ("DaemonSet/", "Job/")
 _OF_THE_CLUSTER = {
@@ -150,9 +151,14 @@ def _is_scaled(manifests: list[Manifest], rollout: Manifest) -> Iterator[str]:
         for delay in ("abortScaleDownDelaySeconds", "scaleDownDelaySeconds"):
             if spec["strategy"]["canary"].get(delay, 30) < grace:
                 yield f"{name}: {delay} ends pods while the route may still send to them"
-    for scaler in of_kind(manifests, "HorizontalPodAutoscaler"):
+    scalers = of_kind(manifests, "HorizontalPodAutoscaler")
+    for scaler in scalers:
         if scaler["spec"]["scaleTargetRef"]["kind"] != "Rollout":
             yield f"{name}: the autoscaler changes the Deployment, whose pods are the Rollout's"
+    if not scalers and spec.get("replicas", 1) < 2:
+        yield f"{name}: one pod, and none while it is replaced"
+    if any("replicas" in one["spec"] for one in of_kind(manifests, spec["workloadRef"]["kind"])):
+        yield f"{name}: every apply gives {workload} pods again, beside the Rollout's"
 
 
 def _is_routed(manifests: list[Manifest], rollout: Manifest, services: list[str]) -> Iterator[str]:
@@ -192,9 +198,9 @@ def _outlasts(manifests: list[Manifest], rule: Manifest) -> Iterator[str]:
 
 
 def _longest(found: Pods) -> float:
-    """The longest deadline of a request there, in seconds."""
+    """The longest that a request may take there, in seconds."""
     return max(
-        float(one.get("value") or 0) if one["name"] == "FLOWMO_MAX_DEADLINE_SECONDS" else 0.0
+        float(one.get("value") or 0) if one["name"] in _LONGEST else 0.0
         for container in found.containers
         for one in container.get("env", ({"name": ""},))
     )
@@ -228,6 +234,47 @@ def _is_judged(manifests: list[Manifest], analysis: Manifest | None) -> Iterator
             yield f"the objective {objective} is not looked at"
 
 
+def clusters(manifests: list[Manifest]) -> Iterator[str]:
+    """Two Ray clusters are told apart by whoever judges, drains or waits for engines."""
+    services = of_kind(manifests, "RayService")
+    names = {one["metadata"]["name"] for one in services}
+    for found in pods(manifests):
+        own = found.owner.partition("/")[2].partition(" ")[0]
+        if found.group is not None and found.labels.get("track") != own:
+            yield f"{found.owner}: its track is {found.labels.get('track')}, and not {own}"
+    if len(services) < 2:
+        return
+    for monitor in of_kind(manifests, "PodMonitor"):
+        endpoint = monitor["spec"]["podMetricsEndpoints"][0]
+        if "track" not in {one["targetLabel"] for one in endpoint.get("relabelings", ())}:
+            yield f"{monitor['metadata']['name']}: series do not say of which cluster they are"
+    marks = [
+        re.findall(r"\S+[.]ready", str(container.get("command")))
+        for found in pods(manifests)
+        if found.labels.get("part") == "decoder"
+        for container in found.spec.get("initContainers", ())
+    ]
+    if len({str(one) for one in marks}) < len(services):
+        yield f"clusters of different releases wait for the same mark: {marks}"
+    for rollout in of_kind(manifests, "Rollout"):
+        yield from _is_between(manifests, rollout, names)
+
+
+def _is_between(manifests: list[Manifest], rollout: Manifest, names: set[str]) -> Iterator[str]:
+    """Edges lead to a cluster, and one that is there is judged."""
+    name, spec = rollout["metadata"]["name"], rollout["spec"]
+    analysis = spec["strategy"]["canary"].get("analysis", {})
+    told = {one["name"]: one.get("value") for one in analysis.get("args", ())}.get("canary")
+    if told not in names:
+        yield f"{name}: {told} is no RayService, so nobody is judged"
+    workload = f"{spec['workloadRef']['kind']}/{spec['workloadRef']['name']}"
+    # To which, flows.services says.
+    if not any(
+        found.owner == workload and "EDGE_UPSTREAM" in str(found.spec) for found in pods(manifests)
+    ):
+        yield f"{name}: {workload} leads to no cluster"
+
+
 def namespaces(manifests: list[Manifest]) -> Iterator[str]:
     """All is in the one namespace: what names none is made in whichever kubectl has chosen."""
     (own,) = (one["metadata"]["name"] for one in of_kind(manifests, "Namespace"))
@@ -237,4 +284,4 @@ def namespaces(manifests: list[Manifest]) -> Iterator[str]:
             yield f"{kind}/{metadata['name']} is in {metadata.get('namespace')}, and not in {own}"
 
 
-RULES = (digests, pull_secrets, priorities, quotas, canary, namespaces)
+RULES = (digests, pull_secrets, priorities, quotas, canary, clusters, namespaces)

@@ -20,9 +20,10 @@ from jsonschema import Draft202012Validator
 from tests.k8s.manifests import K8S, OVERLAYS, Manifest, compose, render
 
 _WITH_COMPONENTS = (
-    ("single", "canary"),
-    ("single", "keda"),
-    ("overlays/h100", "incremental-upgrade"),
+    ("single", "canary", ""),
+    ("single", "keda", ""),
+    ("overlays/h100", "incremental-upgrade", ""),
+    ("overlays/h100", "canary-ray", "overlays/h100-next"),
 )
 
 
@@ -109,9 +110,9 @@ def problems(manifests: list[Manifest], definition: Manifest) -> Iterator[str]:
 def everything() -> list[tuple[str, list[Manifest]]]:
     """Overlays, and what components add to one, by name."""
     made = [(overlay, render(K8S / overlay)) for overlay in OVERLAYS]
-    for overlay, component in _WITH_COMPONENTS:
+    for overlay, component, beside in _WITH_COMPONENTS:
         with tempfile.TemporaryDirectory() as folder:
-            manifests = compose(Path(folder), overlay, component)
+            manifests = compose(Path(folder), overlay, component, beside=beside)
         made.append((f"{overlay} with {component}", manifests))
     return made
 

@@ -201,10 +201,12 @@ def services(manifests: list[Manifest]) -> Iterator[str]:
         name, _, number = address.partition(":")
         if not number.isdigit() or not behind(manifests, name, int(number)):
             yield f"Redis: {address} is no Service with a pod behind it"
+    # The operator makes them, each of a RayService.
+    proxies = [
+        f"{one['metadata']['name']}-serve-svc:8000" for one in of_kind(manifests, "RayService")
+    ]
     for found in pods(manifests):
         for container in found.containers:
             for one in container.get("env", ()):
-                if one["name"] == "EDGE_UPSTREAM" and (
-                    one["value"] != "flowmo-serve-svc:8000" or spec is None
-                ):
+                if one["name"] == "EDGE_UPSTREAM" and one["value"] not in proxies:
                     yield f"{found.owner}: {one['value']} is not the operator's Service of proxies"

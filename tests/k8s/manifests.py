@@ -13,7 +13,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = ("overlays/cpu-dev", "overlays/h100", "single")
+OVERLAYS = ("overlays/cpu-dev", "overlays/h100", "overlays/h100-prior", "single")
 
 Manifest = dict[str, Any]
 
@@ -31,12 +31,13 @@ def render(folder: Path) -> list[Manifest]:
     return copy.deepcopy(list(_rendered(folder)))
 
 
-def compose(folder: Path, overlay: str, *components: str) -> list[Manifest]:
-    """An overlay with further components, rendered in an empty folder."""
+def compose(folder: Path, overlay: str, *components: str, beside: str = "") -> list[Manifest]:
+    """An overlay, and perhaps one beside it, with components, rendered in an empty folder."""
     up = "/".join([".."] * len(folder.resolve().parts[1:]))
     named = ", ".join(f"{up}{K8S}/components/{name}" for name in components)
+    resources = ", ".join(f"{up}{K8S}/{name}" for name in (overlay, beside) if name)
     (folder / "kustomization.yaml").write_text(
-        f"namespace: flowmo\nresources: [{up}{K8S}/{overlay}]\ncomponents: [{named}]\n"
+        f"namespace: flowmo\nresources: [{resources}]\ncomponents: [{named}]\n"
     )
     return render(folder)
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from flowmo.model.checkpoint import expected_shapes
 from flowmo.model.config import PRESETS
+from flowmo.model.prior.checkpoint import expected_prior_shapes
+from flowmo.model.prior.config import PRIOR_PRESETS
 from tests.k8s.manifests import (
     Manifest,
     Pods,
@@ -27,6 +29,8 @@ SECRET_KEYS = {
 OPTIONAL_SECRETS = {"flowmo-store"}
 # What the image sets; a pod that sets it, too, loses the image's.
 IMAGE_VARIABLES = {"PATH", "PYTHONPATH", "HOME", "PYTHONUNBUFFERED", "FLOWMO_LOG_FORMAT"}
+# Whose weights each part holds.
+_WEIGHTS = {"encoder": "checkpoint", "decoder": "checkpoint", "generator": "prior"}
 _GI = 1 << 30
 
 
@@ -63,13 +67,18 @@ def _mounts_of_parts(manifests: list[Manifest]) -> Iterator[str]:
 
 
 def _of_parts(arguments: Manifest, keys: str | None) -> dict[str, list[str]]:
-    paths = [
-        str(model[field])
-        for model in arguments["models"].values()
-        for field in ("checkpoint", "engine_cache")
-        if str(model.get(field, "")).startswith("/")
-    ]
-    return {"gateway": [keys] if keys else [], "encoder": paths, "decoder": paths}
+    def paths(*fields: str) -> list[str]:
+        found = [model.get(field) for model in arguments["models"].values() for field in fields]
+        return [path for path in found if str(path).startswith("/")]
+
+    halves = paths("checkpoint", "engine_cache")
+    return {
+        "gateway": [keys] if keys else [],
+        "encoder": halves,
+        "decoder": halves,
+        # The tokenizer's config says whose tokens the prior must know.
+        "generator": [*halves, *paths("prior")],
+    }
 
 
 def _own_paths(container: Manifest) -> Iterator[tuple[str, bool]]:
@@ -191,7 +200,10 @@ def spread(manifests: list[Manifest]) -> Iterator[str]:
 
 @functools.cache
 def _parameters(preset: str) -> int:
-    shapes = expected_shapes(PRESETS[preset]).values()
+    if preset in PRIOR_PRESETS:
+        shapes = expected_prior_shapes(PRIOR_PRESETS[preset]).values()
+    else:
+        shapes = expected_shapes(PRESETS[preset]).values()
     return sum(functools.reduce(lambda a, b: a * b, shape, 1) for shape in shapes)
 
 
@@ -201,11 +213,15 @@ def memory(manifests: list[Manifest]) -> Iterator[str]:
         return
     (application,) = serve_config(manifests)["applications"]
     for model in application["args"]["models"].values():
-        preset = str(model["checkpoint"]).rpartition("/")[2]
-        needed = 2 * 2 * _parameters(preset) + 2 * _GI
-        for found in pods(manifests):
-            if found.group is None or found.labels.get("part") not in {"encoder", "decoder"}:
-                continue
+        for part, field in _WEIGHTS.items():
+            if field in model:
+                yield from _holds(manifests, part, str(model[field]).rpartition("/")[2])
+
+
+def _holds(manifests: list[Manifest], part: str, preset: str) -> Iterator[str]:
+    needed = 2 * 2 * _parameters(preset) + 2 * _GI
+    for found in pods(manifests):
+        if found.group is not None and found.labels.get("part") == part:
             limit = quantity(found.spec["containers"][0]["resources"]["limits"]["memory"])
             if limit < needed:
                 yield f"{found.owner}: {limit / _GI:.1f} GiB, and {preset} needs {needed / _GI:.1f}"

@@ -180,15 +180,17 @@ def config(manifests: list[Manifest]) -> Iterator[str]:
         yield "proxies listen to their own pod only"
     if http.get("request_timeout_s", math.inf) <= settings.max_deadline_seconds:
         yield "the proxy gives up before the longest deadline"
-    ports = {
-        port["containerPort"]
-        for found in pods(manifests)
-        if found.group is not None
-        for port in found.spec["containers"][0]["ports"]
-        if port["name"] == "serve"
-    }
-    if ports != {http.get("port")}:
-        yield f"pods name port {sorted(ports)} serve, and proxies listen on {http.get('port')}"
+    for found in pods(manifests):
+        if found.group is None:
+            continue
+        ports = [
+            port["containerPort"]
+            for port in found.spec["containers"][0]["ports"]
+            if port["name"] == "serve"
+        ]
+        if ports != [http.get("port")]:
+            listens = http.get("port")
+            yield f"{found.owner}: its port serve is {ports}, and proxies listen on {listens}"
     for found in pods(manifests):
         variables = {
             one["name"]: one.get("value") for c in found.containers for one in c.get("env", ())
@@ -234,29 +236,47 @@ def waiting(manifests: list[Manifest]) -> Iterator[str]:
     if spec is None:
         return
     (application,) = serve_config(manifests)["applications"]
-    jobs = [found for found in pods(manifests) if found.owner.startswith("Job/")]
     for model in application["args"]["models"].values():
-        folder, engines = str(model["checkpoint"]), model.get("engine_cache")
-        if not folder.startswith("/"):
+        for field, parts in (("checkpoint", {"encoder", "decoder"}), ("prior", {"generator"})):
+            folder = str(model.get(field, ""))
+            if folder.startswith("/"):
+                yield from _waits(manifests, parts, folder, str(model.get("engine_cache")))
+
+
+def _waits(manifests: list[Manifest], parts: set[str], folder: str, engines: str) -> Iterator[str]:
+    jobs = [found for found in pods(manifests) if found.owner.startswith("Job/")]
+    brought, told = False, []
+    for job in jobs:
+        # What is before the last runs in its order; the last when all of them have ended.
+        for one in (*job.spec.get("initContainers", ()), *job.spec["containers"]):
+            arguments = one.get("args", [""])
+            if arguments[0] == "fetch" and folder in arguments:
+                brought = True
+            if "--ready" in arguments and folder in arguments:
+                told.append(arguments[arguments.index("--ready") + 1])
+                if not brought:
+                    yield f"{one['name']} builds engines of {folder} before it is there"
+    if not brought:
+        yield f"nobody brings {folder}"
+    for found in pods(manifests):
+        if found.group is None or found.labels.get("part") not in parts:
             continue
-        first = [one for job in jobs for one in job.spec.get("initContainers", ())]
-        if not any(one.get("args", [""])[0] == "fetch" and folder in one["args"] for one in first):
-            yield f"nobody brings {folder}"
-        told = [
-            one["args"][one["args"].index("--ready") + 1]
-            for job in jobs
-            for one in job.spec["containers"]
-            if "--ready" in one.get("args", ()) and folder in one["args"]
-        ]
-        for found in pods(manifests):
-            if found.group is None or found.labels.get("part") not in {"encoder", "decoder"}:
-                continue
-            scripts = [str(one.get("command")) for one in found.spec.get("initContainers", ())]
-            mark = f"{engines}/{folder.rpartition('/')[2]}.ready"
-            if not any(mark in text and f"{folder}/config.json" in text for text in scripts):
-                yield f"{found.owner} begins before its engines are there"
-            elif mark not in told:
-                yield f"{found.owner} waits for {mark}, which nobody writes"
+        scripts = [str(one.get("command")) for one in found.spec.get("initContainers", ())]
+        mark = f"{engines}/{folder.rpartition('/')[2]}.ready"
+        if not any(mark in text and f"{folder}/config.json" in text for text in scripts):
+            yield f"{found.owner} begins before its engines are there"
+        elif mark not in told:
+            yield f"{found.owner} waits for {mark}, which nobody writes"
+
+
+def _deployments(parsed: ClusterConfig) -> dict[str, Scaling]:
+    """The replicas of each deployment, by its name."""
+    found = {"gateway": parsed.gateway}
+    for name, model in parsed.models.items():
+        found |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
+        if model.prior is not None:
+            found[f"generator-{name}"] = model.generator
+    return found
 
 
 def capacity(manifests: list[Manifest]) -> Iterator[str]:
@@ -267,10 +287,7 @@ def capacity(manifests: list[Manifest]) -> Iterator[str]:
     groups = spec["rayClusterConfig"]["workerGroupSpecs"]
     parsed = _cluster_config(serve_config(manifests))
     wanted: dict[str, list[Scaling]] = {group["groupName"]: [] for group in groups}
-    deployments = {"gateway": parsed.gateway}
-    for name, model in parsed.models.items():
-        deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
-    for name, scaling in deployments.items():
+    for name, scaling in _deployments(parsed).items():
         fitting = [
             group["groupName"] for group in groups
             if scaling.labels and scaling.labels.items() <= group.get("labels", {}).items()
@@ -292,10 +309,7 @@ def redundancy(manifests: list[Manifest]) -> Iterator[str]:
     if service["metadata"].get("annotations", {}).get(_UPDATES) == "interrupt":
         return
     parsed = _cluster_config(serve_config(manifests))
-    deployments = {"gateway": parsed.gateway}
-    for name, model in parsed.models.items():
-        deployments |= {f"encoder-{name}": model.encoder, f"decoder-{name}": model.decoder}
-    for name, scaling in deployments.items():
+    for name, scaling in _deployments(parsed).items():
         if scaling.min_replicas < 2:
             yield f"{name}: one replica at least, and none while it is replaced"
     for group in spec["rayClusterConfig"]["workerGroupSpecs"]:

@@ -12,14 +12,29 @@ import yaml
 
 from benchmarks.prometheus import RULES as RECORDING
 from benchmarks.prometheus import find_tool
-from tests.k8s import component_rules
-from tests.k8s.manifests import Manifest, compose, of_kind, pods
-from tests.k8s.test_manifests import GONE, GROUPS, H100, HEAD, POD, RAY, RULES, SINGLE, change
+from tests.k8s import component_rules, flows
+from tests.k8s.manifests import K8S, Manifest, compose, of_kind, pods, render
+from tests.k8s.test_manifests import (
+    GONE,
+    GROUPS,
+    H100,
+    HEAD,
+    POD,
+    PRIOR,
+    RAY,
+    RULES,
+    SINGLE,
+    change,
+)
 
 DIGEST = f"sha256:{'0a' * 32}"
 ROLLOUT, ROUTE = "Rollout/flowmo", "HTTPRoute/flowmo"
 ANALYSIS = "AnalysisTemplate/flowmo-objectives"
 CANARY = "spec.strategy.canary"
+NEXT = "overlays/h100-next"
+RAY_ROLLOUT, RAY_ANALYSIS = "Rollout/flowmo-edge", "AnalysisTemplate/flowmo-ray-objectives"
+RAY_NEXT, EDGE = "RayService/flowmo-next", "Deployment/flowmo-edge"
+UPSTREAM = f"{POD}.containers.0.env.2.value"
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +43,11 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], l
 
     @functools.cache
     def rendered(overlay: str, component: str) -> list[Manifest]:
-        beside = ["redis"] if (overlay, component) == (SINGLE, "quotas") else []
-        manifests = compose(tmp_path_factory.mktemp("composed"), overlay, *beside, component)
+        before = ["redis"] if (overlay, component) == (SINGLE, "quotas") else []
+        manifests = compose(
+            tmp_path_factory.mktemp("composed"), overlay, *before, component,
+            beside=NEXT if component == "canary-ray" else "",
+        )  # fmt: skip
         if component == "digests":  # as an overlay's `images: [{name: …, digest: …}]` does
             for found in pods(manifests):
                 for container in found.containers:
@@ -42,7 +60,7 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], l
 @pytest.mark.parametrize(
     ("overlay", "component"),
     [
-        *((overlay, one) for overlay in (H100, SINGLE)
+        *((overlay, one) for overlay in (H100, PRIOR, SINGLE)
           for one in ("digests", "pull-secret", "priorities")),
         (SINGLE, "canary"),
         (SINGLE, "quotas"),
@@ -55,6 +73,72 @@ def test_with_a_component_every_rule_is_kept(
     manifests = composed(overlay, component)
     rules = (*RULES, *component_rules.RULES)
     assert [text for rule in rules for text in rule(manifests)] == []
+
+
+def of_cluster(manifests: list[Manifest], name: str) -> list[Manifest]:
+    """What there would be without the other cluster of a canary."""
+    twice, edge = {"RayService", "Job", "PodDisruptionBudget"}, "flowmo-edge"
+    return [
+        one
+        for one in manifests
+        if one["kind"] not in twice
+        or one["metadata"]["name"] == edge
+        or one["metadata"]["name"].endswith("-next") is name.endswith("-next")
+    ]
+
+
+@pytest.mark.parametrize("cluster", ["flowmo", "flowmo-next"])
+def test_both_clusters_of_a_canary_keep_every_rule(
+    composed: Callable[[str, str], list[Manifest]], cluster: str
+) -> None:
+    manifests = composed(H100, "canary-ray")
+    change(manifests, EDGE, UPSTREAM, f"{cluster}-serve-svc:8000")
+    alone = of_cluster(manifests, cluster)
+    assert len(alone) == len(manifests) - 5
+    assert [text for rule in RULES for text in rule(alone)] == []
+    assert [text for rule in component_rules.RULES for text in rule(manifests)] == []
+
+
+def test_the_documented_canary_leads_to_the_other_cluster_with_an_image_of_its_own(
+    tmp_path: Path,
+) -> None:
+    text = (K8S.parent / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    (block,) = (one for one in text.split("```yaml\n") if "../overlays/h100-next]" in one)
+    up = "/".join([".."] * len(tmp_path.resolve().parts))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "kustomization.yaml").write_text(
+        f"resources: [../{up}{K8S}/{NEXT}]\n"
+        "images: [{name: flowmo-serve, newName: REGISTRY/flowmo-serve, newTag: 0.2.0}]\n"
+    )
+    block = block.partition("```")[0].replace(f"../{NEXT}", "own")
+    (tmp_path / "kustomization.yaml").write_text(block.replace("../", f"{up}{K8S}/"))
+    manifests = render(tmp_path)
+    images = {
+        found.owner.partition(" ")[0]: found.containers[0]["image"] for found in pods(manifests)
+    }
+    assert images["RayService/flowmo-next"] == "REGISTRY/flowmo-serve:0.2.0"
+    assert images["RayService/flowmo"] == "REGISTRY/flowmo-serve:0.1.0"
+    (edge,) = (found for found in pods(manifests) if found.owner == EDGE)
+    assert "flowmo-next-serve-svc:8000" in str(edge.containers[0]["env"])
+    assert list(flows.services(manifests)) == list(component_rules.clusters(manifests)) == []
+
+
+def test_the_canarys_serve_config_is_that_of_h100_with_engines_of_its_own() -> None:
+    own, plain = (
+        yaml.safe_load((K8S / overlay / "serve.yaml").read_text(encoding="utf-8"))
+        for overlay in (NEXT, H100)
+    )
+    models = own["applications"][0]["args"]["models"]
+    assert models["lo"]["engine_cache"] == "/engines/next"
+    models["lo"]["engine_cache"] = "/engines"
+    assert own == plain
+    (service,) = of_kind(render(K8S / NEXT), "RayService")
+    assert (
+        yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["models"]["lo"][
+            "engine_cache"
+        ]
+        == "/engines/next"
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,6 +167,10 @@ def test_with_a_component_every_rule_is_kept(
          "head: pulls with nothing"),
         ("pull_secrets", H100, "pull-secret", "Job/flowmo-engines", f"{POD}.imagePullSecrets",
          [{"name": "registry"}], "pulls with ['registry']"),
+        ("pull_secrets", PRIOR, "pull-secret", RAY, f"{GROUPS}.3.template.spec.imagePullSecrets",
+         GONE, "generator: pulls with nothing"),
+        ("priorities", PRIOR, "priorities", RAY, f"{GROUPS}.3.template.spec.priorityClassName",
+         GONE, "generator: no priority"),
         ("priorities", H100, "priorities", RAY, f"{GROUPS}.0.template.spec.priorityClassName",
          GONE, "gateway: no priority"),
         ("priorities", H100, "priorities", "Deployment/flowmo-edge", f"{POD}.priorityClassName",
@@ -110,6 +198,30 @@ def test_with_a_component_every_rule_is_kept(
         ("canary", SINGLE, "canary", ROUTE, "spec.rules.0.timeouts.request", "60s", "gives up"),
         ("canary", SINGLE, "canary", "HorizontalPodAutoscaler/flowmo", "spec.scaleTargetRef.kind",
          "Deployment", "changes the Deployment"),
+        ("canary", H100, "canary-ray", RAY_ROLLOUT, "spec.workloadRef.name", "edge",
+         "is not there"),
+        ("canary", H100, "canary-ray", RAY_ROLLOUT, "spec.replicas", 1, "one pod"),
+        ("canary", H100, "canary-ray", EDGE, "spec.replicas", 2, "every apply gives"),
+        ("canary", H100, "canary-ray", RAY_ROLLOUT, f"{CANARY}.canaryService", "flowmo-edge",
+         "leads to"),
+        ("canary", H100, "canary-ray", ROUTE, "spec.rules.0.timeouts.request", "70s", "gives up"),
+        ("canary", H100, "canary-ray", RAY_ROLLOUT, f"{CANARY}.scaleDownDelaySeconds", 60,
+         "may still send"),
+        ("canary", H100, "canary-ray", RAY_ANALYSIS, "spec.metrics.0.failureCondition", "false",
+         "does not end"),
+        ("canary", H100, "canary-ray", RAY_ANALYSIS, "spec.metrics.0", GONE,
+         "availability is not looked at"),
+        ("clusters", H100, "canary-ray", RAY_ROLLOUT, f"{CANARY}.analysis.args.1.value",
+         "flowmo-net", "flowmo-net is no RayService"),
+        ("clusters", H100, "canary-ray", RAY_ROLLOUT, "spec.workloadRef.name", "edge",
+         "leads to no cluster"),
+        ("clusters", H100, "canary-ray", RAY_NEXT, f"{GROUPS}.2.template.metadata.labels.track",
+         "flowmo", "decoder: its track is flowmo, and not flowmo-next"),
+        ("clusters", H100, "canary-ray", "PodMonitor/flowmo-ray",
+         "spec.podMetricsEndpoints.0.relabelings", [], "do not say of which cluster"),
+        ("clusters", H100, "canary-ray", RAY_NEXT,
+         f"{GROUPS}.2.template.spec.initContainers.0.command",
+         ["sh", "-c", "cmp -s - /engines/lo.ready"], "wait for the same mark"),
         ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.0.failureCondition", "false",
          "does not end"),
         ("canary", SINGLE, "canary", ANALYSIS, "spec.metrics.0.failureLimit", -1, "never ends"),
@@ -137,12 +249,17 @@ tests:
       - {{series: 'flowmo_request_duration_seconds_count{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/detokenize", status="200"}}', values: '0+60x30'}}
       - {{series: 'flowmo_request_duration_seconds_count{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/tokenize", status="500"}}', values: '0+{failed}x30'}}
       - {{series: 'flowmo_request_duration_seconds_bucket{{namespace="flowmo", pod="flowmo-{pod}-x", method="POST", route="/v1/detokenize", status="200", le="1.0"}}', values: '0+48x30'}}
+      - {{series: 'ray_serve_num_http_requests_total{{namespace="flowmo", track="{pod}", application="flowmo", method="POST", route="/", status_code="200"}}', values: '0+60x30'}}
+      - {{series: 'ray_serve_num_http_requests_total{{namespace="flowmo", track="{pod}", application="flowmo", method="POST", route="/", status_code="500"}}', values: '0+{failed}x30'}}
+      - {{series: 'ray_flowmo_request_duration_seconds_count{{namespace="flowmo", track="{pod}", method="POST", route="/v1/detokenize", status="200"}}', values: '0+60x30'}}
+      - {{series: 'ray_flowmo_request_duration_seconds_bucket{{namespace="flowmo", track="{pod}", method="POST", route="/v1/detokenize", status="200", le="1.0"}}', values: '0+48x30'}}
     promql_expr_test:
       - {{expr: {availability}, eval_time: 20m, exp_samples: {first}}}
       - {{expr: {latency}, eval_time: 20m, exp_samples: {second}}}
 """  # noqa: E501
 
 
+@pytest.mark.parametrize(("overlay", "component"), [(SINGLE, "canary"), (H100, "canary-ray")])
 @pytest.mark.parametrize(
     ("pod", "failed", "first", "second"),
     [
@@ -152,17 +269,16 @@ tests:
     ],
 )
 def test_the_burn_rates_of_a_canary_are_those_of_its_pods(
-    composed: Callable[[str, str], list[Manifest]], tmp_path: Path,
+    composed: Callable[[str, str], list[Manifest]], tmp_path: Path, overlay: str, component: str,
     pod: str, failed: int, first: list[Any], second: list[Any],
 ) -> None:  # fmt: skip
-    (analysis,) = of_kind(composed(SINGLE, "canary"), "AnalysisTemplate")
+    (analysis,) = of_kind(composed(overlay, component), "AnalysisTemplate")
     queries = {}
     for metric in analysis["spec"]["metrics"]:
         query = metric["provider"]["prometheus"]["query"]
         query = query.replace("{{args.namespace}}", "flowmo").replace("{{args.canary}}", "new")
         queries[metric["name"]] = yaml.safe_dump(f"round({query}, 0.001)", width=10000).strip()
-    for one in (*first, *second):
-        one["labels"] = "{}"
+    first, second = ([one | {"labels": "{}"} for one in wanted] for wanted in (first, second))
     case = _CASE.format(
         rules=RECORDING / "recording.yml", pod=pod, failed=failed, first=first, second=second,
         **queries,

@@ -83,6 +83,7 @@ HEAD = "spec.rayClusterConfig.headGroupSpec"
 GROUPS = "spec.rayClusterConfig.workerGroupSpecs"
 POD = "spec.template.spec"
 H100, CPU, SINGLE = "overlays/h100", "overlays/cpu-dev", "single"
+PRIOR = "overlays/h100-prior"
 
 
 def change(manifests: list[Manifest], name: str, path: str, value: Any) -> None:
@@ -265,7 +266,7 @@ def test_every_rule_is_shown_to_fail() -> None:
 
 
 def test_the_rendered_serve_config_is_its_file() -> None:
-    for overlay in (H100, CPU):
+    for overlay in (H100, PRIOR, CPU):
         spec = ray_service(render(K8S / overlay))
         assert spec is not None
         assert spec["serveConfigV2"] == (K8S / overlay / "serve.yaml").read_text(encoding="utf-8")
@@ -287,6 +288,17 @@ def test_the_serve_config_of_h100_is_that_of_deploy_beside_its_pods() -> None:
     assert ours == theirs
     del own["applications"], shared["applications"]
     assert own == shared
+
+
+def test_with_a_prior_the_rest_is_that_of_h100() -> None:
+    own, plain = (
+        yaml.safe_load((K8S / overlay / "serve.yaml").read_text(encoding="utf-8"))
+        for overlay in (PRIOR, H100)
+    )
+    model = own["applications"][0]["args"]["models"]["lo"]
+    assert model.pop("prior") == "/checkpoints/prior"
+    assert model.pop("generator")["labels"] == {"part": "generator"}
+    assert own == plain
 
 
 def test_rules_for_the_operator_are_those_that_promtool_tests() -> None:

@@ -156,11 +156,13 @@ def test_the_one_process_of_a_pod(checkpoint: Path, tmp_path: Path) -> None:
     assert "Finished server process" in (tmp_path / "log").read_text(encoding="utf-8")
 
 
-def test_the_job_builds_what_the_replicas_load() -> None:
+@pytest.mark.parametrize("field", ["checkpoint", "prior"])
+def test_the_job_builds_what_the_replicas_load(field: str) -> None:
     """The command, its options, the folder, and the batch sizes of the engines."""
-    manifests = render(K8S / "overlays" / "h100")
+    manifests = render(K8S / "overlays" / "h100-prior")
     (job,) = of_kind(manifests, "Job")
-    (container,) = job["spec"]["template"]["spec"]["containers"]
+    spec = job["spec"]["template"]["spec"]
+    container = {"checkpoint": spec["containers"][0], "prior": spec["initContainers"][2]}[field]
     command, checkpoint, *rest = container["args"]
     usage = subprocess.run(
         [sys.executable, "-m", "flowmo", command, "--help"],
@@ -170,5 +172,5 @@ def test_the_job_builds_what_the_replicas_load() -> None:
     assert all(option in usage for option in options)
     (application,) = serve_config(manifests)["applications"]
     model = application["args"]["models"]["lo"]
-    assert (model["checkpoint"], model["engine_cache"]) == (checkpoint, options["--out"])
+    assert (model[field], model["engine_cache"]) == (checkpoint, options["--out"])
     assert profile_of(options["--profile"]) == buckets_of("cuda", model.get("max_batch"))

@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from flowmo.cli.app import app
 from flowmo.cli.compiling import ready_text
 from tests.k8s.manifests import K8S, of_kind, pods, render
 
-H100 = K8S / "overlays" / "h100"
+H100, PRIOR = K8S / "overlays" / "h100", K8S / "overlays" / "h100-prior"
 
 
 def waits(script: str, folder: Path) -> bool:
@@ -26,37 +27,45 @@ def waits(script: str, folder: Path) -> bool:
     return ended.returncode == 9
 
 
+@pytest.mark.parametrize(
+    ("parts", "name"), [(("encoder", "decoder"), "lo"), (("generator",), "prior")]
+)
 def test_replicas_begin_when_engines_of_this_release_and_these_weights_are_there(
-    tmp_path: Path, checkpoint: Path
+    parts: tuple[str, ...], name: str, tmp_path: Path, checkpoint: Path
 ) -> None:
     (script,) = {
         one["command"][2]
-        for found in pods(render(H100))
-        if found.labels.get("part") in {"encoder", "decoder"}
+        for found in pods(render(PRIOR))
+        if found.labels.get("part") in parts
         for one in found.spec["initContainers"]
     }
-    model, engines = tmp_path / "checkpoints" / "lo", tmp_path / "engines"
+    model, engines = tmp_path / "checkpoints" / name, tmp_path / "engines"
     engines.mkdir()
     assert waits(script, tmp_path)
     model.mkdir(parents=True)
     (model / "config.json").write_bytes((checkpoint / "config.json").read_bytes())
     assert waits(script, tmp_path)
     ready = ready_text(model)
-    (engines / "lo.ready").write_bytes(ready.replace(b"flowmo-serve ", b"flowmo-serve 0"))
+    (engines / f"{name}.ready").write_bytes(ready.replace(b"flowmo-serve ", b"flowmo-serve 0"))
     assert waits(script, tmp_path), "engines of another release"
-    (engines / "lo.ready").write_bytes(ready)
+    (engines / f"{name}.ready").write_bytes(ready)
     assert not waits(script, tmp_path)
     text = (model / "config.json").read_text(encoding="utf-8")
     (model / "config.json").write_text(text.replace('"fingerprint": "', '"fingerprint": "0'))
     assert waits(script, tmp_path), "other weights"
 
 
-def test_the_job_fetches_with_options_that_there_are() -> None:
-    (job,) = of_kind(render(H100), "Job")
-    (fetch,) = job["spec"]["template"]["spec"]["initContainers"]
-    command, source, folder, *options = fetch["args"]
+@pytest.mark.parametrize(
+    ("number", "folder", "given"),
+    [(0, "/checkpoints/lo", ["--preset", "lo"]), (1, "/checkpoints/prior", [])],
+)
+def test_the_job_fetches_with_options_that_there_are(
+    number: int, folder: str, given: list[str]
+) -> None:
+    (job,) = of_kind(render(PRIOR), "Job")
+    fetch = job["spec"]["template"]["spec"]["initContainers"][number]
+    command, source, to, *options = fetch["args"]
     usage = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
     assert all(option in usage for option in options[::2])
-    assert source.endswith(".pth")
-    assert options[:2] == ["--preset", "lo"]
-    assert folder == "/checkpoints/lo"
+    assert (to, options[:2]) == (folder, given)
+    assert source.endswith(".pth") == bool(given)  # a published file does not say what it holds

@@ -21,10 +21,9 @@ def budgets(manifests: list[Manifest]) -> Iterator[str]:
     of pods that must stay; RayCluster has none, and then no pod may be evicted at all.
     """
     spec = ray_service(manifests)
-    groups = {} if spec is None else {
-        group["template"]["metadata"]["labels"]["part"]: group["minReplicas"]
-        for group in spec["rayClusterConfig"]["workerGroupSpecs"]
-    }  # fmt: skip
+    workers = [] if spec is None else spec["rayClusterConfig"]["workerGroupSpecs"]
+    labels = [group["template"]["metadata"]["labels"] for group in workers]
+    groups = {own["part"]: group["minReplicas"] for own, group in zip(labels, workers, strict=True)}
     for budget in of_kind(manifests, "PodDisruptionBudget"):
         name, asked = budget["metadata"]["name"], budget["spec"]
         least, most = asked.get("minAvailable"), asked.get("maxUnavailable")
@@ -42,9 +41,9 @@ def budgets(manifests: list[Manifest]) -> Iterator[str]:
                 yield f"{name}: no pod may go, so no node ever drains"
     if spec is not None and budgets_are_due(manifests):
         chosen = [b["spec"]["selector"] for b in of_kind(manifests, "PodDisruptionBudget")]
-        for part in groups:
-            if not any(selects(one, {"app": "flowmo", "part": part}) for one in chosen):
-                yield f"{part}: no budget, and a drain may take all pods of it"
+        for own in labels:
+            if not any(selects(one, own) for one in chosen):
+                yield f"{own['part']}: no budget, and a drain may take all pods of it"
 
 
 def budgets_are_due(manifests: list[Manifest]) -> bool:
@@ -124,6 +123,10 @@ def monitoring(manifests: list[Manifest]) -> Iterator[str]:
             if not container["image"].startswith("flowmo-serve"):
                 continue
             exported = {"metrics", *(["http"] if found.group is None else [])}
+            named = {port["name"] for port in container.get("ports", ())}
+            is_node = found.group is not None and container is found.spec["containers"][0]
+            if is_node and "metrics" not in named:
+                yield f"{found.owner}: has no port metrics to be scraped"
             for port in container.get("ports", ()):
                 if port["name"] in exported and not any(
                     _scrapes(monitor["spec"], found.labels, port["name"]) for monitor in monitors

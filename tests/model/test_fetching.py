@@ -19,7 +19,10 @@ from flowmo.model.checkpoint import inspect_checkpoint
 from flowmo.model.config import PRESETS
 from flowmo.model.errors import CheckpointError
 from flowmo.model.fetching import Source, fetch_checkpoint
+from flowmo.model.prior.checkpoint import Prior
+from flowmo.model.prior.network import initialize
 from tests.model.checkpoints import CONFIG, made_model, made_state
+from tests.model.prior.test_prior import MICRO
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -66,6 +69,22 @@ def test_a_folder_comes_whole_from_wherever_it_lies(
     # The second time nothing is asked of the source.
     files.rm("/bucket", recursive=True)
     assert fetch_checkpoint(source, tmp_path / "to" / "pico")[1] is False
+
+
+@pytest.mark.parametrize("form", ["path", "http"])
+def test_a_prior_comes_as_a_tokenizer_does(
+    form: str, store: Path, web: str, tmp_path: Path
+) -> None:
+    made = Prior(MICRO)
+    initialize(made, seed=0)
+    made.save_pretrained(store / "prior", dtype=torch.float32)
+    name = str(store / "prior") if form == "path" else f"{web}/prior"
+    source = Source(name=name, fingerprint=made.fingerprint())
+    info, new = fetch_checkpoint(source, tmp_path / "to" / "prior")
+    assert (new, info.config, info.fingerprint) == (True, made.config, made.fingerprint())
+    assert fetch_checkpoint(source, tmp_path / "to" / "prior")[1] is False
+    with pytest.raises(CheckpointError, match="damaged, or another checkpoint"):
+        fetch_checkpoint(replace(source, fingerprint="0" * 32), tmp_path / "other")
 
 
 @pytest.mark.parametrize("form", ["path", "http"])
