@@ -97,11 +97,10 @@ def test_constraints_name_no_place(pins: dict[str, str]) -> None:
 
 def test_benchmarks_hide_no_import_of_the_service_in_a_text() -> None:
     """import-linter reads statements; a program in a string would pass it by."""
-    # They run parts of the service in this process, mostly its engine over a network without work.
+    # They run the service's own engine or protocol in this process.
     serving = ROOT / "benchmarks" / "serving"
     names = ("emulated", "host_overhead", "instant", "roofline", "stalls", "starvation")
-    names += ("workers_call",)
-    engines = {serving / f"{name}.py" for name in names}
+    engines = {serving / f"{name}.py" for name in (*names, "workers_call")}
     for path in (ROOT / "benchmarks").rglob("*.py"):
         if path not in engines:
             text = path.read_text(encoding="utf-8")

@@ -105,7 +105,8 @@ async def _turns(reads: int) -> list[float]:
         config = uvicorn.Config(_read_whole, http=protocol, lifespan="off", log_level="critical")
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        clients = multiprocessing.get_context("spawn").Process(
+        # Forked: another would first import all this again.
+        clients = multiprocessing.get_context("fork").Process(
             target=_upload, args=(listener.getsockname()[1],)
         )
         clients.start()

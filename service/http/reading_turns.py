@@ -1,9 +1,9 @@
 """How many connections a turn of the event loop reads bodies from.
 
 A turn reads whatever has come on all connections, up to 256 KB of each, before anything else goes
-on: with 64 uploads at once that is 20 ms of copying, and an answer takes several turns. uvicorn has
-each connection wait, after a piece, until the application asks for more; here what is asked for is
-given to a few in each turn, in the order in which they asked.
+on: with 64 uploads at once that is 8 to 20 ms of copying, and an answer takes several turns.
+uvicorn has each connection wait, after a piece, until the application asks for more; here what is
+asked for is given to a few in each turn, in the order in which they asked.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections import deque
 
 from uvicorn.protocols.http.flow_control import FlowControl
 
-# Some 3 ms of a processor.
+# Some 2 to 4 ms of a processor.
 READS_A_TURN = 8
 
 
