@@ -1,6 +1,6 @@
 """What fp8 costs in accuracy, on the CPU: the products' own numbers, not their speed.
 
-    python -m benchmarks.fp8_accuracy --out benchmarks/results/speed/fp8_accuracy.json
+    python -m benchmarks.fp8_accuracy --out benchmarks/results/speed
 
 The networks of the parity files (random weights) and the demo model in bfloat16, computed plainly,
 with the switch ``fp8-rowwise``, and by torchao as ``compiled-fp8`` has it where that package is
@@ -97,32 +97,44 @@ def compared(
     return records
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Compare, print, write the report."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fp8_accuracy")
-    parser.add_argument("--out", type=Path, required=True, help="the report, JSON")
-    parser.add_argument("--checkpoint", default=str(_ROOT / "checkpoints" / "tiny"))
-    parser.add_argument("--pictures", type=int, default=6, help="at most so many a network")
-    options = parser.parse_args(arguments)
-    networks: dict[str, Any] = {}
+def subjects(
+    checkpoint: str,
+) -> dict[str, tuple[Callable[[], InferenceModel], Tensor, Tensor]]:
+    """What makes each network, its images and noise, by its name."""
+    found: dict[str, tuple[Callable[[], InferenceModel], Tensor, Tensor]] = {}
     for path in sorted((_ROOT / "tests" / "data" / "parity").glob("*.safetensors")):
         file = read_parity_file(path)
-        print(path.stem)
-        networks[path.stem] = compared(
+        found[path.stem] = (
             lambda file=file: InferenceModel(file.build(), dtype=torch.bfloat16),  # type: ignore[misc]
-            file.tensors["image"][: options.pictures],
-            file.tensors["noise"][: options.pictures],
+            file.tensors["image"],
+            file.tensors["noise"],
         )
-    config = FlowMo.from_pretrained(options.checkpoint).config
+    config = FlowMo.from_pretrained(checkpoint).config
     side = config.image_size
-    images = to_images(held_out_pictures((), side, limit=0))[: options.pictures]
-    print(config.name)
-    networks[config.name] = compared(
-        lambda: InferenceModel(FlowMo.from_pretrained(options.checkpoint), dtype=torch.bfloat16),
+    images = to_images(held_out_pictures((), side, limit=0))
+    found[config.name] = (
+        lambda: InferenceModel(FlowMo.from_pretrained(checkpoint), dtype=torch.bfloat16),
         images,
         noise(range(len(images)), (3, side, side)),
     )
-    write_json(options.out, {"networks": networks, "environment": environment()})
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Compare, print, write a report a network."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fp8_accuracy")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the reports")
+    parser.add_argument("--checkpoint", default=str(_ROOT / "checkpoints" / "tiny"))
+    parser.add_argument("--only", help="the name of one network")
+    parser.add_argument("--pictures", type=int, default=6, help="at most so many a network")
+    options = parser.parse_args(arguments)
+    for name, (make, images, start) in subjects(options.checkpoint).items():
+        if options.only in (None, name):
+            print(name)
+            first = slice(options.pictures)
+            record = compared(make, images[first], start[first])
+            path = options.out / f"fp8_accuracy_{name}.json"
+            write_json(path, {"schemes": record, "environment": environment()})
 
 
 if __name__ == "__main__":
