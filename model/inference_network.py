@@ -12,8 +12,9 @@ M numbers of modulation a row.
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +29,7 @@ from flowmo.model.kernels.choice import NO_KERNELS
 from flowmo.model.kernels.gated_norm import gated_norm, modulated
 from flowmo.model.kernels.gelu import linear_gelu
 from flowmo.model.kernels.qkv import joint_qkv
+from flowmo.model.kernels.quantize import Quantized, quantize_rows
 from flowmo.model.patches import patchify
 from flowmo.model.transformer import (
     DoubleStreamBlock,
@@ -69,11 +71,6 @@ class _Stream(nn.Module):
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
             self.proj, self.mlp_in, self.mlp_out = _frozen(attn.proj), _frozen(first), _frozen(last)
 
-    def mlp(self, x: Tensor, *, epilogue: bool) -> Tensor:
-        """[B, L, d] to the same, not yet gated."""
-        out: Tensor = self.mlp_out(linear_gelu(x, self.mlp_in, epilogue=epilogue))
-        return out
-
 
 class InferenceBlock(nn.Module):
     """A block; the modulation argument is [2 streams][6][B, 1, d] or None for the identity.
@@ -101,7 +98,13 @@ class InferenceBlock(nn.Module):
         apart = use.txt_beside and choice.on_gpu(img) and not torch.compiler.is_compiling()
         # In the sequence's order; the modulation has the img stream first.
         streams, x = (self.txt, self.img), [txt, img]
-        _, normed = gated_norm(x, (), modulation, (1, 0), gate=None, first=0, fused=use.fused_norm)
+        _, normed = gated_norm(
+            *(x, (), modulation, (1, 0)),
+            gate=None,
+            first=0,
+            fused=use.fused_norm,
+            quantize=use.fp8_rowwise,
+        )
         products = _both(lambda i: streams[i].qkv(normed[i]), device=img.device if apart else None)
         q, k, v = joint_qkv(
             products,
@@ -138,22 +141,38 @@ class InferenceBlock(nn.Module):
         """The rest of some streams after attention; 0 is txt, 1 is img."""
         use = self.kernels
         streams, which = [(self.txt, self.img)[i] for i in of], [1 - i for i in of]
+        inputs: Sequence[Tensor | Quantized] = attended
+        if use.fp8_rowwise:
+            inputs = quantize_rows(attended, gelu=False, fused=use.fused_norm)
         left, normed = gated_norm(
             [x[i] for i in of],
-            [stream.proj(value) for stream, value in zip(streams, attended, strict=True)],
+            [stream.proj(value) for stream, value in zip(streams, inputs, strict=True)],
             modulation,
             which,
             gate=2,
             first=3,
             fused=use.fused_norm,
+            quantize=use.fp8_rowwise,
         )
-        updates = [
-            stream.mlp(value, epilogue=use.gelu_epilogue)
-            for stream, value in zip(streams, normed, strict=True)
-        ]
+        updates = self._mlps(streams, normed)
         return gated_norm(
             left, updates, modulation, which, gate=5, first=None, fused=use.fused_norm
         )[0]
+
+    def _mlps(
+        self, streams: Sequence[_Stream], x: Sequence[Tensor] | Sequence[Quantized]
+    ) -> list[Tensor]:
+        """The MLPs of some streams, [B, N, d] to the same, not yet gated."""
+        use = self.kernels
+        if use.fp8_rowwise:
+            products = [stream.mlp_in(value) for stream, value in zip(streams, x, strict=True)]
+            quantized = quantize_rows(products, gelu=True, fused=use.fused_norm)
+            return [stream.mlp_out(value) for stream, value in zip(streams, quantized, strict=True)]
+        wide = [
+            linear_gelu(value, stream.mlp_in, epilogue=use.gelu_epilogue)
+            for stream, value in zip(streams, cast("Sequence[Tensor]", x), strict=True)
+        ]
+        return [stream.mlp_out(value) for stream, value in zip(streams, wide, strict=True)]
 
 
 def _both(compute: Callable[[int], Tensor], device: torch.device | None) -> list[Tensor]:

@@ -32,14 +32,18 @@ SWITCHES = (
     "split-attention",
     "fused-qkv,split-attention",
     "all",
+    "fp8-rowwise",
+    "all,fp8-rowwise",
 )
+# Those that are estimated, so counted at each batch size.
+ESTIMATED = ("none", "all", "all,fp8-rowwise")
 ROWS = (1, 2, 16, 32)
 # Rounding in what Inductor says of its kernels.
 TOLERANCE = 0.05
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Count every switch at the least batch size, and none and all of them at each."""
+    """Count every switch at the least batch size, and what is estimated at each."""
     from benchmarks.generated_code.block import block_code
     from benchmarks.generated_code.count import count
     from benchmarks.generated_code.triton_resources import resources
@@ -50,7 +54,7 @@ def measured(name: str) -> dict[str, Any]:
         shape = config.encoder if half == "encoder" else config.decoder
         tokens = config.code_length + (config.image_size // config.patch_size) ** 2
         for rows in ROWS:
-            for switches in SWITCHES if rows == ROWS[0] else ("none", "all"):
+            for switches in SWITCHES if rows == ROWS[0] else ESTIMATED:
                 code = block_code(name, half, rows, Kernels.named(switches))
                 counts = count(code, rows=rows, tokens=tokens, width=shape.width)
                 entry = {"half": half, "rows": rows, "kernels": switches, **asdict(counts)}

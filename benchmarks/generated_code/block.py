@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.generated_code.pretended import generated_code
+from flowmo.deploy.block_kernels import block_with_kernels
 from flowmo.deploy.graphs import Half, grid_of
 from flowmo.model import inference_network
 from flowmo.model.config import preset
 from flowmo.model.inference_network import InferenceBlock
-from flowmo.model.kernels import choice
+from flowmo.model.kernels import choice, quantize
 from flowmo.model.kernels.choice import Kernels
 from flowmo.model.transformer import DoubleStreamBlock
 
@@ -42,14 +43,15 @@ def block_code(name: str, half: Half, rows: int, kernels: Kernels) -> str:
     """
     config = preset(name)
     shape = config.encoder if half == "encoder" else config.decoder
+    kernels = replace(kernels, txt_beside=False)  # of eager launches alone
     with torch.device("meta"):
         block = InferenceBlock(DoubleStreamBlock(shape), img_alive=True, txt_alive=True).eval()
-    block.kernels = replace(kernels, txt_beside=False)  # of eager launches alone
+        block = block_with_kernels(block, kernels)
     bf16, float32, width = torch.bfloat16, torch.float32, shape.width
     patches = grid_of(config)[0] ** 2
     length = config.code_length + patches
     named: dict[str, Shape] = {n: (tuple(p.shape), bf16) for n, p in block.named_parameters()}
-    named |= {n: (tuple(b.shape), float32) for n, b in block.named_buffers()}
+    named |= {n: (tuple(b.shape), _dtype_of(n, b)) for n, b in block.named_buffers()}
     inputs: list[Shape] = [
         ((rows, patches, width), bf16),
         ((rows, config.code_length, width), bf16),
@@ -71,6 +73,13 @@ def block_code(name: str, half: Half, rows: int, kernels: Kernels) -> str:
         return out
 
     return _generate(compute, [*named.values(), *inputs])
+
+
+def _dtype_of(name: str, buffer: Tensor) -> torch.dtype:
+    """A buffer's in a model in bf16: all scales are float32, and a bias may be a buffer."""
+    if buffer.dtype == quantize.DTYPE:
+        return buffer.dtype
+    return torch.float32 if name.endswith("_scale") else torch.bfloat16
 
 
 def _generate(compute: Callable[..., Any], shapes: list[Shape]) -> str:

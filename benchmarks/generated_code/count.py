@@ -11,7 +11,15 @@ from dataclasses import dataclass
 from math import prod
 
 _NARROW = "bfloat16"
-_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "int64": 8, "int32": 4, "bool": 1}
+_BYTES = {
+    "float8_e4m3fn": 1,
+    "bfloat16": 2,
+    "float16": 2,
+    "float32": 4,
+    "int64": 8,
+    "int32": 4,
+    "bool": 1,
+}
 _ALLOCATED = re.compile(
     r"^\s*(\w+) = (?:empty_strided_cuda|rand_strided)\(\(([\d, ]*)\), \([\d, ]*\),.*?torch\.(\w+)"
 )

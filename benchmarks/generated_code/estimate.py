@@ -15,6 +15,10 @@ VARIANTS = (
     ("all", FLASH, False, SamplerConfig()),
     ("all", FLASH, True, SamplerConfig()),
     ("all", FLASH, True, MERGED),
+    ("all,fp8-rowwise", CUDNN, False, SamplerConfig()),
+    ("all,fp8-rowwise", FLASH, False, SamplerConfig()),
+    ("all,fp8-rowwise", FLASH, True, SamplerConfig()),
+    ("all,fp8-rowwise", FLASH, True, MERGED),
 )
 
 
@@ -37,8 +41,9 @@ def estimates(config: FlowMoConfig, blocks: Sequence[dict[str, Any]]) -> list[di
                 Form(
                     units=units[switches, count],
                     attention=attention,
-                    split_attention=switches == "all",
+                    split_attention="all" in switches,
                     txt_beside=beside,
+                    fp8="fp8-rowwise" in switches,
                 )
                 for count in (rows, 2 * rows)
             ]

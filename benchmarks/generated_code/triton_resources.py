@@ -13,6 +13,7 @@ from triton.compiler import ASTSource
 
 from flowmo.model.kernels.triton_gated_norm import gated_norm_kernel
 from flowmo.model.kernels.triton_qkv import qkv_kernel
+from flowmo.model.kernels.triton_quantize import quantize_kernel, warps
 
 _TARGET = GPUTarget("cuda", 90, 32)
 _USAGE = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
@@ -20,7 +21,11 @@ _POINTERS = {
     "x0", "x1", "update0", "update1", "added0", "added1", "normed0", "normed1", "modulation",
     "source0", "source1", "q", "k", "v",
 }  # fmt: skip
-_WIDE_POINTERS = {"q_scale0", "q_scale1", "k_scale0", "k_scale1", "table"}
+_WIDE_POINTERS = {
+    "q_scale0", "q_scale1", "k_scale0", "k_scale1", "table", "scales0", "scales1",
+}  # fmt: skip
+_FP8_POINTERS = {"values0", "values1"}
+_NORMED = {"normed0", "normed1"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +37,8 @@ class Resources:
         registers: Registers a thread.
         spilled: Bytes a thread that did not fit into registers.
         shared: Bytes of shared memory a program.
-        vector_accesses: Instructions in its PTX that move 16 bytes of global memory a thread.
+        vector_accesses: Instructions in its PTX that move 8 numbers a thread of global memory: 16
+            bytes, or 8 in fp8.
         global_accesses: All that move global memory.
     """
 
@@ -54,23 +60,36 @@ def resources(width: int, heads: int) -> list[Resources]:
     norm = {"WIDTH": width, "BLOCK": triton.next_power_of_2(width), "MODULATED": True}
     dim = width // heads
     found = [
-        _compiled(gated_norm_kernel, name, norm | {"GATE": gate, "FIRST": first})
-        for name, gate, first in (
-            ("norm, modulate", -1, 0),
-            ("gate, add, norm, modulate", 2, 3),
-            ("gate, add", 5, -1),
+        _compiled(
+            gated_norm_kernel, name, norm | {"GATE": gate, "FIRST": first, "QUANTIZED": quantized}
+        )
+        for name, gate, first, quantized in (
+            ("norm, modulate", -1, 0, False),
+            ("gate, add, norm, modulate", 2, 3, False),
+            ("gate, add", 5, -1, False),
+            ("norm, modulate, quantize", -1, 0, True),
+            ("gate, add, norm, modulate, quantize", 2, 3, True),
         )
     ]
+    for name, wide, gelu in (("quantize", width, False), ("GELU, quantize", 4 * width, True)):
+        block = triton.next_power_of_2(wide)
+        constants = {"WIDTH": wide, "BLOCK": block, "GELU": gelu}
+        found.append(_compiled(quantize_kernel, name, constants, num_warps=warps(block)))
     padded = {"HEADS_PADDED": triton.next_power_of_2(heads), "PADDED": triton.next_power_of_2(dim)}
     shape = {"HEADS": heads, "DIM": dim, "QUERIES0": 1, "QUERIES1": 1}
     return [*found, _compiled(qkv_kernel, "norm, rotate, joint layout", shape | padded)]
 
 
-def _compiled(kernel: Any, name: str, constants: dict[str, Any]) -> Resources:
+def _compiled(
+    kernel: Any, name: str, constants: dict[str, Any], *, num_warps: int = 4
+) -> Resources:
     signature, attributes = {}, {}
+    in_fp8 = _FP8_POINTERS | (_NORMED if constants.get("QUANTIZED") else set())
     for position, argument in enumerate(kernel.arg_names):
         if argument in constants:
             signature[argument] = "constexpr"
+        elif argument in in_fp8:
+            signature[argument] = "*fp8e4nv"
         elif argument in _POINTERS | _WIDE_POINTERS:
             signature[argument] = "*fp32" if argument in _WIDE_POINTERS else "*bf16"
         else:
@@ -79,16 +98,17 @@ def _compiled(kernel: Any, name: str, constants: dict[str, Any]) -> Resources:
         if signature[argument] not in {"constexpr", "fp32"} and not argument.startswith("which"):
             attributes[(position,)] = [["tt.divisibility", 16]]
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attributes)
-    built = triton.compile(source, target=_TARGET, options={"num_warps": 4})
+    built = triton.compile(source, target=_TARGET, options={"num_warps": num_warps})
     ptx = built.asm["ptx"]
     usage = _usage(built.asm["cubin"])
     accesses = re.findall(r"(?:ld|st)\.global\S*", ptx)
+    wide = (".v4.b32", ".v2.b32") if in_fp8 & set(kernel.arg_names) else ".v4.b32"
     return Resources(
         kernel=f"{kernel.fn.__name__} ({name})",
         registers=usage[0],
         spilled=usage[1] + usage[3],
         shared=usage[2],
-        vector_accesses=sum(".v4.b32" in access for access in accesses),
+        vector_accesses=sum(access.endswith(wide) for access in accesses),
         global_accesses=len(accesses),
     )
 

@@ -16,6 +16,9 @@ MULTIPROCESSORS = 132
 """Of an H100 SXM."""
 PRODUCT_PEAK = 798e12
 """FLOP a second of a large bf16 product, measured on that card."""
+FP8_PRODUCT_PEAK = 1200e12
+"""The same in fp8 with scales of rows: a guess. The card's own limit is twice that of bf16, of
+which short sums (1152 numbers in three of four products) and scaling leave less than there."""
 TRAFFIC_PEAK = 2.57e12
 """Bytes a second of elementwise kernels, 86 % of the 3.0 TB/s of a copy."""
 # Rows and columns of a product's tile, and the share of the peak that its kernel reaches.
@@ -46,12 +49,14 @@ class Form:
         split_attention: Whether each stream's queries are a call of their own.
         txt_beside: Whether the txt stream costs nothing, because it fills what the waves of the img
             stream leave idle: the best that can come of it.
+        fp8: Whether products are in fp8.
     """
 
     units: float
     attention: Attention
     split_attention: bool
     txt_beside: bool
+    fp8: bool = False
 
 
 def forward_seconds(config: FlowMoConfig, rows: int, form: Form) -> dict[str, float]:
@@ -71,8 +76,9 @@ def forward_seconds(config: FlowMoConfig, rows: int, form: Form) -> dict[str, fl
     tokens = sum(streams.values())
     width, wide = shape.width, shape.width * shape.mlp_ratio
     layers = ((width, 3 * width), (width, width), (width, wide), (wide, width))
+    peak = FP8_PRODUCT_PEAK if form.fp8 else PRODUCT_PEAK
     seconds = {
-        f"{name} products": sum(_product(rows * length, *layer) for layer in layers)
+        f"{name} products": sum(_product(rows * length, *layer, peak) for layer in layers)
         for name, length in streams.items()
     }
     calls = list(streams.values()) if form.split_attention else [tokens]
@@ -105,9 +111,9 @@ def decode_seconds(
     return sum(guided if is_guided(t, sampler) else plain for t in time_grid(sampler)[:-1])
 
 
-def _product(rows: int, inner: int, outer: int) -> float:
+def _product(rows: int, inner: int, outer: int, peak: float) -> float:
     """Seconds of [rows, inner] x [inner, outer] by the best of the tiles."""
-    share = PRODUCT_PEAK / MULTIPROCESSORS
+    share = peak / MULTIPROCESSORS
     return min(
         ceil(ceil(rows / high) * ceil(outer / wide) / MULTIPROCESSORS)
         * (2 * high * wide * inner / (share * reached))

@@ -111,8 +111,14 @@ def rehearsals(folder: Path, *, cuda: bool) -> list[Rehearsal]:
     checkpoint = str(small_checkpoint(folder / "checkpoint"))
     variants = ["serving bf16", "compiled bf16"]
     variants += ["compiled bf16 without compiled with whole-decode"]
+    variants += ["compiled bf16 without compiled with fp8-rowwise"]
     if cuda:
-        variants += ["compiled bf16 without compiled with all whole-decode", "compiled-fp8 bf16"]
+        variants += [
+            "compiled bf16 without compiled with all whole-decode",
+            "compiled bf16 without compiled with all+fp8-rowwise",
+            "kernels-fp8 bf16",
+            "compiled-fp8 bf16",
+        ]
     return [
         Rehearsal(
             module="gpu.cuda_check",

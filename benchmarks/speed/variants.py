@@ -32,6 +32,12 @@ Compute = Callable[..., Tensor]
 SAMPLER = preset("lo").sampler
 
 PLAIN = "plain float32"
+# Variants that are installed as a service does it, after the check before serving.
+_RUNNERS: dict[str, Kind] = {
+    "compiled-fp8": "compiled-fp8",
+    "kernels-fp8": "kernels-fp8",
+    "tensorrt": "tensorrt",
+}
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -146,9 +152,8 @@ def make(name: str, subject: Subject, batches: Sequence[int]) -> Variant:
         for half in HALVES:
             export(model, folder, half)
         model.compute_with(OnnxSteps(folder, model, threads=torch.get_num_threads()))
-    elif kind in {"tensorrt", "compiled-fp8"}:
-        wanted: Kind = "tensorrt" if kind == "tensorrt" else "compiled-fp8"
-        runtime = Runtime(kind=wanted, cache=subject.folder(), build=True)
+    elif kind in _RUNNERS:
+        runtime = Runtime(kind=_RUNNERS[kind], cache=subject.folder(), build=True)
         install(model, str(subject.checkpoint), runtime, buckets)
     elif kind != "serving":
         raise ValueError(f"unknown variant {name!r}; there are {names(cuda=True)}")
@@ -208,7 +213,13 @@ def names(*, cuda: bool) -> list[str]:
         "compiled bf16 without compiled with flash-attention all",
         "compiled bf16 with whole-decode",
         "compiled bf16 without compiled with all whole-decode",
+        "compiled bf16 with fp8-rowwise",
+        "compiled bf16 with all+fp8-rowwise",
+        "compiled bf16 without compiled with all+fp8-rowwise",
+        "compiled bf16 without compiled with flash-attention all+fp8-rowwise",
+        "compiled bf16 without compiled with all+fp8-rowwise whole-decode",
         "compiled-fp8 bf16",
+        "kernels-fp8 bf16",
         "tensorrt bf16",
     ]
 

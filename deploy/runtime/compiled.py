@@ -6,7 +6,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor, nn
 
-from flowmo.deploy.block_kernels import usable, with_kernels
+from flowmo.deploy.block_kernels import need_fp8_products, usable, with_kernels
 from flowmo.deploy.cuda_graphs import CudaGraphs
 from flowmo.deploy.flash_attention import AttentionShape, use_fastest_flash_attention
 from flowmo.deploy.graphs import Half, graph_of
@@ -21,9 +21,6 @@ from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 from flowmo.model.kernels.choice import NO_KERNELS, Kernels
 
-# fp8 products exist from Ada and Hopper on.
-_FP8_CAPABILITY = (8, 9)
-
 
 class CompiledSteps:
     """A model's halves as :class:`flowmo.model.inference.Steps`; batch sizes compile at first use.
@@ -33,12 +30,13 @@ class CompiledSteps:
         buckets: The batch sizes, ascending; other numbers of rows are padded or split.
         compiled: Whether torch.compile is used; without it one can measure what it brings.
         cuda_graphs: Whether a GPU replays each batch size as a graph.
-        fp8: Whether torchao computes linears in fp8, but those of input and output; on Ada and
-            Hopper.
+        fp8: Whether torchao computes linears in fp8, but those of input and output, and quantizes
+            apart from the kernels; on Ada and Hopper.
         choose_attention: Whether to measure, on a GPU, the backends of attention and take the
             fastest.
         kernels: The hand-written kernels that blocks use; with all of them nothing is left to
-            torch.compile.
+            torch.compile. With ``fp8_rowwise`` blocks have weights of their own, and the model may
+            free its modules (:meth:`InferenceModel.compute_with`).
         flash_attention: Whether FlashAttention-3 or -4, if installed and faster on this GPU, takes
             the place of PyTorch's own in the whole process.
         whole_decodes: Samplers by which a decode of one image is computed as a whole, on a GPU as
@@ -47,7 +45,7 @@ class CompiledSteps:
 
     Raises:
         CompilationError: ``fp8`` is asked for without torchao or such a GPU, or kernels without
-            Triton or a GPU.
+            Triton or a GPU that has what they need.
         ConfigError: ``whole_decodes`` are asked for of a model without decoder, or of one that was
             built for other times.
     """
@@ -67,7 +65,7 @@ class CompiledSteps:
     ) -> None:
         self._buckets = tuple(buckets)
         on_gpu = model.device.type == "cuda"
-        kernels = usable(kernels, model.device, fp8=fp8)
+        kernels = usable(kernels, model.device, model.dtype, fp8=fp8)
         self._own: dict[str, int] = {}
         if fp8:
             quantize(model)
@@ -83,6 +81,8 @@ class CompiledSteps:
         for half in model.halves:
             graph = graph_of(model, half)
             graph.network = with_kernels(graph.network, kernels)
+            if kernels.fp8_rowwise:
+                self._own[f"fp8 {half}"] = bytes_of(graph.network)
             compute: Callable[..., Tensor] = compile_blocks(graph) if compiled else graph
             self._launched[half] = compute
             self._compute[half] = CudaGraphs(compute) if on_gpu and cuda_graphs else compute
@@ -154,14 +154,7 @@ def quantize(model: InferenceModel) -> None:
     Raises:
         CompilationError: The package torchao is missing, or the GPU has no fp8 products.
     """
-    if (
-        model.device.type != "cuda"
-        or torch.cuda.get_device_capability(model.device) < _FP8_CAPABILITY
-    ):
-        raise CompilationError(
-            f"fp8 needs a GPU of compute capability 8.9 or above (Ada, Hopper), the model is on "
-            f"{model.device}; leave fp8 out"
-        )
+    need_fp8_products(model.device)
     try:
         from torchao.quantization import (
             Float8DynamicActivationFloat8WeightConfig,

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -27,7 +27,9 @@ from flowmo.model.kernels.choice import Kernels
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["torch", "compiled", "compiled-fp8", "kernels", "onnxruntime", "tensorrt"]
+Kind = Literal[
+    "torch", "compiled", "compiled-fp8", "kernels", "kernels-fp8", "onnxruntime", "tensorrt"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CACHE_VARIABLE = "FLOWMO_ENGINE_CACHE"
 
@@ -90,11 +92,11 @@ def install(
     """
     if runtime.kind == "torch":
         return {}
-    fp8 = runtime.kind == "compiled-fp8"
-    # fp8 replaces weights in place: those of a copy, so that the model itself can always go on.
-    steps = _open(_again(model, checkpoint) if fp8 else model, checkpoint, runtime, buckets)
+    # torchao replaces weights in place: those of a copy, so that the model itself can always go on.
+    own = _again(model, checkpoint) if runtime.kind == "compiled-fp8" else model
+    steps = _open(own, checkpoint, runtime, buckets)
     try:
-        factor = golden.FP8_FACTOR if fp8 else golden.FACTOR
+        factor = golden.FP8_FACTOR if runtime.kind.endswith("fp8") else golden.FACTOR
         errors = golden.check(steps, model, buckets, factor=factor)
     except CompilationError:
         raise
@@ -128,9 +130,10 @@ def _open(
         if model.device.type == "cpu":
             probe_the_compiler()
         return CompiledSteps(model, buckets, fp8=runtime.kind == "compiled-fp8")
-    if runtime.kind == "kernels":
+    if runtime.kind in {"kernels", "kernels-fp8"}:
         # They leave nothing for torch.compile to fuse, and need no compiling at the start.
-        return CompiledSteps(model, buckets, compiled=False, kernels=Kernels.all())
+        kernels = replace(Kernels.all(), fp8_rowwise=runtime.kind == "kernels-fp8")
+        return CompiledSteps(model, buckets, compiled=False, kernels=kernels)
     if runtime.kind == "onnxruntime":
         if model.device.type != "cpu" or model.dtype != torch.float32:
             raise CompilationError(

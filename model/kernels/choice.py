@@ -25,6 +25,12 @@ class Kernels:
         txt_beside: The small txt stream is computed beside the img stream, in a stream of the
             device of its own; attention is split for it. Compiled code has one stream: there it is
             without effect, in a CUDA graph of launched kernels it is not.
+        fp8_rowwise: The products' inputs and weights are in fp8, with a scale a token and an
+            output. Where ``fused_norm`` is on, too, Triton quantizes inputs: that kernel what it
+            norms, and one of its own, with GELU or without, the others; ``gelu_epilogue`` is then
+            without effect. The only switch that changes numbers beyond their order of sums, so
+            ``all`` leaves it out; and one that a block must be made for
+            (:func:`flowmo.deploy.block_kernels.with_kernels`).
     """
 
     gelu_epilogue: bool = False
@@ -32,28 +38,34 @@ class Kernels:
     fused_norm: bool = False
     split_attention: bool = False
     txt_beside: bool = False
+    fp8_rowwise: bool = False
 
     @classmethod
     def all(cls) -> Self:
-        """Every switch on."""
-        return cls(**dict.fromkeys((field.name for field in dataclasses.fields(cls)), True))
+        """Every switch on that leaves the numbers what they are."""
+        return cls(**dict.fromkeys(cls._exact(), True))
+
+    @classmethod
+    def _exact(cls) -> list[str]:
+        return [f.name for f in dataclasses.fields(cls) if f.name != "fp8_rowwise"]
 
     @classmethod
     def named(cls, names: str) -> Self:
         """Read switches as a command line writes them: ``gelu-epilogue,fused-qkv``, or ``all``.
 
         Args:
-            names: The names of those that are on, with commas between; ``none`` or nothing for
-                none.
+            names: The names of those that are on, with commas between; ``all`` among them for those
+                of :meth:`all`, ``none`` or nothing for none.
 
         Raises:
             ConfigError: A name is unknown.
         """
-        if names == "all":
-            return cls.all()
         known = [field.name for field in dataclasses.fields(cls)]
         wanted = [name.strip().replace("-", "_") for name in names.split(",") if name.strip()]
-        wanted = [] if wanted == ["none"] else wanted
+        if wanted == ["none"]:
+            return cls()
+        if "all" in wanted:
+            wanted = [name for name in wanted if name != "all"] + cls._exact()
         if strange := [name for name in wanted if name not in known]:
             told = ", ".join(name.replace("_", "-") for name in known)
             raise ConfigError(

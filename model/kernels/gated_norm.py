@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from flowmo.model.kernels.quantize import Quantized, pairs, quantized
 from flowmo.model.transformer import layer_norm
 
 
@@ -20,7 +21,8 @@ def gated_norm(
     gate: int | None,
     first: int | None,
     fused: bool,
-) -> tuple[list[Tensor], list[Tensor]]:
+    quantize: bool = False,
+) -> tuple[list[Tensor], list[Tensor] | list[Quantized]]:
     """x + gate · update, and (1 + scale) · LN of that + shift, of one or two streams.
 
     Args:
@@ -31,6 +33,7 @@ def gated_norm(
         gate: The chunk of the gate; None to add nothing.
         first: The chunk of the shift, the scale follows it; None to norm nothing.
         fused: Whether Triton computes all of it in one launch, in float32 with one rounding.
+        quantize: Whether the normed streams are in fp8.
 
     Returns:
         The updated streams (``x`` itself without ``gate``), and the normed ones (none without
@@ -49,16 +52,19 @@ def gated_norm(
             list(which),
             -1 if gate is None else gate,
             -1 if first is None else first,
+            quantize,
         )
-        added = list(x) if gate is None else out[: len(x)]
-        return added, out[len(out) - len(x) :] if first is not None else []
+        count = 0 if gate is None else len(x)
+        added, normed = out[:count] or list(x), out[count:]
+        return added, pairs(normed) if quantize else normed
     mods = [None if modulation is None else modulation[index] for index in which]
     added = list(x)
     if gate is not None:
         added = [_gated(*parts, gate) for parts in zip(x, update, mods, strict=True)]
     if first is None:
         return added, []
-    return added, [modulated(value, mod, first) for value, mod in zip(added, mods, strict=True)]
+    normed = [modulated(value, mod, first) for value, mod in zip(added, mods, strict=True)]
+    return added, [quantized(value) for value in normed] if quantize else normed
 
 
 def modulated(x: Tensor, mod: Tensor | None, first: int) -> Tensor:

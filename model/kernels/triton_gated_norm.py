@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 from flowmo.model.kernels import choice
+from flowmo.model.kernels.quantize import DTYPE
+from flowmo.model.kernels.triton_quantize import in_fp8, scale_of
 from flowmo.model.transformer import LAYER_NORM_EPS
 
 _WARPS = 4
@@ -26,6 +28,8 @@ def gated_norm_kernel(  # type: ignore[no-untyped-def]
     added1,
     normed0,
     normed1,
+    scales0,
+    scales1,
     modulation,
     length0,
     length1,
@@ -40,6 +44,7 @@ def gated_norm_kernel(  # type: ignore[no-untyped-def]
     GATE: tl.constexpr,
     FIRST: tl.constexpr,
     MODULATED: tl.constexpr,
+    QUANTIZED: tl.constexpr,
 ):
     """Program (i, b) computes token i of row b; tokens of the first stream come first."""
     token = tl.program_id(0)
@@ -52,6 +57,7 @@ def gated_norm_kernel(  # type: ignore[no-untyped-def]
         update = update0 + at
         added = added0 + at
         normed = normed0 + at
+        scales = scales0 + row * length0 + token
         mod = modulation + which0 * stream_stride + row * row_stride
     else:
         at = (row * length1 + (token - length0)) * WIDTH
@@ -59,6 +65,7 @@ def gated_norm_kernel(  # type: ignore[no-untyped-def]
         update = update1 + at
         added = added1 + at
         normed = normed1 + at
+        scales = scales1 + row * length1 + (token - length0)
         mod = modulation + which1 * stream_stride + row * row_stride
     value = tl.load(x + column, mask=inside, other=0.0).to(tl.float32)
     if GATE >= 0:
@@ -77,7 +84,12 @@ def gated_norm_kernel(  # type: ignore[no-untyped-def]
             shift = tl.load(mod + FIRST * chunk_stride + column, mask=inside, other=0.0)
             scale = tl.load(mod + (FIRST + 1) * chunk_stride + column, mask=inside, other=0.0)
             out = out * scale.to(tl.float32) + shift.to(tl.float32)
-        tl.store(normed + column, out.to(normed0.dtype.element_ty), mask=inside)
+        if QUANTIZED:
+            fp8_scale = scale_of(out)
+            tl.store(scales, fp8_scale)
+            tl.store(normed + column, in_fp8(out, fp8_scale), mask=inside)
+        else:
+            tl.store(normed + column, out.to(normed0.dtype.element_ty), mask=inside)
 
 
 def _gated_norm(
@@ -87,12 +99,18 @@ def _gated_norm(
     which: list[int],
     gate: int,
     first: int,
+    quantize: bool,
 ) -> list[Tensor]:
     x = [value.contiguous() for value in x]
     update = [value.contiguous() for value in update]
     rows, _, width = x[0].shape
     added = [torch.empty_like(value) for value in x] if gate >= 0 else []
-    normed = [torch.empty_like(value) for value in x] if first >= 0 else []
+    normed, scales = [], []
+    if first >= 0:
+        dtype = DTYPE if quantize else x[0].dtype
+        normed = [torch.empty_like(value, dtype=dtype) for value in x]
+    if first >= 0 and quantize:
+        scales = [value.new_empty((*value.shape[:2], 1), dtype=torch.float32) for value in x]
     lengths = [value.shape[1] for value in x] + [0] * (2 - len(x))
     strides = (0, 0, 0)
     if modulation is not None:
@@ -108,6 +126,7 @@ def _gated_norm(
         *both(update),
         *both(added),
         *both(normed),
+        *both(scales),
         x[0] if modulation is None else modulation,
         *lengths,
         which[0],
@@ -119,9 +138,10 @@ def _gated_norm(
         GATE=gate,
         FIRST=first,
         MODULATED=modulation is not None,
+        QUANTIZED=quantize,
         num_warps=_WARPS,
     )
-    return added + normed
+    return added + normed + scales
 
 
 _operator = triton_op("flowmo::gated_norm", _gated_norm, mutates_args=())
@@ -134,6 +154,7 @@ def gated_norm(
     which: list[int],
     gate: int,
     first: int,
+    quantize: bool,
 ) -> list[Tensor]:
     """Launch the kernel; see :func:`flowmo.model.kernels.gated_norm.gated_norm`.
 
@@ -146,10 +167,12 @@ def gated_norm(
         which: As there.
         gate: As there; -1 to add nothing.
         first: As there; -1 to norm nothing.
+        quantize: As there.
 
     Returns:
-        The updated streams, if something is added, then the normed ones, if something is normed.
+        The updated streams, if something is added, then the normed ones, if something is normed,
+        and then their scales, if they are quantized.
     """
     compute = _operator if choice.on_gpu(x[0]) else _gated_norm
-    out: list[Tensor] = compute(x, update, modulation, which, gate, first)
+    out: list[Tensor] = compute(x, update, modulation, which, gate, first, quantize)
     return out

@@ -58,8 +58,8 @@ class RunnerConfig(BaseModel):
     )
     runner: str = setting(
         Panel.ENGINE,
-        "What computes: torch, compiled, compiled-fp8, kernels, onnxruntime or tensorrt "
-        "(docs/compiling.md), or module:function that makes a runner.",
+        "What computes: torch, compiled, compiled-fp8, kernels, kernels-fp8, onnxruntime or "
+        "tensorrt (docs/compiling.md), or module:function that makes a runner.",
         default=TORCH,
     )
     engine_cache: Path | None = setting(

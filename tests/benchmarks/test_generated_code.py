@@ -34,6 +34,9 @@ def call(self, args):
     buf3 = buf2; del buf2  # reuse
     buf4 = empty_strided_cuda((1, ), (1, ), torch.float32)
     norm_kernel_1.run(buf3, buf4, 8, stream=stream0)
+    buf5 = empty_strided_cuda((10, 8), (8, 1), torch.float8_e4m3fn)
+    quantize_kernel_2.run(buf3, buf5, 8, stream=stream0)
+    extern_kernels._scaled_mm(buf5, arg2_1, buf4, buf4, arg1_1, out=buf0)
 def get_args():
     arg0_1 = rand_strided((10, 8), (8, 1), device='cuda:0', dtype=torch.bfloat16)
     arg3_1 = rand_strided((2, 8), (8, 1), device='cuda:0', dtype=torch.bfloat16)
@@ -42,9 +45,9 @@ def get_args():
 
 def test_launches_and_traffic_are_counted() -> None:
     counts = count(CODE, rows=1, tokens=10, width=8)
-    assert (counts.launches, counts.elementwise, counts.float32_activations) == (5, 3, 1)
-    # GELU in place; 160 read, 16 of a row of arg3 and 320 written; 160 read, 4 written.
-    assert counts.units == pytest.approx((320 + 496 + 164) / 160, abs=0.01)
+    assert (counts.launches, counts.elementwise, counts.float32_activations) == (7, 4, 1)
+    # GELU in place; 160 read, 16 of a row of arg3 and 320 written; 160 read, 4 written; then half.
+    assert counts.units == pytest.approx((320 + 496 + 164 + 240) / 160, abs=0.01)
 
 
 @pytest.mark.skipif(not triton_is_installed(), reason="Triton is for Linux; dev has it there")
@@ -65,7 +68,7 @@ def test_kernels_compile_for_an_h100_without_spilling(tmp_path: Path) -> None:
     )
     assert answer.returncode == 0, answer.stderr
     kernels = json.loads(answer.stdout)
-    assert len(kernels) == 4
+    assert len(kernels) == 8
     for kernel in kernels:
         assert kernel["spilled"] == 0
         assert kernel["registers"] <= 64  # so that 8 programs share a multiprocessor
@@ -84,6 +87,12 @@ def test_the_goals_are_met_by_what_is_committed(committed: dict[str, Any]) -> No
     for block in ours:
         assert block["launches"] <= 14
         assert block["units"] <= 16
+        assert block["float32_activations"] == 0
+    fp8 = [block for block in committed["blocks"] if block["kernels"] == "all,fp8-rowwise"]
+    assert {(block["half"], block["rows"]) for block in fp8} >= {("decoder", 1), ("decoder", 16)}
+    for block in fp8:
+        assert block["launches"] <= 16
+        assert block["units"] <= 22
         assert block["float32_activations"] == 0
     assert all(kernel["spilled"] == 0 for kernel in committed["kernels"])
 
@@ -108,9 +117,12 @@ def test_the_model_of_waves_knows_where_the_time_goes(committed: dict[str, Any])
     plain = found[0]
     # Of 3.6 TFLOP at 800 TFLOP/s, what is memory traffic added, and waves half empty.
     assert 0.26 < plain["decode_seconds"] < 0.33
-    by_rows = {rows: [e["images_a_second"] for e in found if e["rows"] == rows] for rows in (1, 16)}
-    for rates in by_rows.values():  # each variant adds to the one before
-        assert rates == sorted(rates)
+    for rows in (1, 16):
+        rates = [e["images_a_second"] for e in found if e["rows"] == rows]
+        bf16, fp8 = rates[:5], rates[5:]
+        for part in (bf16, fp8):  # each variant adds to the one before
+            assert part == sorted(part)
+        assert all(b > a for a, b in zip(bf16[1:], fp8, strict=True))
 
 
 _RATES = ("decode_seconds", "images_a_second")

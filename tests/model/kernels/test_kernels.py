@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -51,7 +53,7 @@ def test_gated_norm(gate: int | None, first: int | None, modulated: bool) -> Non
             x, update, modulation, (1, 0), gate=gate, first=first, fused=fused
         )
         assert (len(added), len(normed)) == (2, 0 if first is None else 2)
-        return added + normed
+        return [*added, *cast("list[torch.Tensor]", normed)]
 
     torch.testing.assert_close(both(True), both(False), rtol=0, atol=2e-6)
 
@@ -63,6 +65,8 @@ def test_gated_norm_of_one_stream_with_one_modulation_for_all_rows() -> None:
     (added,), (normed,) = gated_norm(*arguments, gate=2, first=3, fused=True)
     wide = ([x.float()], [update.float()], modulation.float(), (0,))
     (expected_sum,), (expected,) = gated_norm(*wide, gate=2, first=3, fused=False)
+    assert isinstance(normed, torch.Tensor)
+    assert isinstance(expected, torch.Tensor)
     # One rounding, of the result.
     torch.testing.assert_close(added, expected_sum.bfloat16(), rtol=2**-7, atol=1e-6)
     torch.testing.assert_close(normed, expected.bfloat16(), rtol=2**-7, atol=1e-6)
@@ -155,18 +159,22 @@ def test_a_stream_computed_beside_the_other_gives_the_same(
 
 
 def test_kernels_are_refused_where_there_is_no_gpu() -> None:
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert usable(NO_KERNELS, cpu, fp8=False) == NO_KERNELS
+    cpu, gpu, bf16 = torch.device("cpu"), torch.device("cuda"), torch.bfloat16
+    assert usable(NO_KERNELS, cpu, bf16, fp8=False) == NO_KERNELS
     with pytest.raises(CompilationError, match="for a CUDA device, the model is on cpu"):
-        usable(Kernels(fused_qkv=True), cpu, fp8=False)
-    assert usable(Kernels.all(), gpu, fp8=False) == Kernels.all()
-    assert not usable(Kernels.all(), gpu, fp8=True).gelu_epilogue
+        usable(Kernels(fused_qkv=True), cpu, bf16, fp8=False)
+    assert usable(Kernels.all(), gpu, bf16, fp8=False) == Kernels.all()
+    assert not usable(Kernels.all(), gpu, bf16, fp8=True).gelu_epilogue
 
 
 def test_kernels_by_name() -> None:
     assert Kernels.named("fused-qkv, gelu-epilogue") == Kernels(fused_qkv=True, gelu_epilogue=True)
     assert Kernels.named("all") == Kernels.all()
     assert Kernels.named("none") == Kernels.named("") == NO_KERNELS
+    both = Kernels.named("all,fp8-rowwise")
+    assert not Kernels.all().fp8_rowwise  # it changes numbers
+    assert both.fp8_rowwise
+    assert replace(both, fp8_rowwise=False) == Kernels.all()
     with pytest.raises(ConfigError, match="no kernel 'fused'; there are gelu-epilogue, fused-qkv"):
         Kernels.named("fused")
 

@@ -22,6 +22,7 @@ without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a G
     [
         ("compiled-fp8", "compute capability 8.9"),
         ("kernels", "are for a CUDA device"),
+        ("kernels-fp8", "are for a CUDA device"),
         ("tensorrt", "no CUDA device"),
     ],
 )
