@@ -4,12 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.chaos import soak
+from benchmarks.chaos import distribution, soak
 from benchmarks.chaos.__main__ import main, table
 from benchmarks.chaos.access_lines import AccessLines, access_lines
 from benchmarks.chaos.checked_load import Answer, Answers, either
@@ -83,9 +84,32 @@ def test_many_times_the_same_fault_are_one_distribution() -> None:
     assert (killed.replaced.least, killed.replaced.median, killed.replaced.most) == (3.0, 4.0, 9.0)
     assert bodies.replaced is None
     assert (
-        "| killed | 3 | 2 | 3 | 2 (500: 2) | 0 | 3.0 / 4.0 / 9.0 s | 1.0 / 1.0 / 1.0 s |"
+        "| killed | 3 | 2 | 3 | 2 (500: 2) | 0 | 4.0 / 9.0 / 9.0 s | 1.0 / 1.0 / 1.0 s |"
         in distribution_table([killed, bodies])
     )
+    (twenty,) = distributions([outcome("killed", float(seconds)) for seconds in range(1, 21)])
+    assert twenty.replaced is not None
+    assert (twenty.replaced.median, twenty.replaced.p95, twenty.replaced.most) == (10.5, 19, 20)
+
+
+def test_reports_of_several_runs_become_one(tmp_path: Path) -> None:
+    runs = {
+        "first": [outcome("killed", 3.0), outcome("stop", 5.0)],
+        "second": [outcome("killed", 9.0, met=False, first="500")],
+    }
+    for name, outcomes in runs.items():
+        report = {"faults": [asdict(one) for one in outcomes], "load_average": [1, 2, 3]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    out = tmp_path / "all"
+    distribution.main([*(str(tmp_path / f"{name}.json") for name in runs), "--out", str(out)])
+    together = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["fault"] for row in together["faults"]] == ["killed", "stop", "killed"]
+    assert [(row["fault"], row["times"], row["met"]) for row in together["distributions"]] == [
+        ("killed", 2, 1),
+        ("stop", 1, 1),
+    ]
+    assert together["runs"] == {name: {"load_average": [1, 2, 3]} for name in runs}
+    assert "| killed | 2 | 1 | 2 | 1 (500: 1) | 0 |" in out.with_suffix(".md").read_text()
 
 
 def test_descriptors_are_told_by_their_kind_and_those_that_rose_by_their_process(
