@@ -40,6 +40,7 @@ from benchmarks.chaos.processes import (
     kill_one,
     replicas,
     resident_bytes,
+    stopped,
     titles,
 )
 
@@ -208,10 +209,15 @@ def hang_replica(bench: Bench) -> Outcome:
     """A decoder that neither works nor ends."""
     deployment = f"decoder-{MODEL}"
 
+    def working() -> list[int]:
+        # One that hangs gets its time to finish, and is there until then.
+        return [pid for pid in replicas(deployment, bench.pid) if not stopped(pid)]
+
     def inject() -> Over:
-        hung = replicas(deployment, bench.pid)[0]
+        hung = working()[0]
         os.kill(hung, signal.SIGSTOP)
-        return lambda: len(set(replicas(deployment, bench.pid)) - {hung}) == 2
+        # The signal takes a moment: not before the process is seen to stand.
+        return lambda: hung not in working() and len(working()) == 2
 
     answers, begin, seconds, growth = bench.inject(inject)
     tally = answers.tally(begin, bench.known)

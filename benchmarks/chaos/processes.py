@@ -41,6 +41,15 @@ def replicas(deployment: str, ancestor: int) -> list[int]:
     return [pid for pid, title in titles(ancestor) if mark in title]
 
 
+def stopped(pid: int) -> bool:
+    """Whether a process has got SIGSTOP, and is there still."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "T"
+
+
 def controller(ancestor: int) -> list[int]:
     """Process id of Serve's controller."""
     return [pid for pid, title in titles(ancestor) if "ServeController" in title]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from benchmarks.chaos.checked_load import Answer, Answers, either
 from benchmarks.chaos.descriptors import kinds_of, open_sockets, rises, role_of
 from benchmarks.chaos.distribution import distribution_table, distributions
 from benchmarks.chaos.faults import Outcome
-from benchmarks.chaos.processes import resident_bytes, titles
+from benchmarks.chaos.processes import resident_bytes, stopped, titles
 
 RIGHT, OTHER = b"right", b"other"
 KNOWN = {0: frozenset([RIGHT])}
@@ -198,6 +199,10 @@ def test_only_descendants_are_found() -> None:
         assert os.getppid() not in ours
         assert not dict(titles(child.pid)).keys() - {child.pid}
         assert resident_bytes([child.pid]) > 1 << 20
+        assert not stopped(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        child.send_signal(signal.SIGCONT)
     finally:
         child.communicate()
     assert resident_bytes([child.pid]) == 0
