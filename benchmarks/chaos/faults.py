@@ -36,11 +36,11 @@ from benchmarks.chaos.checked_load import (
 )
 from benchmarks.chaos.nodes import Nodes
 from benchmarks.chaos.processes import (
+    at_work,
     controller,
     kill_one,
     replicas,
     resident_bytes,
-    stopped,
     titles,
 )
 
@@ -209,15 +209,16 @@ def hang_replica(bench: Bench) -> Outcome:
     """A decoder that neither works nor ends."""
     deployment = f"decoder-{MODEL}"
 
-    def working() -> list[int]:
-        # One that hangs gets its time to finish, and is there until then.
-        return [pid for pid in replicas(deployment, bench.pid) if not stopped(pid)]
-
     def inject() -> Over:
-        hung = working()[0]
+        # One that hung before gets its time to finish, and one that starts is not watched yet.
+        hung = at_work(deployment, bench.pid)[0]
         os.kill(hung, signal.SIGSTOP)
-        # The signal takes a moment: not before the process is seen to stand.
-        return lambda: hung not in working() and len(working()) == 2
+
+        def over() -> bool:
+            now = at_work(deployment, bench.pid)
+            return hung not in now and len(now) == 2
+
+        return over
 
     answers, begin, seconds, growth = bench.inject(inject)
     tally = answers.tally(begin, bench.known)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.chaos.pod_ends --out benchmarks/results/chaos/pod_ends.json
 
-On a local Ray cluster of a head and two nodes with a replica of each kind. Four requests are sent
+On a local Ray cluster of a head and two nodes with a replica of each kind. Requests are sent
 whose decodes take some forty seconds; then one node gets what a pod of k8s/base gets at its end:
 once SIGTERM alone, once the hook before it (service/cluster/leaving.py). Counted is what became of
 the requests.
@@ -42,9 +42,10 @@ cluster.shutdown()
 """
 # Above Ray's half minute.
 _SECONDS = 42.0
-_REQUESTS = 4
+# So many that the most steps that a server allows last long enough.
+_REQUESTS = 12
 _TRIAL_STEPS = 100
-_MAX_STEPS = 5000
+_MAX_STEPS = 1000
 
 
 def _config(folder: Path) -> Path:

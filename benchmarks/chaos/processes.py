@@ -41,6 +41,16 @@ def replicas(deployment: str, ancestor: int) -> list[int]:
     return [pid for pid, title in titles(ancestor) if mark in title]
 
 
+def at_work(deployment: str, ancestor: int) -> list[int]:
+    """Of a deployment's replicas those that have begun to serve and are not stopped."""
+    mark = f"ServeReplica:flowmo:{deployment}"
+    return [
+        pid
+        for pid, title in titles(ancestor)
+        if mark in title and "init" not in title.partition(mark)[2] and not stopped(pid)
+    ]
+
+
 def stopped(pid: int) -> bool:
     """Whether a process has got SIGSTOP, and is there still."""
     try:
