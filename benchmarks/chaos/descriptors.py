@@ -38,7 +38,9 @@ def role_of(title: str) -> str:
     """What a process of the cluster is, from its command line."""
     words = title.replace("\0", " ").strip()
     if found := re.search(r"ray::(\S+)", words):
-        return found[1]
+        # An actor's title names what it does just now, and a new replica's its id.
+        name = found[1].partition(".")[0]
+        return name[name.find("ServeReplica:") :] if "ServeReplica:" in name else name
     for name in ("raylet", "gcs_server", "dashboard_agent", "runtime_env_agent", "log_monitor"):
         if f"/{name}" in words or f"/{name}.py" in words:
             return name

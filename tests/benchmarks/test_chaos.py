@@ -123,7 +123,10 @@ def test_descriptors_are_told_by_their_kind_and_those_that_rose_by_their_process
     assert row["process"] == "raylet"
     assert row["kinds"] == {"file worker-#-#.log": 1}
     assert row["after"] == row["before"] + 1
-    assert role_of("ray::ServeController.listen\0") == "ServeController.listen"
+    assert role_of("ray::ServeController.listen\0") == "ServeController"
+    replica = "ServeReplica:flowmo:decoder-nano"
+    assert role_of(f"ray::{replica}.handle_request\0") == replica
+    assert role_of(f"ray::SERVE_REPLICA::flowmo#decoder-nano#a1b2:{replica}.__init__") == replica
     assert role_of("/x/ray/core/src/ray/raylet/raylet\0--raylet_socket_name=a") == "raylet"
 
 
