@@ -106,7 +106,9 @@ def _long_work(url: str) -> _Work:
         steps = int(_TRIAL_STEPS * _SECONDS / max(seconds for _, seconds in tried))
         if steps <= _MAX_STEPS:
             return _Work(requests, steps)
-    raise RuntimeError(f"{steps} steps would take {_SECONDS} s, {_MAX_STEPS} are allowed")
+    raise RuntimeError(
+        f"{_REQUESTS[-1]} requests of {_MAX_STEPS} steps take less than {_SECONDS} s"
+    )
 
 
 def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
