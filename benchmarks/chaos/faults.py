@@ -41,6 +41,7 @@ from benchmarks.chaos.processes import (
     kill_one,
     replicas,
     resident_bytes,
+    stopped,
     titles,
 )
 
@@ -281,9 +282,9 @@ def weights(url: str) -> str | None:
 
 
 def everybody(ancestor: int) -> set[int]:
-    """Process ids of all replicas of the application."""
+    """Process ids of all replicas of the application but those that hang since an earlier fault."""
     parts = ("gateway", f"encoder-{MODEL}", f"decoder-{MODEL}")
-    return {pid for part in parts for pid in replicas(part, ancestor)}
+    return {pid for part in parts for pid in replicas(part, ancestor) if not stopped(pid)}
 
 
 def lose_node(bench: Bench, nodes: Nodes) -> Outcome:
