@@ -8,13 +8,14 @@ that the service gave before; where a prior's replica is killed they generate to
 fault is injected under that load; counted is every request from then until some seconds after what
 was broken is replaced. Clients repeat what failed, as ``flowmo.Client`` does; whether the first
 attempt failed is counted, too. At the end of each cluster its log is read: every line is JSON, and
-every answer that a client got has its access line. Writes OUT.json and OUT.md; the exit status is 1
-if a target is not met or a log lacks something. Processes are killed only of the cluster that it
-starts.
+every answer that a client got has its access line. Writes OUT.json and OUT.md, after each outcome;
+SIGTERM ends it and its cluster. The exit status is 1 if a target is not met or a log lacks
+something. Processes are killed only of the cluster that it starts.
 """
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -169,14 +170,14 @@ def _shown(outcomes: Sequence[Outcome], times: int) -> str:
     return table(outcomes) if times == 1 else distribution_table(distributions(outcomes))
 
 
-def _write(out: Path, done: Run, times: int) -> None:
+def _write(out: Path, done: Run, times: int, begun: tuple[float, float, float]) -> None:
     report: dict[str, Any] = {"times": times}
     report["faults"] = [asdict(outcome) for outcome in done.outcomes]
     report["distributions"] = [asdict(one) for one in distributions(done.outcomes)]
     report["access_lines"] = {
         name: asdict(lines) | {"complete": done.logged[name]} for name, lines in done.lines.items()
     }
-    report["load_average"] = os.getloadavg()
+    report["load_average"] = [begun, os.getloadavg()]
     write_json(out.with_suffix(".json"), report | {"environment": environment()})
     out.with_suffix(".md").write_text(_shown(done.outcomes, times), encoding="utf-8")
 
@@ -197,13 +198,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown := sorted(set(names) - set(every)):
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(every)}")
     told: list[Outcome] = []
+    begun = os.getloadavg()
 
     def note(done: Run, last: Outcome) -> None:
         if last not in told:
             told.append(last)
             _tell(last)
         if options.out is not None:
-            _write(options.out, done, options.times)  # the rest may take an hour
+            _write(options.out, done, options.times, begun)  # the rest may take an hour
 
     with tempfile.TemporaryDirectory() as folder:
         plan = Plan(
@@ -222,4 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # several replicas share the cores
+    # What there is has been written; the cluster is to be stopped, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(main())

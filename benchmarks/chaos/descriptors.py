@@ -5,6 +5,9 @@
 Descriptors of every process of the cluster are read from /proc before anything is killed and after
 each kill, when a new replica stands in the dead one's place and some seconds of requests have gone
 by. Of each process that was there from the beginning to the end the kinds that rose are told.
+
+Ray's log monitor keeps the files of dead workers until it has as many open as it may (200); then it
+closes all and opens again those that grow. ``--open-files 40`` shows that within some kills.
 """
 
 import argparse
@@ -35,7 +38,9 @@ def role_of(title: str) -> str:
     """What a process of the cluster is, from its command line."""
     words = title.replace("\0", " ").strip()
     if found := re.search(r"ray::(\S+)", words):
-        return found[1]
+        # An actor's title names what it does just now, and a new replica's its id.
+        name = found[1].partition(".")[0]
+        return name[name.find("ServeReplica:") :] if "ServeReplica:" in name else name
     for name in ("raylet", "gcs_server", "dashboard_agent", "runtime_env_agent", "log_monitor"):
         if f"/{name}" in words or f"/{name}.py" in words:
             return name
@@ -144,6 +149,10 @@ def measure(folder: Path, *, kills: int, rest: float) -> dict[str, Any]:
             Counter({roles.get(pid, "?"): kinds.total() for pid, kinds in reading.items()})
             for reading in (readings[0], readings[-1])
         ],
+        "descriptors of the log monitor": [
+            sum(kinds.total() for pid, kinds in reading.items() if roles.get(pid) == "log_monitor")
+            for reading in readings
+        ],
         "rises": rises(readings, roles),
         "rises, second half": rises(readings[len(readings) // 2 :], roles),
         "rises, idle at the end": rises([readings[0], idle], roles),
@@ -155,14 +164,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.chaos.descriptors")
     parser.add_argument("--kills", type=int, default=12)
     parser.add_argument("--rest", type=float, default=6.0, help="seconds before each reading")
+    parser.add_argument("--open-files", type=int, help="that the log monitor may have; Ray's 200")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(arguments)
+    if options.open_files is not None:
+        os.environ["RAY_LOG_MONITOR_MAX_OPEN_FILES"] = str(options.open_files)
     with tempfile.TemporaryDirectory() as folder:
         report = measure(Path(folder), kills=options.kills, rest=options.rest)
     for row in report["rises"]:
         print(row)
     if options.out is not None:
-        write_json(options.out, report | {"environment": environment()})
+        report |= {"open_files": options.open_files, "environment": environment()}
+        write_json(options.out, report)
 
 
 if __name__ == "__main__":

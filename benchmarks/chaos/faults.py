@@ -36,10 +36,12 @@ from benchmarks.chaos.checked_load import (
 )
 from benchmarks.chaos.nodes import Nodes
 from benchmarks.chaos.processes import (
+    at_work,
     controller,
     kill_one,
     replicas,
     resident_bytes,
+    stopped,
     titles,
 )
 
@@ -209,9 +211,15 @@ def hang_replica(bench: Bench) -> Outcome:
     deployment = f"decoder-{MODEL}"
 
     def inject() -> Over:
-        hung = replicas(deployment, bench.pid)[0]
+        # One that hung before gets its time to finish, and one that starts is not watched yet.
+        hung = at_work(deployment, bench.pid)[0]
         os.kill(hung, signal.SIGSTOP)
-        return lambda: len(set(replicas(deployment, bench.pid)) - {hung}) == 2
+
+        def over() -> bool:
+            now = at_work(deployment, bench.pid)
+            return hung not in now and len(now) == 2
+
+        return over
 
     answers, begin, seconds, growth = bench.inject(inject)
     tally = answers.tally(begin, bench.known)
@@ -274,9 +282,9 @@ def weights(url: str) -> str | None:
 
 
 def everybody(ancestor: int) -> set[int]:
-    """Process ids of all replicas of the application."""
+    """Process ids of all replicas of the application but those that hang since an earlier fault."""
     parts = ("gateway", f"encoder-{MODEL}", f"decoder-{MODEL}")
-    return {pid for part in parts for pid in replicas(part, ancestor)}
+    return {pid for part in parts for pid in replicas(part, ancestor) if not stopped(pid)}
 
 
 def lose_node(bench: Bench, nodes: Nodes) -> Outcome:

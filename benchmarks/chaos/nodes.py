@@ -40,6 +40,9 @@ def two_nodes(variables: Mapping[str, str]) -> Iterator[Nodes]:
 
     Args:
         variables: Of the environment of all that runs there, beside this process' own.
+
+    Raises:
+        RuntimeError: They do not start.
     """
     process = subprocess.Popen(  # noqa: S603
         [sys.executable, "-c", _NODES],
@@ -59,7 +62,10 @@ def two_nodes(variables: Mapping[str, str]) -> Iterator[Nodes]:
         process.stdout.readline()
 
     try:
-        yield Nodes(process.stdout.readline().strip(), lose)
+        address = process.stdout.readline().strip()
+        if not address:  # without one the application would start a cluster of its own
+            raise RuntimeError("the nodes did not start; what they say is above")
+        yield Nodes(address, lose)
     finally:
         process.stdin.close()
         try:

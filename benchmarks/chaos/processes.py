@@ -41,6 +41,25 @@ def replicas(deployment: str, ancestor: int) -> list[int]:
     return [pid for pid, title in titles(ancestor) if mark in title]
 
 
+def at_work(deployment: str, ancestor: int) -> list[int]:
+    """Of a deployment's replicas those that have begun to serve and are not stopped."""
+    mark = f"ServeReplica:flowmo:{deployment}"
+    return [
+        pid
+        for pid, title in titles(ancestor)
+        if mark in title and "init" not in title.partition(mark)[2] and not stopped(pid)
+    ]
+
+
+def stopped(pid: int) -> bool:
+    """Whether a process has got SIGSTOP, and is there still."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "T"
+
+
 def controller(ancestor: int) -> list[int]:
     """Process id of Serve's controller."""
     return [pid for pid, title in titles(ancestor) if "ServeController" in title]

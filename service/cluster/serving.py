@@ -45,7 +45,8 @@ def run(
     if not address:  # the environment of this machine's own nodes is this process's
         os.environ |= ProxyLimits.of(config.gateway_settings()).to_environment()
     own: dict[str, Any] = {} if address else {"num_cpus": cpus, "include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, **own)
+    # Without an address Ray would join a cluster that happens to run on this machine.
+    ray.init(address=address or "local", log_to_driver=False, **own)
     came: SimpleQueue[int] = SimpleQueue()
     # After ray.init, which has handlers of its own.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

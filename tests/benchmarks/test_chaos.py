@@ -2,21 +2,23 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks.chaos import soak
+from benchmarks.chaos import distribution, soak
 from benchmarks.chaos.__main__ import main, table
 from benchmarks.chaos.access_lines import AccessLines, access_lines
 from benchmarks.chaos.checked_load import Answer, Answers, either
 from benchmarks.chaos.descriptors import kinds_of, open_sockets, rises, role_of
 from benchmarks.chaos.distribution import distribution_table, distributions
 from benchmarks.chaos.faults import Outcome
-from benchmarks.chaos.processes import resident_bytes, titles
+from benchmarks.chaos.processes import resident_bytes, stopped, titles
 
 RIGHT, OTHER = b"right", b"other"
 KNOWN = {0: frozenset([RIGHT])}
@@ -83,9 +85,32 @@ def test_many_times_the_same_fault_are_one_distribution() -> None:
     assert (killed.replaced.least, killed.replaced.median, killed.replaced.most) == (3.0, 4.0, 9.0)
     assert bodies.replaced is None
     assert (
-        "| killed | 3 | 2 | 3 | 2 (500: 2) | 0 | 3.0 / 4.0 / 9.0 s | 1.0 / 1.0 / 1.0 s |"
+        "| killed | 3 | 2 | 3 | 2 (500: 2) | 0 | 4.0 / 9.0 / 9.0 s | 1.0 / 1.0 / 1.0 s |"
         in distribution_table([killed, bodies])
     )
+    (twenty,) = distributions([outcome("killed", float(seconds)) for seconds in range(1, 21)])
+    assert twenty.replaced is not None
+    assert (twenty.replaced.median, twenty.replaced.p95, twenty.replaced.most) == (10.5, 19, 20)
+
+
+def test_reports_of_several_runs_become_one(tmp_path: Path) -> None:
+    runs = {
+        "first": [outcome("killed", 3.0), outcome("stop", 5.0)],
+        "second": [outcome("killed", 9.0, met=False, first="500")],
+    }
+    for name, outcomes in runs.items():
+        report = {"faults": [asdict(one) for one in outcomes], "load_average": [1, 2, 3]}
+        (tmp_path / f"{name}.json").write_text(json.dumps(report))
+    out = tmp_path / "all"
+    distribution.main([*(str(tmp_path / f"{name}.json") for name in runs), "--out", str(out)])
+    together = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+    assert [row["fault"] for row in together["faults"]] == ["killed", "stop", "killed"]
+    assert [(row["fault"], row["times"], row["met"]) for row in together["distributions"]] == [
+        ("killed", 2, 1),
+        ("stop", 1, 1),
+    ]
+    assert together["runs"] == {name: {"load_average": [1, 2, 3]} for name in runs}
+    assert "| killed | 2 | 1 | 2 | 1 (500: 1) | 0 |" in out.with_suffix(".md").read_text()
 
 
 def test_descriptors_are_told_by_their_kind_and_those_that_rose_by_their_process(
@@ -98,7 +123,10 @@ def test_descriptors_are_told_by_their_kind_and_those_that_rose_by_their_process
     assert row["process"] == "raylet"
     assert row["kinds"] == {"file worker-#-#.log": 1}
     assert row["after"] == row["before"] + 1
-    assert role_of("ray::ServeController.listen\0") == "ServeController.listen"
+    assert role_of("ray::ServeController.listen\0") == "ServeController"
+    replica = "ServeReplica:flowmo:decoder-nano"
+    assert role_of(f"ray::{replica}.handle_request\0") == replica
+    assert role_of(f"ray::SERVE_REPLICA::flowmo#decoder-nano#a1b2:{replica}.__init__") == replica
     assert role_of("/x/ray/core/src/ray/raylet/raylet\0--raylet_socket_name=a") == "raylet"
 
 
@@ -174,6 +202,10 @@ def test_only_descendants_are_found() -> None:
         assert os.getppid() not in ours
         assert not dict(titles(child.pid)).keys() - {child.pid}
         assert resident_bytes([child.pid]) > 1 << 20
+        assert not stopped(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitpid(child.pid, os.WUNTRACED)
+        child.send_signal(signal.SIGCONT)
     finally:
         child.communicate()
     assert resident_bytes([child.pid]) == 0
