@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 # Raised when what is compiled changes in a way that Inductor's own keys do not see.
 FORMAT = 1
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
+# Inductor's index of what it has compiled.
+_INDEX = "fxgraph"
 _CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -58,9 +60,9 @@ def use_compile_cache(cache: Path) -> Path | None:
 
 
 def kept_code() -> Path | None:
-    """The folder that Inductor keeps compiled code in, if there is something in it."""
+    """The folder that Inductor keeps compiled code in, if there is some in it."""
     folder = os.environ.get(_VARIABLE)
-    if folder is None or not Path(folder).is_dir() or not any(Path(folder).iterdir()):
+    if folder is None or not Path(folder, _INDEX).is_dir():  # what else is there is the probe's
         return None
     return Path(folder)
 

@@ -144,6 +144,7 @@ def test_what_may_be_damaged_is_named(
         raise NameError("name 'garbage' is not defined")
 
     monkeypatch.setattr(golden, "check", fail)
+    monkeypatch.setattr("flowmo.deploy.runners.probe_the_compiler", lambda: None)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     runtime = Runtime(kind="compiled", cache=tmp_path)
     with pytest.raises(CompilationError, match="'garbage' is not defined$"):  # nothing is kept yet
