@@ -21,12 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import uvicorn
-
 from benchmarks.environment import environment
 from flowmo.service.garbage import set_aside
-from flowmo.service.http.connections import ConnectionLimits, limited_protocol
-from flowmo.service.http.reading_turns import READS_A_TURN, ReadingTurns
 from flowmo.service.loader import open_models
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.instruments import PrometheusInstruments
@@ -34,7 +30,6 @@ from flowmo.service.telemetry.metrics import Metrics
 from flowmo.training.json_report import write_json
 
 _ROOT = Path(__file__).resolve().parents[2]
-_LIMITS = ConnectionLimits(header_bytes=32768, header_seconds=60.0, send_seconds=60.0)
 _CLIENTS = 64
 _BYTES = 4 * 2**20
 _ROUNDS = 3
@@ -89,7 +84,13 @@ def _upload(port: int) -> None:
 
 async def _turns(reads: int) -> list[float]:
     """The processor time of each turn of the loop while the clients upload, in milliseconds."""
-    protocol: Any = limited_protocol(_LIMITS)
+    import uvicorn
+
+    from flowmo.service.http.connections import ConnectionLimits, limited_protocol
+    from flowmo.service.http.reading_turns import ReadingTurns
+
+    limits = ConnectionLimits(header_bytes=32768, header_seconds=60.0, send_seconds=60.0)
+    protocol: Any = limited_protocol(limits)
     protocol._turns = ReadingTurns(reads)
     found: list[float] = []
     loop, last = asyncio.get_running_loop(), time.thread_time()
@@ -119,6 +120,8 @@ async def _turns(reads: int) -> list[float]:
 
 def turns(reads: int) -> dict[str, float]:
     """The longest turn and the ninth longest, of the round in the middle of some."""
+    import uvicorn
+
     made = []
     for _ in range(_ROUNDS):
         with asyncio.Runner(loop_factory=uvicorn.Config(_read_whole).get_loop_factory()) as runner:
@@ -129,6 +132,9 @@ def turns(reads: int) -> dict[str, float]:
 
 def main(arguments: list[str]) -> None:
     """Measure, and write what was found."""
+    # Here and above: uvicorn is not on every machine that imports the benchmarks.
+    from flowmo.service.http.reading_turns import READS_A_TURN
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(arguments)
