@@ -77,6 +77,9 @@ def _serve_here(settings: "Settings") -> None:
     if settings.grpc_port is not None:  # gRPC binds it again: what is learnt is that it is free
         listen(settings.host, settings.grpc_port, "--grpc-port").close()
     # Imported here, so that mistakes in options do not wait for torch.
+    from flowmo.service.garbage import hold_off
+
+    hold_off()
     import uvicorn
 
     from flowmo.service.http.app import create_app

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flowmo.service.garbage import let_go
+from flowmo.service.garbage import hold_off, let_go, set_aside
 from flowmo.service.loader import open_models
 from flowmo.service.settings import Settings
 from flowmo.service.telemetry.instruments import PrometheusInstruments
@@ -59,3 +59,22 @@ def test_where_nothing_was_set_aside_nothing_is_looked_at() -> None:
     let_go()
     assert [one["collections"] for one in gc.get_stats()][2] == before[2]
     assert gc.get_freeze_count() == 0
+
+
+@pytest.mark.usefixtures("thawed")
+def test_nothing_is_collected_until_what_was_loaded_is_set_aside() -> None:
+    class Loop:
+        own: "Loop"
+
+    hold_off()
+    try:
+        assert not gc.isenabled()
+        loop = Loop()
+        loop.own = loop
+        gone = weakref.ref(loop)
+        del loop
+    finally:
+        set_aside()
+    assert gone() is None
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
