@@ -133,9 +133,7 @@ def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
                 time.sleep(3)  # they are in the decoders
                 lost = _serving(victim)
                 begin = time.monotonic()
-                if hook:
-                    module = [sys.executable, "-m", "flowmo.service.cluster.leaving"]
-                    subprocess.run([*module, "100", str(victim)], check=True)  # noqa: S603
+                left = _leave(victim, begin) if hook else {}
                 paused = time.monotonic() - begin
                 os.kill(victim, signal.SIGTERM)
                 answers = load.result()
@@ -144,12 +142,30 @@ def _one(*, hook: bool, folder: Path) -> dict[str, Any]:
     return {
         "hook": hook,
         "on_the_node": sorted(lost),
+        "left_after_seconds": left,
         "steps": work.steps,
         "seconds_before_sigterm": round(paused, 1),
         "requests": [{"status": status, "seconds": round(took, 1)} for status, took in answers],
         "failed": sum(status != 200 for status, _ in answers),
         "failed_afterwards": sum(status != 200 for status, _ in after),
     }
+
+
+def _leave(raylet: int, begin: float) -> dict[str, float | None]:
+    """Run the hook, and look when each process left; None for one that is still there then."""
+    left: dict[str, float | None] = {}
+    module = [sys.executable, "-m", "flowmo.service.cluster.leaving"]
+    with subprocess.Popen([*module, "100", str(raylet)]) as hook:  # noqa: S603
+        while hook.poll() is None:
+            there = _serving(raylet)
+            left |= dict.fromkeys(there)
+            for name, seconds in left.items():
+                if name not in there and seconds is None:
+                    left[name] = round(time.monotonic() - begin, 1)
+            time.sleep(0.5)
+    if hook.returncode:
+        raise RuntimeError(f"the hook ended with {hook.returncode}")
+    return left
 
 
 def _serving(raylet: int) -> list[str]:
