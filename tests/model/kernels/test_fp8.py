@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from flowmo.deploy import golden
 from flowmo.deploy.block_kernels import usable, with_kernels
 from flowmo.deploy.compiled import CompiledSteps
-from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.errors import CompilationError
-from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 from flowmo.model.kernels import choice
@@ -27,6 +25,7 @@ from flowmo.model.kernels.quantize import (
     quantize_rows,
     quantized,
 )
+from tests.model.kernels.networks import made
 
 interpreted = [
     pytest.mark.skipif(
@@ -177,17 +176,6 @@ def test_what_a_gpu_cannot_multiply_is_left_as_it_is() -> None:
     blocks = [block for block in network.modules() if isinstance(block, InferenceBlock)]
     assert {block.kernels for block in blocks} == {Kernels()}
     assert not any(isinstance(module, Fp8Linear) for module in network.modules())
-
-
-def made(width: int, heads: int) -> InferenceModel:
-    half = TransformerConfig(width=width, depth=2, heads=heads, rope_dims=(0, 4, 4))
-    sizes = {"code_length": 1, "token_bits": 4, "group_bits": 2}
-    network = FlowMo(
-        FlowMoConfig(image_size=8, patch_size=4, encoder=half, decoder=half, **sizes)  # type: ignore[arg-type]
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return InferenceModel(network)
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,7 @@ from torch import nn
 
 from flowmo.deploy.block_kernels import usable, with_kernels
 from flowmo.model import inference_network
-from flowmo.model.config import FlowMoConfig, TransformerConfig
 from flowmo.model.errors import CompilationError, ConfigError
-from flowmo.model.flowmo import FlowMo
 from flowmo.model.inference import InferenceModel
 from flowmo.model.inference_network import InferenceBlock
 from flowmo.model.kernels import beside, choice
@@ -22,6 +20,7 @@ from flowmo.model.kernels.choice import NO_KERNELS, Kernels
 from flowmo.model.kernels.gated_norm import gated_norm
 from flowmo.model.kernels.gelu import linear_gelu
 from flowmo.model.kernels.qkv import joint_qkv
+from tests.model.kernels.networks import made
 
 pytestmark = [
     pytest.mark.skipif(
@@ -103,14 +102,7 @@ def test_the_epilogue_adds_the_bias_before_gelu(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(scope="module")
 def model() -> InferenceModel:
-    half = TransformerConfig(width=WIDTH, depth=2, heads=HEADS, rope_dims=(0, 4, 4))
-    sizes = {"code_length": 1, "token_bits": 4, "group_bits": 2}
-    network = FlowMo(
-        FlowMoConfig(image_size=8, patch_size=4, encoder=half, decoder=half, **sizes)  # type: ignore[arg-type]
-    )
-    for parameter in network.parameters():
-        nn.init.normal_(parameter, std=0.3)
-    return InferenceModel(network)
+    return made(WIDTH, HEADS)
 
 
 def test_whole_halves_agree_and_share_their_weights(
